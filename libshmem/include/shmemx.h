@@ -1,0 +1,166 @@
+/* libshmem's extensions, and the untyped core that other languages bind to.
+ *
+ * Every call of the core returns 0 or a negative SHMEMX_ERR_* (unless it says otherwise), takes a context or a team
+ * where the standard has both forms, and does exactly what the standard's typed calls do: those are made from it.
+ * After an error shmemx_last_error() has the text with the values. Sizes are in bytes where the name is n or
+ * nbytes, in elements where it is nelems; `type` is an enum shmemx_type.
+ */
+#ifndef SHMEMX_H
+#define SHMEMX_H
+
+#include "shmem.h"
+#include "shmemx_errors.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- errors ------------------------------------------------------------------------------------------ */
+
+/* Codes and texts are in errors.def. Text of a code; "unknown error" for any other number. */
+SHMEMX_API const char *shmemx_strerror(int code);
+/* "PE", "TIMEOUT" and so on: the part behind SHMEMX_ERR_; "UNKNOWN" for any other number. */
+SHMEMX_API const char *shmemx_error_name(int code);
+/* Row `index` of the table (0, 1, ..); SHMEMX_ERR_ARGUMENT past its end. */
+SHMEMX_API int shmemx_error_info(int index, int *value, const char **name, const char **python_base);
+/* What the calling thread's last failure was, with the values; "" if there was none. Valid until its next one. */
+SHMEMX_API const char *shmemx_last_error(void);
+/* 1 (default): failures are also written to standard error. 0: they are only returned. */
+SHMEMX_API void shmemx_log_errors(int on);
+
+/* ---- setup --------------------------------------------------------------------------------------------- */
+
+enum { SHMEMX_UNIQUEID_BYTES = 128 };
+typedef struct {
+    unsigned char bytes[128];
+} shmemx_uniqueid_t;
+
+/* Makes an id that brings processes together over TCP. Call it in one process, hand the bytes to all (by MPI, a
+ * file, any means), then each calls shmemx_init_uid. The process that made it must take part. */
+SHMEMX_API int shmemx_get_uniqueid(shmemx_uniqueid_t *id);
+/* As shmem_init, with rank and size given. */
+SHMEMX_API int shmemx_init_uid(int rank, int size, const shmemx_uniqueid_t *id);
+/* As shmem_init and shmem_finalize, returning their error. */
+SHMEMX_API int shmemx_init(void);
+SHMEMX_API int shmemx_finalize(void);
+/* Local: forget the job without waiting for anybody, for a process that ends after an error. */
+SHMEMX_API void shmemx_abandon(void);
+/* Text for people: one "key: value" a line about version, job, bootstraps tried, heap, transports, variables.
+ * Works before init too. Returns the length that the whole text needs, without the final 0. */
+SHMEMX_API size_t shmemx_info(char *text, size_t size);
+/* The machine-readable part of it: the name of the bootstrap in use, "" before init. */
+SHMEMX_API const char *shmemx_bootstrap_name(void);
+
+/* ---- memory -------------------------------------------------------------------------------------------- */
+
+/* As shmem_align (alignment 0: as shmem_malloc), with an error code. */
+SHMEMX_API int shmemx_malloc(void **ptr, size_t size, size_t alignment, int zeroed);
+SHMEMX_API int shmemx_free(void *ptr);
+/* Bytes of this PE's heap in all, in use, and the largest block that malloc could give now. Local. */
+SHMEMX_API int shmemx_heap_info(size_t *total, size_t *used, size_t *largest);
+
+/* 1: after the last finalize the addresses of this PE's heap stay readable and writable, as private zero pages, for a
+ * language whose objects may outlive the job. 0 (default): they are unmapped. */
+SHMEMX_API void shmemx_keep_mapping(int on);
+
+/* ---- the untyped core of RMA ------------------------------------------------------------------------- */
+
+SHMEMX_API int shmemx_put(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe);
+SHMEMX_API int shmemx_get(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe);
+SHMEMX_API int shmemx_put_nbi(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe);
+SHMEMX_API int shmemx_get_nbi(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe);
+/* Strides in elements of elem_size bytes (1, 2, 4, 8, 16 or any other). */
+SHMEMX_API int shmemx_iput(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                           size_t elem_size, size_t nelems, int pe);
+SHMEMX_API int shmemx_iget(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                           size_t elem_size, size_t nelems, int pe);
+SHMEMX_API int shmemx_put_signal(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes,
+                                 uint64_t *sig_addr, uint64_t signal, int sig_op, int pe);
+SHMEMX_API int shmemx_put_signal_nbi(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes,
+                                     uint64_t *sig_addr, uint64_t signal, int sig_op, int pe);
+SHMEMX_API int shmemx_fence(shmem_ctx_t ctx);
+SHMEMX_API int shmemx_quiet(shmem_ctx_t ctx);
+
+/* ---- atomics ------------------------------------------------------------------------------------------- */
+
+enum shmemx_amo {
+    SHMEMX_AMO_FETCH = 0, /* value ignored */
+    SHMEMX_AMO_SET,
+    SHMEMX_AMO_SWAP,
+    SHMEMX_AMO_COMPARE_SWAP,
+    SHMEMX_AMO_ADD, /* inc is add of 1 */
+    SHMEMX_AMO_AND,
+    SHMEMX_AMO_OR,
+    SHMEMX_AMO_XOR,
+    SHMEMX_AMO_COUNT
+};
+/* size is 4 or 8 bytes; dest is symmetric and aligned to it. value and cond carry the operand's bits, zero-extended.
+ * fetched (may be NULL: then the old value is not wanted) gets `size` bytes. */
+SHMEMX_API int shmemx_atomic(shmem_ctx_t ctx, int op, size_t size, void *dest, uint64_t value, uint64_t cond,
+                             int pe, void *fetched);
+/* The same; *fetched is valid after quiet. */
+SHMEMX_API int shmemx_atomic_nbi(shmem_ctx_t ctx, int op, size_t size, void *dest, uint64_t value,
+                                 uint64_t cond, int pe, void *fetched);
+
+/* ---- point-to-point synchronization -------------------------------------------------------------------- */
+
+enum shmemx_which { SHMEMX_ALL = 0, SHMEMX_ANY, SHMEMX_SOME };
+/* The _all, _any, _some and _vector forms in one. type: an integer type of 4 or 8 bytes. values points to one value
+ * (vector = 0) or nelems of them. *result: all: 1 or (test) 0; any: index or SIZE_MAX; some: how many, their
+ * indices in `indices` (nelems of them, NULL unless SOME). */
+SHMEMX_API int shmemx_wait_until(int type, int which, void *ivars, size_t nelems, size_t *indices,
+                                 const int *status, int cmp, const void *values, int vector, size_t *result);
+SHMEMX_API int shmemx_test(int type, int which, void *ivars, size_t nelems, size_t *indices, const int *status,
+                           int cmp, const void *values, int vector, size_t *result);
+SHMEMX_API int shmemx_signal_fetch(const uint64_t *sig_addr, uint64_t *value);
+SHMEMX_API int shmemx_signal_wait_until(uint64_t *sig_addr, int cmp, uint64_t cmp_value, uint64_t *value);
+SHMEMX_API int shmemx_set_lock(long *lock);
+SHMEMX_API int shmemx_clear_lock(long *lock);
+/* *busy: 0 = got it, 1 = somebody has it. */
+SHMEMX_API int shmemx_test_lock(long *lock, int *busy);
+
+/* ---- teams, contexts ------------------------------------------------------------------------------------ */
+
+/* Handle values for languages without the macros. */
+enum { SHMEMX_TEAM_INVALID = 0, SHMEMX_TEAM_WORLD = 1, SHMEMX_TEAM_SHARED = 2 };
+enum { SHMEMX_CTX_INVALID = 0, SHMEMX_CTX_DEFAULT = 1 };
+SHMEMX_API int shmemx_team_destroy(shmem_team_t team);
+SHMEMX_API int shmemx_ctx_destroy(shmem_ctx_t ctx);
+
+/* ---- collectives ------------------------------------------------------------------------------------------ */
+
+SHMEMX_API int shmemx_sync(shmem_team_t team);
+/* quiet of all contexts, then sync. */
+SHMEMX_API int shmemx_barrier(shmem_team_t team);
+SHMEMX_API int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t nbytes, int root);
+/* Bytes may differ between members. */
+SHMEMX_API int shmemx_collect(shmem_team_t team, void *dest, const void *source, size_t nbytes);
+SHMEMX_API int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nbytes);
+SHMEMX_API int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nbytes);
+SHMEMX_API int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                                size_t elem_size, size_t nelems);
+
+enum shmemx_reduce_op {
+    SHMEMX_REDUCE_AND = 0,
+    SHMEMX_REDUCE_OR,
+    SHMEMX_REDUCE_XOR,
+    SHMEMX_REDUCE_MAX,
+    SHMEMX_REDUCE_MIN,
+    SHMEMX_REDUCE_SUM,
+    SHMEMX_REDUCE_PROD,
+    SHMEMX_REDUCE_OP_COUNT
+};
+/* The result is the same, to the bit, on every member: operands are taken in the order of their numbers. Bitwise ops
+ * take integers; max and min everything but complex; NaN operands give a NaN. float16 and bfloat16 are added in
+ * float32. dest == source is allowed, any other overlap is not. */
+SHMEMX_API int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, const void *source,
+                             size_t nelems);
+
+#ifdef __cplusplus
+}
+#endif
+
+#include "shmemx_int8.h"
+#include "shmemx_moe.h"
+
+#endif

@@ -1,0 +1,285 @@
+#define _GNU_SOURCE
+#include "node.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/futex.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "fdpass.h"
+
+struct shmemi_node shmemi_node;
+
+enum pe_state { PE_ABSENT, PE_RUNNING, PE_LEFT };
+
+/* The control segment. */
+struct control {
+    _Atomic uint32_t ending; /* futex: 1 = every PE exits with `status` */
+    _Atomic int32_t status;
+    char pad[SHMEMI_CACHE_LINE - 8];
+    struct {
+        _Atomic uint32_t state;
+        int32_t pid;
+    } pe[]; /* by local number */
+};
+
+static struct {
+    struct control *control;
+    size_t bytes;
+    int fd;
+    int *world_of; /* [local_npes] */
+    bool launched, watching;
+    pid_t parent;
+    pthread_t watcher;
+    _Atomic bool stop;
+} node = {.fd = -1};
+
+/* What each PE tells the others before there is any shared memory. */
+struct card {
+    char host[64];  /* equal = same node: boot id, network namespace, SHMEM_NODE_ID, user */
+    char socket[64];
+    cpu_set_t cpus;
+};
+
+static void host_key(char *key, size_t n)
+{
+    char boot[40] = "";
+    int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
+    if (fd >= 0) {
+        ssize_t got = read(fd, boot, sizeof boot - 1);
+        boot[got > 0 ? got : 0] = 0;
+        close(fd);
+        boot[strcspn(boot, "\n-")] = 0; /* its first 32 bits will do beside the rest */
+    }
+    if (!boot[0])
+        gethostname(boot, sizeof boot - 1);
+    /* descriptors travel over an abstract socket, which lives in the network namespace */
+    struct stat ns = {0};
+    (void)stat("/proc/self/ns/net", &ns);
+    snprintf(key, n, "%.36s/%lx/%u", boot, (unsigned long)ns.st_ino, (unsigned)getuid());
+}
+
+static int lock_byte(int pe, short type)
+{
+    struct flock f = {.l_type = type, .l_whence = SEEK_SET, .l_start = pe, .l_len = 1};
+    return fcntl(node.fd, F_SETLK, &f);
+}
+
+int shmemi_node_find_dead(int *pid)
+{
+    if (!node.control)
+        return -1;
+    for (int i = 0; i < shmemi_node.local_npes; ++i) {
+        if (i == shmemi_node.local_me)
+            continue;
+        if (atomic_load_explicit(&node.control->pe[i].state, memory_order_acquire) != PE_RUNNING)
+            continue;
+        struct flock f = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = i, .l_len = 1};
+        if (fcntl(node.fd, F_GETLK, &f) == 0 && f.l_type == F_UNLCK &&
+            atomic_load_explicit(&node.control->pe[i].state, memory_order_acquire) == PE_RUNNING) {
+            if (pid)
+                *pid = node.control->pe[i].pid;
+            return node.world_of[i];
+        }
+    }
+    return -1;
+}
+
+static void flush_and_exit(int status)
+{
+    /* another thread may hold a stream's lock for good: never wait for it */
+    FILE *streams[] = {stdout, stderr};
+    for (int i = 0; i < 2; ++i)
+        if (ftrylockfile(streams[i]) == 0) {
+            fflush(streams[i]);
+            funlockfile(streams[i]);
+        }
+    _exit(status);
+}
+
+/* Sleeps until somebody ends the job; once a second sees whether the launcher still lives. */
+static void *watch(void *unused)
+{
+    (void)unused;
+    struct control *c = node.control;
+    while (!atomic_load_explicit(&node.stop, memory_order_acquire)) {
+        struct timespec second = {.tv_sec = 1};
+        syscall(SYS_futex, &c->ending, FUTEX_WAIT, 0, &second, NULL, 0);
+        if (atomic_load_explicit(&node.stop, memory_order_acquire))
+            break;
+        if (atomic_load_explicit(&c->ending, memory_order_acquire))
+            flush_and_exit(atomic_load_explicit(&c->status, memory_order_relaxed));
+        if (node.launched && getppid() != node.parent) {
+            shmemi_warn("the launcher (process %d) is gone; this PE ends", (int)node.parent);
+            flush_and_exit(1);
+        }
+    }
+    return NULL;
+}
+
+static void wake_watchers(void)
+{
+    syscall(SYS_futex, &node.control->ending, FUTEX_WAKE, INT32_MAX, NULL, NULL, 0);
+}
+
+void shmemi_node_end_all(int status)
+{
+    if (!node.control)
+        return;
+    atomic_store_explicit(&node.control->status, status, memory_order_relaxed);
+    /* release: a watcher that sees `ending` (acquire) reads this status */
+    atomic_store_explicit(&node.control->ending, 1, memory_order_release);
+    wake_watchers();
+}
+
+static int start_watcher(const char *call)
+{
+    sigset_t all, old;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &old); /* the program's signals go to the program's threads */
+    atomic_store(&node.stop, false);
+    int err = pthread_create(&node.watcher, NULL, watch, NULL);
+    pthread_sigmask(SIG_SETMASK, &old, NULL);
+    if (err)
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "pthread_create: %s", strerror(err));
+    node.watching = true;
+    return SHMEMX_SUCCESS;
+}
+
+static int make_memfd(const char *call, const char *what, size_t bytes)
+{
+    int fd = memfd_create(what, MFD_CLOEXEC);
+    if (fd < 0 || ftruncate(fd, (off_t)bytes) != 0) {
+        int err = errno;
+        if (fd >= 0)
+            close(fd);
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%zu bytes of shared memory for %s: %s", bytes, what, strerror(err));
+    }
+    return fd;
+}
+
+static int learn_node(const char *call, struct shmemi_bootstrap *b, const struct card *mine, struct card *all)
+{
+    struct shmemi_node *n = &shmemi_node;
+    int rc = b->allgather(b, mine, all, sizeof *mine);
+    if (rc)
+        return rc;
+    n->me = b->rank;
+    n->npes = b->size;
+    n->local_of = malloc(sizeof(int) * (size_t)b->size);
+    node.world_of = malloc(sizeof(int) * (size_t)b->size);
+    if (!n->local_of || !node.world_of)
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", b->size);
+    cpu_set_t together;
+    CPU_ZERO(&together);
+    for (int pe = 0; pe < b->size; ++pe) {
+        n->local_of[pe] = -1;
+        if (strcmp(all[pe].host, mine->host) != 0)
+            continue;
+        node.world_of[n->local_npes] = pe;
+        n->local_of[pe] = n->local_npes++;
+        CPU_OR(&together, &together, &all[pe].cpus);
+    }
+    n->local_me = n->local_of[n->me];
+    n->processors = CPU_COUNT(&together);
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_node_open(const char *call, struct shmemi_bootstrap *b, size_t heap_bytes, int *heap_fd)
+{
+    struct card mine;
+    memset(&mine, 0, sizeof mine);
+    host_key(mine.host, sizeof mine.host);
+    if (sched_getaffinity(0, sizeof mine.cpus, &mine.cpus) != 0)
+        CPU_SET(0, &mine.cpus);
+    int listener = shmemi_fdpass_listen(call, mine.socket, sizeof mine.socket);
+    if (listener < 0)
+        return listener;
+    struct card *all = malloc(sizeof *all * (size_t)b->size);
+    if (!all) {
+        close(listener);
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", b->size);
+    }
+    int fds[2] = {-1, -1}, rc = learn_node(call, b, &mine, all);
+    struct shmemi_node *n = &shmemi_node;
+    if (rc == 0 && n->local_me == 0) {
+        node.bytes = sizeof *node.control + sizeof node.control->pe[0] * (size_t)n->local_npes;
+        if ((fds[0] = make_memfd(call, "libshmem control", node.bytes)) < 0)
+            rc = fds[0];
+        else if ((fds[1] = make_memfd(call, "libshmem heap", heap_bytes * (size_t)n->local_npes)) < 0)
+            rc = fds[1];
+        else
+            rc = shmemi_fdpass_serve(call, listener, fds, 2, n->local_npes - 1);
+    } else if (rc == 0) {
+        rc = shmemi_fdpass_fetch(call, all[node.world_of[0]].socket, node.world_of[0], fds, 2);
+    }
+    close(listener);
+    free(all);
+    if (rc == 0) {
+        node.bytes = sizeof *node.control + sizeof node.control->pe[0] * (size_t)n->local_npes;
+        node.fd = fds[0];
+        void *p = mmap(NULL, node.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, node.fd, 0);
+        if (p == MAP_FAILED || lock_byte(n->local_me, F_WRLCK) != 0) {
+            rc = shmemi_fail(SHMEMX_ERR_SYSTEM, call, "control segment of %zu bytes: %s", node.bytes, strerror(errno));
+        } else {
+            node.control = p;
+            node.control->pe[n->local_me].pid = getpid();
+            atomic_store_explicit(&node.control->pe[n->local_me].state, PE_RUNNING, memory_order_release);
+            node.launched = b->launched;
+            node.parent = getppid();
+            rc = start_watcher(call);
+        }
+    }
+    if (rc) {
+        for (int i = 0; i < 2; ++i)
+            if (fds[i] >= 0 && fds[i] != node.fd)
+                close(fds[i]);
+        shmemi_node_close();
+        return rc;
+    }
+    *heap_fd = fds[1];
+    return SHMEMX_SUCCESS;
+}
+
+void shmemi_node_close(void)
+{
+    if (node.watching) {
+        atomic_store_explicit(&node.stop, true, memory_order_release);
+        wake_watchers();
+        /* a wake between the watcher's test of `stop` and its sleep is lost: it then sleeps out its second; so
+         * wake until it is gone */
+        struct timespec t;
+        do {
+            clock_gettime(CLOCK_REALTIME, &t);
+            t.tv_nsec += 1000000;
+            if (t.tv_nsec >= 1000000000)
+                t.tv_sec++, t.tv_nsec -= 1000000000;
+            wake_watchers();
+        } while (pthread_timedjoin_np(node.watcher, NULL, &t) == ETIMEDOUT);
+        node.watching = false;
+    }
+    if (node.control) {
+        /* left before unlocked: find_dead looks at the state again after it saw the lock gone */
+        atomic_store_explicit(&node.control->pe[shmemi_node.local_me].state, PE_LEFT, memory_order_release);
+        munmap(node.control, node.bytes);
+        node.control = NULL;
+    }
+    if (node.fd >= 0)
+        close(node.fd); /* drops the record lock */
+    node.fd = -1;
+    free(node.world_of);
+    free(shmemi_node.local_of);
+    node.world_of = NULL;
+    memset(&shmemi_node, 0, sizeof shmemi_node);
+}

@@ -1,0 +1,31 @@
+/* The processes of one node: who they are, the descriptors they share, who is still alive, and the end of all.
+ *
+ * A small control segment (memfd) is mapped by every PE of the node. A PE is alive while it holds a POSIX record
+ * lock on its byte of that file: the kernel drops the lock with the process, whatever kills it, and any PE can ask
+ * for it without a connection, a thread or a name in a file system.
+ */
+#ifndef SHMEMI_NODE_H
+#define SHMEMI_NODE_H
+
+#include "bootstrap.h"
+
+struct shmemi_node {
+    int me, npes;       /* in the job */
+    int local_me, local_npes;
+    int *local_of;      /* [npes] number on this node, -1 = another node */
+    int processors;     /* that the PEs of this node may run on, together */
+};
+extern struct shmemi_node shmemi_node;
+
+/* Collective. Learns which PEs share this node, creates `heap_bytes` of shared memory at the first of them and
+ * hands the descriptor to the rest, starts the watcher. *heap_fd belongs to the caller. */
+int shmemi_node_open(const char *call, struct shmemi_bootstrap *b, size_t heap_bytes, int *heap_fd);
+/* Local. This PE counts as having left properly from here on. */
+void shmemi_node_close(void);
+
+/* World number of a PE of this node that ended without finalize, or -1. */
+int shmemi_node_find_dead(int *pid);
+/* Tells every PE of the node to exit with `status` at once; returns. */
+void shmemi_node_end_all(int status);
+
+#endif

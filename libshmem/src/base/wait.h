@@ -1,0 +1,53 @@
+/* Waiting: every loop of the library that waits for another PE goes through here.
+ *
+ * A wait spins for a short while, then gives the processor away at each step, and from then on looks for dead
+ * PEs and for the deadline SHMEM_TIMEOUT. Use:
+ *
+ *     struct shmemi_wait w = SHMEMI_WAIT_FOR("shmem_barrier", pe, addr);
+ *     while (load(addr) < value)
+ *         if ((rc = shmemi_wait_step(&w)) != 0)
+ *             return rc;          // logged: who waits for whom, on what address, since when
+ */
+#ifndef SHMEMI_WAIT_H
+#define SHMEMI_WAIT_H
+
+#include "base.h"
+
+struct shmemi_wait {
+    const char *call;          /* public name of the call that waits */
+    const volatile void *addr; /* what it looks at, NULL = nothing to show */
+    int pe;                    /* world number of the PE it waits for, -1 = any */
+    unsigned spins, yields;
+    double since, next_look;
+    bool reported;
+};
+#define SHMEMI_WAIT_FOR(call_, pe_, addr_) {.call = (call_), .pe = (pe_), .addr = (addr_)}
+
+/* Spins before the first yield: 0 when this node has more PEs than processors. */
+extern unsigned shmemi_spin_limit;
+/* Set at init from the number of PEs and of the processors they may use together. */
+void shmemi_wait_setup(int pes_on_node, int processors);
+
+/* 0 = look again; TIMEOUT or PEER_DEAD = give up, logged. */
+SHMEMI_COLD int shmemi_wait_slow(struct shmemi_wait *w);
+
+static inline void shmemi_pause(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("isb" ::: "memory");
+#endif
+}
+
+static inline int shmemi_wait_step(struct shmemi_wait *w)
+{
+    if (SHMEMI_LIKELY(w->spins < shmemi_spin_limit)) {
+        w->spins++;
+        shmemi_pause();
+        return SHMEMX_SUCCESS;
+    }
+    return shmemi_wait_slow(w);
+}
+
+#endif

@@ -1,0 +1,335 @@
+/* Collectives over teams: sync, barrier, broadcast, collect, fcollect, alltoall, alltoalls. Reductions are in reduce.c.
+ *
+ * Small payloads travel inside the notes of team.h: one line from each member to each reader, one epoch. Larger ones
+ * go straight between the user's buffers between two epochs without payload: the first says "my buffers are ready",
+ * the second "I am done with yours". The limits below are where the second form wins; a note holds at most
+ * SHMEMI_NOTE_ROOM bytes.
+ */
+#include <string.h>
+
+#include "coll.h"
+
+int shmemi_coll_enter(const char *call, shmem_team_t team, struct shmemi_coll *c)
+{
+    int rc = SHMEMX_SUCCESS;
+    c->call = call;
+    c->t = shmemi_team_get(call, team, &rc);
+    return rc;
+}
+
+int shmemi_coll_buffers(struct shmemi_coll *c, const void *dest, size_t dest_bytes, const void *source,
+                        size_t source_bytes)
+{
+    int rc = SHMEMX_SUCCESS;
+    if (dest_bytes && (rc = shmemi_locate(c->call, "dest", dest, dest_bytes, &c->dest)) != 0)
+        return rc;
+    return source_bytes ? shmemi_locate(c->call, "source", source, source_bytes, &c->source) : rc;
+}
+
+bool shmemi_overlap(const void *a, size_t na, const void *b, size_t nb)
+{
+    uintptr_t x = (uintptr_t)a, y = (uintptr_t)b;
+    return na && nb && x < y + nb && y < x + na;
+}
+
+static int refuse_overlap(const struct shmemi_coll *c, const void *dest, size_t nd, const void *source, size_t ns)
+{
+    if (SHMEMI_LIKELY(!shmemi_overlap(dest, nd, source, ns)))
+        return SHMEMX_SUCCESS;
+    return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "dest [%p, +%zu) and source [%p, +%zu) overlap", dest, nd, source,
+                       ns);
+}
+
+/* n blocks of `bytes`; SIZE_MAX, which fits no heap, when that overflows. */
+static size_t times(size_t n, size_t bytes)
+{
+    size_t all;
+    return __builtin_mul_overflow(n, bytes, &all) ? SIZE_MAX : all;
+}
+
+/* ---- sync and barrier ----------------------------------------------------------------------------------------------- */
+
+static int sync_team(const char *call, shmem_team_t team)
+{
+    struct shmemi_coll c;
+    int rc = shmemi_coll_enter(call, team, &c);
+    return rc ? rc : shmemi_meet(call, c.t);
+}
+
+int shmemx_sync(shmem_team_t team)
+{
+    return sync_team("shmem_sync", team);
+}
+
+int shmemx_barrier(shmem_team_t team)
+{
+    int rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
+    return rc ? rc : sync_team("shmem_barrier", team);
+}
+
+/* ---- broadcast -------------------------------------------------------------------------------------------------------- */
+
+int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t nbytes, int root)
+{
+    const char *call = "shmem_broadcast";
+    struct shmemi_coll c;
+    int rc = shmemi_coll_enter(call, team, &c);
+    if (rc)
+        return rc;
+    if (root < 0 || root >= c.t->n)
+        return shmemi_fail(SHMEMX_ERR_PE, call, "root %d is out of range, 0 to %d", root, c.t->n - 1);
+    if ((rc = shmemi_coll_buffers(&c, dest, nbytes, source, nbytes)) != 0 ||
+        (dest != source && (rc = refuse_overlap(&c, dest, nbytes, source, nbytes)) != 0))
+        return rc;
+    struct shmemi_team *t = c.t;
+    bool is_root = t->me == root;
+    if ((rc = shmemi_begin(call, t)) != 0)
+        return rc;
+    if (nbytes <= SHMEMI_NOTE_ROOM) {
+        if (is_root)
+            memcpy(shmemi_my_note(t), source, nbytes);
+        shmemi_post(t);
+        if (!is_root && (rc = shmemi_await(call, t, root, t->epoch)) == 0)
+            memcpy(dest, shmemi_note_of(t, root, t->epoch)->data, nbytes);
+        else if (is_root && dest != source && nbytes)
+            memcpy(dest, source, nbytes);
+        return rc;
+    }
+    shmemi_post(t);
+    if (is_root) {
+        if (dest != source)
+            memcpy(dest, source, nbytes);
+    } else {
+        if ((rc = shmemi_await(call, t, root, t->epoch)) != 0)
+            return rc;
+        memcpy(dest, shmemi_map(t->pes[root], c.source), nbytes);
+    }
+    /* the root's source stays until all have read it */
+    return shmemi_meet(call, t);
+}
+
+/* ---- fcollect and collect ------------------------------------------------------------------------------------------- */
+
+/* Puts this PE's block at `at` in every member's dest. The other members first, from the next one on, so that not
+ * everybody writes to the same one at once. */
+static void spread(const struct shmemi_coll *c, size_t at, const void *source, size_t nbytes)
+{
+    struct shmemi_place p = c->dest;
+    p.offset += at;
+    for (int k = 1; k <= c->t->n; ++k)
+        memcpy(shmemi_map(c->t->pes[(c->t->me + k) % c->t->n], p), source, nbytes);
+}
+
+int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nbytes)
+{
+    const char *call = "shmem_fcollect";
+    struct shmemi_coll c;
+    int rc = shmemi_coll_enter(call, team, &c);
+    if (rc)
+        return rc;
+    struct shmemi_team *t = c.t;
+    size_t all = times((size_t)t->n, nbytes);
+    if ((rc = shmemi_coll_buffers(&c, dest, all, source, nbytes)) != 0 ||
+        (rc = refuse_overlap(&c, dest, all, source, nbytes)) != 0)
+        return rc;
+    if (nbytes <= SHMEMI_NOTE_ROOM) {
+        if ((rc = shmemi_show(call, t, source, nbytes)) != 0)
+            return rc;
+        for (int j = 0; j < t->n; ++j)
+            memcpy((char *)dest + (size_t)j * nbytes, shmemi_note_of(t, j, t->epoch)->data, nbytes);
+        return SHMEMX_SUCCESS;
+    }
+    if ((rc = shmemi_meet(call, t)) != 0)
+        return rc;
+    spread(&c, (size_t)t->me * nbytes, source, nbytes);
+    return shmemi_meet(call, t);
+}
+
+int shmemx_collect(shmem_team_t team, void *dest, const void *source, size_t nbytes)
+{
+    const char *call = "shmem_collect";
+    enum { ROOM = SHMEMI_NOTE_ROOM - sizeof(uint64_t) };
+    struct shmemi_coll c;
+    int rc = shmemi_coll_enter(call, team, &c);
+    if (rc)
+        return rc;
+    struct shmemi_team *t = c.t;
+    if ((rc = shmemi_coll_buffers(&c, NULL, 0, source, nbytes)) != 0 || (rc = shmemi_begin(call, t)) != 0)
+        return rc;
+    /* a note: how many bytes I bring, and the bytes themselves if they fit */
+    uint64_t mine = nbytes;
+    memcpy(shmemi_my_note(t), &mine, sizeof mine);
+    if (nbytes && nbytes <= ROOM)
+        memcpy(shmemi_my_note(t) + sizeof mine, source, nbytes);
+    shmemi_post(t);
+    if ((rc = shmemi_await_all(call, t)) != 0)
+        return rc;
+    size_t all = 0, at = 0, largest = 0;
+    for (int j = 0; j < t->n; ++j) {
+        uint64_t n;
+        memcpy(&n, shmemi_note_of(t, j, t->epoch)->data, sizeof n);
+        at = j == t->me ? all : at;
+        all = n > SIZE_MAX - all ? SIZE_MAX : all + n;
+        largest = n > largest ? n : largest;
+    }
+    /* every member sees the same sizes; but dest is each one's own, so one may refuse what the others accept: it
+     * still takes part, so that nobody waits for it, and only its own result is missing */
+    int refused = shmemi_coll_buffers(&c, dest, all, NULL, 0);
+    if (!refused)
+        refused = refuse_overlap(&c, dest, all, source, nbytes);
+    char *to = dest;
+    for (int j = 0; j < t->n && !refused; ++j) {
+        uint64_t n;
+        const unsigned char *note = shmemi_note_of(t, j, t->epoch)->data;
+        memcpy(&n, note, sizeof n);
+        if (n && n <= ROOM)
+            memcpy(to, note + sizeof n, n);
+        to += n;
+    }
+    if (largest <= ROOM)
+        return refused;
+    if (nbytes > ROOM && !refused)
+        spread(&c, at, source, nbytes);
+    rc = shmemi_meet(call, t);
+    return refused ? refused : rc;
+}
+
+/* ---- alltoall ---------------------------------------------------------------------------------------------------------- */
+
+int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nbytes)
+{
+    const char *call = "shmem_alltoall";
+    struct shmemi_coll c;
+    int rc = shmemi_coll_enter(call, team, &c);
+    if (rc)
+        return rc;
+    struct shmemi_team *t = c.t;
+    size_t all = times((size_t)t->n, nbytes);
+    if ((rc = shmemi_coll_buffers(&c, dest, all, source, all)) != 0 ||
+        (rc = refuse_overlap(&c, dest, all, source, all)) != 0)
+        return rc;
+    if (all <= SHMEMI_NOTE_ROOM) {
+        if ((rc = shmemi_show(call, t, source, all)) != 0)
+            return rc;
+        for (int j = 0; j < t->n; ++j)
+            memcpy((char *)dest + (size_t)j * nbytes, shmemi_note_of(t, j, t->epoch)->data + (size_t)t->me * nbytes,
+                   nbytes);
+        return SHMEMX_SUCCESS;
+    }
+    if ((rc = shmemi_meet(call, t)) != 0)
+        return rc;
+    struct shmemi_place p = c.dest;
+    p.offset += (size_t)t->me * nbytes;
+    for (int k = 1; k <= t->n; ++k) {
+        int j = (t->me + k) % t->n;
+        memcpy(shmemi_map(t->pes[j], p), (const char *)source + (size_t)j * nbytes, nbytes);
+    }
+    return shmemi_meet(call, t);
+}
+
+int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                     size_t elem_size, size_t nelems)
+{
+    const char *call = "shmem_alltoalls";
+    struct shmemi_coll c;
+    int rc = shmemi_coll_enter(call, team, &c);
+    if (rc)
+        return rc;
+    struct shmemi_team *t = c.t;
+    if (dst < 1 || sst < 1)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "strides dst %td, sst %td; they start at 1", dst, sst);
+    if (elem_size == 0)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "elements of 0 bytes");
+    size_t count = times((size_t)t->n, nelems), dstep = times((size_t)dst, elem_size),
+           sstep = times((size_t)sst, elem_size);
+    /* from the first element's start to the last one's end */
+    size_t nd = nelems ? times(count - 1, dstep) : 0, ns = nelems ? times(count - 1, sstep) : 0;
+    if (nelems) {
+        nd = nd > SIZE_MAX - elem_size ? SIZE_MAX : nd + elem_size;
+        ns = ns > SIZE_MAX - elem_size ? SIZE_MAX : ns + elem_size;
+    }
+    if ((rc = shmemi_coll_buffers(&c, dest, nd, source, ns)) != 0 ||
+        (rc = refuse_overlap(&c, dest, nd, source, ns)) != 0 || (rc = shmemi_meet(call, t)) != 0)
+        return rc;
+    /* k-th element for member j: k + j * nelems of source, k + me * nelems of its dest, both strided */
+    for (int k = 1; k <= t->n && nelems; ++k) {
+        int j = (t->me + k) % t->n;
+        rc = shmemx_iput(SHMEM_CTX_DEFAULT, (char *)dest + (size_t)t->me * nelems * dstep,
+                         (const char *)source + (size_t)j * nelems * sstep, dst, sst, elem_size, nelems, t->pes[j]);
+        if (rc)
+            return rc;
+    }
+    return shmemi_meet(call, t);
+}
+
+/* ---- the standard's names ------------------------------------------------------------------------------------------- */
+
+void shmem_sync_all(void)
+{
+    shmemi_void(sync_team("shmem_sync_all", SHMEM_TEAM_WORLD));
+}
+
+void shmem_barrier_all(void)
+{
+    int rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
+    shmemi_void(rc ? rc : sync_team("shmem_barrier_all", SHMEM_TEAM_WORLD));
+}
+
+int shmem_team_sync(shmem_team_t team)
+{
+    return sync_team("shmem_team_sync", team);
+}
+
+int shmem_sync(shmem_team_t team)
+{
+    return shmemx_sync(team);
+}
+
+int shmem_broadcastmem(shmem_team_t team, void *dest, const void *source, size_t n, int root)
+{
+    return shmemx_broadcast(team, dest, source, n, root);
+}
+
+int shmem_collectmem(shmem_team_t team, void *dest, const void *source, size_t n)
+{
+    return shmemx_collect(team, dest, source, n);
+}
+
+int shmem_fcollectmem(shmem_team_t team, void *dest, const void *source, size_t n)
+{
+    return shmemx_fcollect(team, dest, source, n);
+}
+
+int shmem_alltoallmem(shmem_team_t team, void *dest, const void *source, size_t n)
+{
+    return shmemx_alltoall(team, dest, source, n);
+}
+
+int shmem_alltoallsmem(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst, size_t n)
+{
+    return shmemx_alltoalls(team, dest, source, dst, sst, 1, n);
+}
+
+#define TYPED(NAME, T, CORE)                                                                                      \
+    int shmem_##NAME##_broadcast(shmem_team_t team, T *dest, const T *source, size_t n, int root)                 \
+    {                                                                                                             \
+        return shmemx_broadcast(team, dest, source, times(n, sizeof(T)), root);                                   \
+    }                                                                                                             \
+    int shmem_##NAME##_collect(shmem_team_t team, T *dest, const T *source, size_t n)                             \
+    {                                                                                                             \
+        return shmemx_collect(team, dest, source, times(n, sizeof(T)));                                           \
+    }                                                                                                             \
+    int shmem_##NAME##_fcollect(shmem_team_t team, T *dest, const T *source, size_t n)                            \
+    {                                                                                                             \
+        return shmemx_fcollect(team, dest, source, times(n, sizeof(T)));                                          \
+    }                                                                                                             \
+    int shmem_##NAME##_alltoall(shmem_team_t team, T *dest, const T *source, size_t n)                            \
+    {                                                                                                             \
+        return shmemx_alltoall(team, dest, source, times(n, sizeof(T)));                                          \
+    }                                                                                                             \
+    int shmem_##NAME##_alltoalls(shmem_team_t team, T *dest, const T *source, ptrdiff_t dst, ptrdiff_t sst,       \
+                                 size_t n)                                                                        \
+    {                                                                                                             \
+        return shmemx_alltoalls(team, dest, source, dst, sst, sizeof(T), n);                                      \
+    }
+SHMEM_TYPES_RMA(TYPED)

@@ -1,0 +1,333 @@
+/* Memory: the host heap and the calls that give it out. */
+#define _GNU_SOURCE
+#include "heap.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include "alloc.h"
+#include "team.h"
+
+static struct shmemi_alloc heap;
+
+/* Stride of the PEs' segments: a multiple of the huge page size keeps every PE's copy equally aligned. */
+static const size_t SEGMENT_ALIGN = 2u << 20;
+/* A freed block this large gives its pages back to the system: at 4 MiB the fresh page faults of the next use cost
+ * about as much as one pass over the data. */
+static const size_t RETURN_BYTES = 4u << 20;
+
+int shmemi_heap_bytes(const char *call, size_t *bytes)
+{
+    size_t n = shmemi_env.SYMMETRIC_SIZE;
+    if (n < 4096 || n > (size_t)1 << 46)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "SHMEM_SYMMETRIC_SIZE is %zu bytes, 4096 to 64T are possible", n);
+    *bytes = (SHMEMI_INTERNAL_BYTES + n + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1);
+    return SHMEMX_SUCCESS;
+}
+
+/* Maps `fd` at a multiple of SEGMENT_ALIGN, so that alignments up to it hold in memory as they do in offsets. */
+static char *map_aligned(size_t bytes, int fd)
+{
+    char *room = mmap(NULL, bytes + SEGMENT_ALIGN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    if (room == MAP_FAILED)
+        return NULL;
+    char *p = (char *)(((uintptr_t)room + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1));
+    if (p > room)
+        munmap(room, (size_t)(p - room));
+    munmap(p + bytes, (size_t)(room + SEGMENT_ALIGN - p));
+    /* NORESERVE: address space only; a page is committed by the first store to it */
+    if (mmap(p, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE | MAP_FIXED, fd, 0) != MAP_FAILED)
+        return p;
+    int err = errno;
+    munmap(p, bytes);
+    errno = err;
+    return NULL;
+}
+
+int shmemi_heap_open(const char *call, int fd, size_t bytes)
+{
+    struct shmemi_world *w = &shmemi_world;
+    struct shmemi_segment *s = &w->segments[SHMEMI_SEGMENT_HOST];
+    size_t all = bytes * (size_t)shmemi_node.local_npes;
+    char *p = map_aligned(all, fd);
+    if (!p) {
+        int err = errno;
+        close(fd);
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call,
+                           "cannot map %d heaps of %zu bytes (SHMEM_SYMMETRIC_SIZE=%zu): %s", shmemi_node.local_npes,
+                           bytes, shmemi_env.SYMMETRIC_SIZE, strerror(err));
+    }
+    (void)madvise(p, all, MADV_DONTDUMP); /* a core file of a terabyte helps nobody */
+    *s = (struct shmemi_segment){
+        .base = p + (size_t)shmemi_node.local_me * bytes,
+        .bytes = bytes,
+        .node_base = p,
+        .stride = bytes,
+        .fd = fd,
+    };
+    w->internal_bytes = SHMEMI_INTERNAL_BYTES;
+    if (!shmemi_alloc_open(&heap, bytes - w->internal_bytes))
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory");
+    return SHMEMX_SUCCESS;
+}
+
+static int keep_mapping;
+
+void shmemx_keep_mapping(int on)
+{
+    keep_mapping = on;
+}
+
+void shmemi_heap_close(void)
+{
+    struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
+    if (s->node_base) {
+        munmap(s->node_base, s->stride * (size_t)shmemi_node.local_npes);
+        /* zero pages of this process alone where its heap was: stale pointers read zeros and harm nobody */
+        if (keep_mapping)
+            (void)mmap(s->base, s->bytes, PROT_READ | PROT_WRITE,
+                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+        close(s->fd);
+    }
+    memset(s, 0, sizeof *s);
+    s->fd = -1;
+    shmemi_world.internal_bytes = 0;
+    shmemi_alloc_close(&heap);
+}
+
+/* ---- the collective calls --------------------------------------------------------------------------------------- */
+
+/* What all PEs must agree on before the heap changes. */
+struct request {
+    int64_t kind;
+    uint64_t offset, bytes, align;
+};
+
+/* A barrier in which every PE shows its request; MISMATCH names the first PE whose differs. */
+static int agree(const char *call, const struct request *mine)
+{
+    int rc = 0;
+    struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
+    if (!world || (rc = shmemx_quiet(SHMEM_CTX_DEFAULT)) != 0 ||
+        (rc = shmemi_show(call, world, mine, sizeof *mine)) != 0)
+        return rc;
+    for (int j = 0; j < world->n; ++j) {
+        struct request r;
+        memcpy(&r, shmemi_note_of(world, j, world->epoch)->data, sizeof r);
+        if (memcmp(&r, mine, sizeof r) != 0)
+            return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                               "PE %d is in %s of %llu bytes, alignment %llu, offset %llu; this PE in %s of %llu, %llu, %llu",
+                               j, r.kind == 'f' ? "free" : r.kind == 'r' ? "realloc" : "malloc",
+                               (unsigned long long)r.bytes, (unsigned long long)r.align, (unsigned long long)r.offset,
+                               mine->kind == 'f' ? "free" : mine->kind == 'r' ? "realloc" : "malloc",
+                               (unsigned long long)mine->bytes, (unsigned long long)mine->align,
+                               (unsigned long long)mine->offset);
+    }
+    return SHMEMX_SUCCESS;
+}
+
+static char *heap_start(void)
+{
+    return shmemi_world.segments[SHMEMI_SEGMENT_HOST].base + shmemi_world.internal_bytes;
+}
+
+static int full(const char *call, size_t bytes)
+{
+    return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call,
+                       "%zu bytes do not fit: %zu of %zu bytes are in use, the largest free block has %zu; "
+                       "SHMEM_SYMMETRIC_SIZE=%zu sets the size of the heap",
+                       bytes, heap.used, heap.size, shmemi_alloc_largest(&heap), shmemi_env.SYMMETRIC_SIZE);
+}
+
+static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, bool zeroed)
+{
+    *ptr = NULL;
+    SHMEMI_REQUIRE_INIT(call);
+    if (align & (align - 1))
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is not a power of two", align);
+    if (align > SEGMENT_ALIGN)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is above the largest, %zu", align, SEGMENT_ALIGN);
+    if (align == 0) /* blocks of a line or more do not share lines with their neighbours */
+        align = size >= SHMEMI_CACHE_LINE ? SHMEMI_CACHE_LINE : SHMEMI_ALLOC_GRAIN;
+    struct request r = {'m', zeroed, size, align};
+    int rc = agree(call, &r);
+    if (rc || size == 0)
+        return rc;
+    size_t offset = shmemi_alloc_take(&heap, size, align);
+    if (offset == SHMEMI_ALLOC_NONE)
+        return full(call, size);
+    *ptr = heap_start() + offset;
+    if (!zeroed)
+        return SHMEMX_SUCCESS;
+    memset(*ptr, 0, size);
+    /* nobody may put into a block that its owner is about to clear */
+    return shmemx_sync(SHMEM_TEAM_WORLD);
+}
+
+/* The used block that starts at ptr, or NULL: logged. */
+static struct shmemi_block *block_of(const char *call, const void *ptr, int *rc)
+{
+    struct shmemi_place p = {0};
+    struct shmemi_block *b = NULL;
+    *rc = shmemi_locate(call, "ptr", ptr, 1, &p);
+    if (*rc == 0 && !(b = shmemi_alloc_find(&heap, p.offset - shmemi_world.internal_bytes)))
+        *rc = shmemi_fail(SHMEMX_ERR_ADDRESS, call, "%p is not the start of a block in use (freed already?)", ptr);
+    return b;
+}
+
+static void release(struct shmemi_block *b)
+{
+    const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
+    if (b->bytes >= RETURN_BYTES) {
+        size_t page = (size_t)sysconf(_SC_PAGESIZE), at = (size_t)(heap_start() - s->node_base) + b->offset;
+        size_t from = (at + page - 1) & ~(page - 1), to = (at + b->bytes) & ~(page - 1);
+        (void)fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from));
+    }
+    shmemi_alloc_give(&heap, b);
+}
+
+static int heap_free(const char *call, void *ptr)
+{
+    int rc;
+    SHMEMI_REQUIRE_INIT(call);
+    if (!ptr)
+        return agree(call, &(struct request){.kind = 'f'});
+    struct shmemi_block *b = block_of(call, ptr, &rc);
+    if (!b)
+        return rc;
+    if ((rc = agree(call, &(struct request){'f', b->offset, b->bytes, 0})) == 0)
+        release(b);
+    return rc;
+}
+
+static int heap_realloc(const char *call, void **ptr, size_t size)
+{
+    int rc;
+    void *old = *ptr;
+    *ptr = NULL;
+    SHMEMI_REQUIRE_INIT(call);
+    struct shmemi_block *b = block_of(call, old, &rc);
+    if (!b)
+        return rc;
+    if ((rc = agree(call, &(struct request){'r', b->offset, size, 0})) != 0)
+        return rc;
+    if (shmemi_alloc_resize(&heap, b, size)) {
+        *ptr = old;
+        return SHMEMX_SUCCESS;
+    }
+    size_t offset = shmemi_alloc_take(&heap, size, SHMEMI_CACHE_LINE);
+    if (offset == SHMEMI_ALLOC_NONE)
+        return full(call, size);
+    *ptr = heap_start() + offset;
+    memcpy(*ptr, old, b->bytes < size ? b->bytes : size);
+    rc = shmemx_sync(SHMEM_TEAM_WORLD); /* a put into the new block must find its old contents copied */
+    release(b);
+    return rc;
+}
+
+/* ---- public ---------------------------------------------------------------------------------------------------------- */
+
+int shmemx_malloc(void **ptr, size_t size, size_t alignment, int zeroed)
+{
+    if (!ptr)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmemx_malloc", "ptr is NULL");
+    return heap_malloc("shmem_malloc", ptr, size, alignment, zeroed);
+}
+
+int shmemx_free(void *ptr)
+{
+    return heap_free("shmem_free", ptr);
+}
+
+void *shmem_malloc(size_t size)
+{
+    void *p;
+    shmemi_void(heap_malloc("shmem_malloc", &p, size, 0, false));
+    return p;
+}
+
+void *shmem_calloc(size_t count, size_t size)
+{
+    void *p = NULL;
+    size_t bytes;
+    if (__builtin_mul_overflow(count, size, &bytes))
+        bytes = (size_t)-1; /* still collective: everybody is told that it does not fit */
+    shmemi_void(heap_malloc("shmem_calloc", &p, bytes, 0, true));
+    return p;
+}
+
+void *shmem_align(size_t alignment, size_t size)
+{
+    void *p = NULL;
+    if (alignment < sizeof(void *)) {
+        shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_align", "alignment %zu is below %zu", alignment, sizeof(void *));
+        return p;
+    }
+    shmemi_void(heap_malloc("shmem_align", &p, size, alignment, false));
+    return p;
+}
+
+void *shmem_malloc_with_hints(size_t size, long hints)
+{
+    void *p = NULL;
+    if (hints & ~(long)(SHMEM_MALLOC_ATOMICS_REMOTE | SHMEM_MALLOC_SIGNAL_REMOTE)) {
+        shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_malloc_with_hints", "hints 0x%lx have unknown bits",
+                    (unsigned long)hints);
+        return p;
+    }
+    /* words that others write to get lines of their own */
+    shmemi_void(heap_malloc("shmem_malloc_with_hints", &p, size, hints ? SHMEMI_CACHE_LINE : 0, false));
+    return p;
+}
+
+void *shmem_realloc(void *ptr, size_t size)
+{
+    if (!ptr)
+        return shmem_malloc(size);
+    if (size == 0) {
+        shmem_free(ptr);
+        return NULL;
+    }
+    shmemi_void(heap_realloc("shmem_realloc", &ptr, size));
+    return ptr;
+}
+
+void shmem_free(void *ptr)
+{
+    shmemi_void(heap_free("shmem_free", ptr));
+}
+
+int shmemx_heap_info(size_t *total, size_t *used, size_t *largest)
+{
+    SHMEMI_REQUIRE_INIT("shmemx_heap_info");
+    if (total)
+        *total = heap.size;
+    if (used)
+        *used = heap.used;
+    if (largest)
+        *largest = shmemi_alloc_largest(&heap);
+    return SHMEMX_SUCCESS;
+}
+
+static bool inside(const void *addr, struct shmemi_place *p)
+{
+    const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
+    uint64_t off = (uint64_t)((const char *)addr - s->base);
+    *p = (struct shmemi_place){SHMEMI_SEGMENT_HOST, off};
+    return shmemi_world.npes && off >= shmemi_world.internal_bytes && off < s->bytes;
+}
+
+int shmem_addr_accessible(const void *addr, int pe)
+{
+    struct shmemi_place p;
+    return shmem_pe_accessible(pe) && inside(addr, &p);
+}
+
+void *shmem_ptr(const void *dest, int pe)
+{
+    struct shmemi_place p;
+    return shmem_pe_accessible(pe) && inside(dest, &p) ? shmemi_map(pe, p) : NULL;
+}

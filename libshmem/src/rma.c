@@ -1,0 +1,264 @@
+/* RMA: put, get, p, g, strided forms, nbi. Each call: check context, PE and address, then the peer's transport. */
+#include <string.h>
+
+#include "world.h"
+
+/* ---- the core ----------------------------------------------------------------------------------------------------- */
+
+static SHMEMI_COLD int null_buffer(const char *call, const char *what)
+{
+    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is NULL", what);
+}
+
+static inline int put(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe, bool nbi)
+{
+    struct shmemi_place p;
+    int rc = shmemi_check_pe(call, ctx, &pe);
+    if (SHMEMI_UNLIKELY(rc != 0))
+        return rc;
+    if (SHMEMI_UNLIKELY(n == 0))
+        return SHMEMX_SUCCESS;
+    if (SHMEMI_UNLIKELY((rc = shmemi_locate(call, "dest", dest, n, &p)) != 0))
+        return rc;
+    if (SHMEMI_UNLIKELY(!source))
+        return null_buffer(call, "source");
+    return shmemi_world.route[pe]->put(pe, p.segment, p.offset, source, n, nbi);
+}
+
+static inline int get(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe, bool nbi)
+{
+    struct shmemi_place p;
+    int rc = shmemi_check_pe(call, ctx, &pe);
+    if (SHMEMI_UNLIKELY(rc != 0))
+        return rc;
+    if (SHMEMI_UNLIKELY(n == 0))
+        return SHMEMX_SUCCESS;
+    if (SHMEMI_UNLIKELY((rc = shmemi_locate(call, "source", source, n, &p)) != 0))
+        return rc;
+    if (SHMEMI_UNLIKELY(!dest))
+        return null_buffer(call, "dest");
+    return shmemi_world.route[pe]->get(pe, p.segment, p.offset, dest, n, nbi);
+}
+
+int shmemx_put(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe)
+{
+    return put("shmem_put", ctx, dest, source, nbytes, pe, false);
+}
+
+int shmemx_get(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe)
+{
+    return get("shmem_get", ctx, dest, source, nbytes, pe, false);
+}
+
+int shmemx_put_nbi(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe)
+{
+    return put("shmem_put_nbi", ctx, dest, source, nbytes, pe, true);
+}
+
+int shmemx_get_nbi(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe)
+{
+    return get("shmem_get_nbi", ctx, dest, source, nbytes, pe, true);
+}
+
+/* ---- strided -------------------------------------------------------------------------------------------------------- */
+
+static inline void strided_as(char *d, const char *s, size_t dstep, size_t sstep, size_t size, size_t n)
+{
+    for (size_t i = 0; i < n; ++i, d += dstep, s += sstep)
+        memcpy(d, s, size);
+}
+
+/* Element copies of a constant size are single moves. */
+static void strided_copy(char *d, const char *s, size_t dstep, size_t sstep, size_t size, size_t n)
+{
+    switch (size) {
+    case 1:
+        strided_as(d, s, dstep, sstep, 1, n);
+        break;
+    case 2:
+        strided_as(d, s, dstep, sstep, 2, n);
+        break;
+    case 4:
+        strided_as(d, s, dstep, sstep, 4, n);
+        break;
+    case 8:
+        strided_as(d, s, dstep, sstep, 8, n);
+        break;
+    case 16:
+        strided_as(d, s, dstep, sstep, 16, n);
+        break;
+    default:
+        strided_as(d, s, dstep, sstep, size, n);
+    }
+}
+
+/* Checks strides and finds how many bytes `n` elements span at each side. */
+static int spans(const char *call, ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t n, size_t *dspan, size_t *sspan)
+{
+    if (dst < 1 || sst < 1)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "strides dst %td, sst %td; they start at 1", dst, sst);
+    if (size == 0)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "elements of 0 bytes");
+    size_t steps = n - 1;
+    if (__builtin_mul_overflow(steps, (size_t)dst, dspan) || __builtin_mul_overflow(steps, (size_t)sst, sspan) ||
+        __builtin_mul_overflow(*dspan + 1, size, dspan) || __builtin_mul_overflow(*sspan + 1, size, sspan))
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%zu elements of %zu bytes at strides %td, %td overflow", n, size,
+                           dst, sst);
+    return SHMEMX_SUCCESS;
+}
+
+static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                size_t size, size_t n, int pe)
+{
+    struct shmemi_place p;
+    size_t dspan, sspan;
+    int rc = shmemi_check_pe(call, ctx, &pe);
+    if (rc || n == 0 || (rc = spans(call, dst, sst, size, n, &dspan, &sspan)) != 0 ||
+        (rc = shmemi_locate(call, "dest", dest, dspan, &p)) != 0)
+        return rc;
+    if (!source)
+        return null_buffer(call, "source");
+    size_t dstep = (size_t)dst * size, sstep = (size_t)sst * size;
+    char *d = shmemi_map(pe, p);
+    if (d) {
+        strided_copy(d, source, dstep, sstep, size, n);
+        return SHMEMX_SUCCESS;
+    }
+    const struct shmemi_transport *t = shmemi_world.route[pe];
+    for (size_t i = 0; i < n && rc == 0; ++i)
+        rc = t->put(pe, p.segment, p.offset + i * dstep, (const char *)source + i * sstep, size, false);
+    return rc;
+}
+
+static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                size_t size, size_t n, int pe)
+{
+    struct shmemi_place p;
+    size_t dspan, sspan;
+    int rc = shmemi_check_pe(call, ctx, &pe);
+    if (rc || n == 0 || (rc = spans(call, dst, sst, size, n, &dspan, &sspan)) != 0 ||
+        (rc = shmemi_locate(call, "source", source, sspan, &p)) != 0)
+        return rc;
+    if (!dest)
+        return null_buffer(call, "dest");
+    size_t dstep = (size_t)dst * size, sstep = (size_t)sst * size;
+    const char *s = shmemi_map(pe, p);
+    if (s) {
+        strided_copy(dest, s, dstep, sstep, size, n);
+        return SHMEMX_SUCCESS;
+    }
+    const struct shmemi_transport *t = shmemi_world.route[pe];
+    for (size_t i = 0; i < n && rc == 0; ++i)
+        rc = t->get(pe, p.segment, p.offset + i * sstep, (char *)dest + i * dstep, size, true);
+    return rc ? rc : t->quiet(pe);
+}
+
+int shmemx_iput(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst, size_t elem_size,
+                size_t nelems, int pe)
+{
+    return iput("shmem_iput", ctx, dest, source, dst, sst, elem_size, nelems, pe);
+}
+
+int shmemx_iget(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst, size_t elem_size,
+                size_t nelems, int pe)
+{
+    return iget("shmem_iget", ctx, dest, source, dst, sst, elem_size, nelems, pe);
+}
+
+/* ---- the standard's names ------------------------------------------------------------------------------------------- */
+
+/* put, get and nbi of n elements of `size` bytes, under every name that has this shape. n * size cannot be a valid
+ * range when it overflows: SIZE_MAX then fails the address check, with the message it deserves. */
+static inline size_t bytes_of(size_t n, size_t size)
+{
+    size_t bytes;
+    return __builtin_mul_overflow(n, size, &bytes) ? SIZE_MAX : bytes;
+}
+
+#define RMA_CALLS(PLAIN, CTX, P, CP, SIZE, SUFFIX)                                                                \
+    void PLAIN##put##SUFFIX(P dest, CP source, size_t n, int pe)                                                  \
+    {                                                                                                             \
+        shmemi_void(put(#PLAIN "put" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, false));    \
+    }                                                                                                             \
+    void PLAIN##get##SUFFIX(P dest, CP source, size_t n, int pe)                                                  \
+    {                                                                                                             \
+        shmemi_void(get(#PLAIN "get" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, false));    \
+    }                                                                                                             \
+    void PLAIN##put##SUFFIX##_nbi(P dest, CP source, size_t n, int pe)                                            \
+    {                                                                                                             \
+        shmemi_void(put(#PLAIN "put" #SUFFIX "_nbi", SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, true)); \
+    }                                                                                                             \
+    void PLAIN##get##SUFFIX##_nbi(P dest, CP source, size_t n, int pe)                                            \
+    {                                                                                                             \
+        shmemi_void(get(#PLAIN "get" #SUFFIX "_nbi", SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, true)); \
+    }                                                                                                             \
+    void CTX##put##SUFFIX(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                                   \
+    {                                                                                                             \
+        shmemi_void(put(#CTX "put" #SUFFIX, ctx, dest, source, bytes_of(n, SIZE), pe, false));                    \
+    }                                                                                                             \
+    void CTX##get##SUFFIX(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                                   \
+    {                                                                                                             \
+        shmemi_void(get(#CTX "get" #SUFFIX, ctx, dest, source, bytes_of(n, SIZE), pe, false));                    \
+    }                                                                                                             \
+    void CTX##put##SUFFIX##_nbi(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                             \
+    {                                                                                                             \
+        shmemi_void(put(#CTX "put" #SUFFIX "_nbi", ctx, dest, source, bytes_of(n, SIZE), pe, true));              \
+    }                                                                                                             \
+    void CTX##get##SUFFIX##_nbi(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                             \
+    {                                                                                                             \
+        shmemi_void(get(#CTX "get" #SUFFIX "_nbi", ctx, dest, source, bytes_of(n, SIZE), pe, true));              \
+    }
+
+#define STRIDED_CALLS(PLAIN, CTX, P, CP, SIZE, SUFFIX)                                                            \
+    void PLAIN##iput##SUFFIX(P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n, int pe)                   \
+    {                                                                                                             \
+        shmemi_void(iput(#PLAIN "iput" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, dst, sst, SIZE, n, pe));         \
+    }                                                                                                             \
+    void PLAIN##iget##SUFFIX(P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n, int pe)                   \
+    {                                                                                                             \
+        shmemi_void(iget(#PLAIN "iget" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, dst, sst, SIZE, n, pe));         \
+    }                                                                                                             \
+    void CTX##iput##SUFFIX(shmem_ctx_t ctx, P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n, int pe)    \
+    {                                                                                                             \
+        shmemi_void(iput(#CTX "iput" #SUFFIX, ctx, dest, source, dst, sst, SIZE, n, pe));                         \
+    }                                                                                                             \
+    void CTX##iget##SUFFIX(shmem_ctx_t ctx, P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n, int pe)    \
+    {                                                                                                             \
+        shmemi_void(iget(#CTX "iget" #SUFFIX, ctx, dest, source, dst, sst, SIZE, n, pe));                         \
+    }
+
+/* p and g: one element by value. */
+#define ELEMENT_CALLS(NAME, T)                                                                                    \
+    void shmem_##NAME##_p(T *dest, T value, int pe)                                                               \
+    {                                                                                                             \
+        shmemi_void(put("shmem_" #NAME "_p", SHMEM_CTX_DEFAULT, dest, &value, sizeof value, pe, false));          \
+    }                                                                                                             \
+    T shmem_##NAME##_g(const T *source, int pe)                                                                   \
+    {                                                                                                             \
+        T value = 0;                                                                                              \
+        shmemi_void(get("shmem_" #NAME "_g", SHMEM_CTX_DEFAULT, &value, source, sizeof value, pe, false));        \
+        return value;                                                                                             \
+    }                                                                                                             \
+    void shmem_ctx_##NAME##_p(shmem_ctx_t ctx, T *dest, T value, int pe)                                          \
+    {                                                                                                             \
+        shmemi_void(put("shmem_ctx_" #NAME "_p", ctx, dest, &value, sizeof value, pe, false));                    \
+    }                                                                                                             \
+    T shmem_ctx_##NAME##_g(shmem_ctx_t ctx, const T *source, int pe)                                              \
+    {                                                                                                             \
+        T value = 0;                                                                                              \
+        shmemi_void(get("shmem_ctx_" #NAME "_g", ctx, &value, source, sizeof value, pe, false));                  \
+        return value;                                                                                             \
+    }
+
+#define TYPED(NAME, T, CORE)                                                                                      \
+    RMA_CALLS(shmem_##NAME##_, shmem_ctx_##NAME##_, T *, const T *, sizeof(T), )                                  \
+    STRIDED_CALLS(shmem_##NAME##_, shmem_ctx_##NAME##_, T *, const T *, sizeof(T), )                              \
+    ELEMENT_CALLS(NAME, T)
+SHMEM_TYPES_RMA(TYPED)
+
+#define SIZED(BITS)                                                                                               \
+    RMA_CALLS(shmem_, shmem_ctx_, void *, const void *, (BITS) / 8, BITS)                                         \
+    STRIDED_CALLS(shmem_, shmem_ctx_, void *, const void *, (BITS) / 8, BITS)
+SHMEM_SIZES(SIZED)
+
+RMA_CALLS(shmem_, shmem_ctx_, void *, const void *, 1, mem)

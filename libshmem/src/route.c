@@ -1,0 +1,165 @@
+/* Routes: which transport serves a peer. */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "world.h"
+
+#define SHMEM_TRANSPORT(name, text) extern const struct shmemi_transport shmemi_transport_##name;
+#include "transports.def"
+#undef SHMEM_TRANSPORT
+
+static const struct {
+    const struct shmemi_transport *raw;
+    const char *text;
+} rows[] = {
+#define SHMEM_TRANSPORT(name, text) {&shmemi_transport_##name, text},
+#include "transports.def"
+#undef SHMEM_TRANSPORT
+};
+enum { ROWS = sizeof rows / sizeof *rows };
+_Static_assert(ROWS <= sizeof shmemi_world.open / sizeof *shmemi_world.open, "room for every transport");
+
+/* The same tables with no slot empty. */
+static struct shmemi_transport full[ROWS];
+
+static int unsupported(const char *what, int pe)
+{
+    return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, what, "the transport to PE %d does not offer this operation", pe);
+}
+static void *no_map(int pe, int segment, uint64_t offset)
+{
+    (void)pe, (void)segment, (void)offset;
+    return NULL;
+}
+static int no_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
+{
+    (void)segment, (void)offset, (void)source, (void)n, (void)nbi;
+    return unsupported("put", pe);
+}
+static int no_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi)
+{
+    (void)segment, (void)offset, (void)dest, (void)n, (void)nbi;
+    return unsupported("get", pe);
+}
+static int no_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi)
+{
+    (void)segment, (void)offset, (void)a, (void)nbi;
+    return unsupported("atomic", pe);
+}
+static int no_put_signal(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
+                         uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi)
+{
+    (void)segment, (void)offset, (void)source, (void)n, (void)sig_segment, (void)sig_offset, (void)signal;
+    (void)sig_op, (void)nbi;
+    return unsupported("put_signal", pe);
+}
+static int no_order(int pe)
+{
+    return unsupported("fence or quiet", pe);
+}
+static void no_progress(void) {}
+static int no_view(int pe, void *view, size_t bytes)
+{
+    (void)view, (void)bytes;
+    return unsupported("device view", pe);
+}
+
+static void fill(struct shmemi_transport *t)
+{
+#define SHMEMI_FILL(slot, with)                                                                              \
+    if (!t->slot)                                                                                            \
+    t->slot = (with)
+    SHMEMI_FILL(map, no_map);
+    SHMEMI_FILL(put, no_put);
+    SHMEMI_FILL(get, no_get);
+    SHMEMI_FILL(amo, no_amo);
+    SHMEMI_FILL(put_signal, no_put_signal);
+    SHMEMI_FILL(fence, no_order);
+    SHMEMI_FILL(quiet, no_order);
+    SHMEMI_FILL(progress, no_progress);
+    SHMEMI_FILL(device_view, no_view);
+#undef SHMEMI_FILL
+}
+
+/* Connects the PEs that have no route yet. */
+static int connect_rest(struct shmemi_transport *t, int *without, bool *used)
+{
+    struct shmemi_world *w = &shmemi_world;
+    for (int pe = 0; pe < w->job.npes; ++pe) {
+        if (w->route[pe])
+            continue;
+        int rc = t->connect(pe);
+        if (rc < 0)
+            return rc;
+        if (rc > 0) {
+            w->route[pe] = t;
+            *used = true;
+            --*without;
+        }
+    }
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_route_open(const char *call)
+{
+    struct shmemi_world *w = &shmemi_world;
+    int without = w->job.npes;
+    w->route = calloc((size_t)w->job.npes, sizeof *w->route);
+    if (!w->route)
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", w->job.npes);
+    for (int i = 0; i < ROWS && without > 0; ++i) {
+        char why[128];
+        bool used = false;
+        full[i] = *rows[i].raw;
+        fill(&full[i]);
+        if (!full[i].probe(why, sizeof why)) {
+            shmemi_debug("transport %s: %s", full[i].name, why);
+            continue;
+        }
+        int rc = full[i].open(&w->job);
+        if (rc == 0 && (rc = connect_rest(&full[i], &without, &used)) != 0)
+            full[i].close();
+        if (rc)
+            return rc;
+        if (used)
+            w->open[w->nopen++] = &full[i];
+        else
+            full[i].close();
+    }
+    if (without > 0) {
+        int pe = 0;
+        while (w->route[pe])
+            pe++;
+        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
+                           "no transport reaches PE %d (%d of %d PEs are on other nodes)", pe, without, w->job.npes);
+    }
+    w->all_mapped = true;
+    for (int pe = 0; pe < w->job.npes; ++pe)
+        w->all_mapped &= w->route[pe]->map(pe, SHMEMI_SEGMENT_HOST, 0) != NULL;
+    return SHMEMX_SUCCESS;
+}
+
+void shmemi_route_close(void)
+{
+    struct shmemi_world *w = &shmemi_world;
+    for (int i = 0; i < w->nopen; ++i)
+        w->open[i]->close();
+    w->nopen = 0;
+    free(w->route);
+    w->route = NULL;
+}
+
+void shmemi_route_report(char *text, size_t n)
+{
+    size_t at = 0;
+    text[0] = 0;
+    for (int i = 0; i < ROWS && at < n; ++i) {
+        char why[128];
+        int there = rows[i].raw->probe(why, sizeof why), peers = 0;
+        for (int pe = 0; pe < shmemi_world.npes; ++pe)
+            peers += strcmp(shmemi_world.route[pe]->name, rows[i].raw->name) == 0;
+        at += (size_t)snprintf(text + at, n - at, "transport %s: %s (%s); %s; serves %d PEs\n", rows[i].raw->name,
+                               there ? "available" : "not available", why, rows[i].text, peers);
+    }
+}

@@ -1,0 +1,107 @@
+/* Signals: puts that announce themselves in a 64-bit word. */
+#include <stdatomic.h>
+
+#include "world.h"
+
+static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, uint64_t *sig_addr,
+                      uint64_t signal, int sig_op, int pe, bool nbi)
+{
+    struct shmemi_place d = {0}, s;
+    int rc = shmemi_check_pe(call, ctx, &pe);
+    if (rc || (n && (rc = shmemi_locate(call, "dest", dest, n, &d)) != 0) ||
+        (rc = shmemi_locate(call, "sig_addr", sig_addr, sizeof *sig_addr, &s)) != 0)
+        return rc;
+    if (SHMEMI_UNLIKELY(n && !source))
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "source is NULL");
+    if (SHMEMI_UNLIKELY((uintptr_t)sig_addr % sizeof *sig_addr))
+        return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "sig_addr %p is not aligned to 8 bytes", (void *)sig_addr);
+    if (SHMEMI_UNLIKELY(sig_op != SHMEM_SIGNAL_SET && sig_op != SHMEM_SIGNAL_ADD))
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "sig_op is %d, neither SHMEM_SIGNAL_SET nor SHMEM_SIGNAL_ADD",
+                           sig_op);
+    return shmemi_world.route[pe]->put_signal(pe, d.segment, d.offset, source, n, s.segment, s.offset, signal, sig_op,
+                                              nbi);
+}
+
+int shmemx_put_signal(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, uint64_t *sig_addr,
+                      uint64_t signal, int sig_op, int pe)
+{
+    return put_signal("shmem_put_signal", ctx, dest, source, nbytes, sig_addr, signal, sig_op, pe, false);
+}
+
+int shmemx_put_signal_nbi(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, uint64_t *sig_addr,
+                          uint64_t signal, int sig_op, int pe)
+{
+    return put_signal("shmem_put_signal_nbi", ctx, dest, source, nbytes, sig_addr, signal, sig_op, pe, true);
+}
+
+int shmemx_signal_fetch(const uint64_t *sig_addr, uint64_t *value)
+{
+    const char *call = "shmem_signal_fetch";
+    struct shmemi_place p;
+    int rc = shmemi_locate(call, "sig_addr", sig_addr, sizeof *sig_addr, &p);
+    if (rc)
+        return rc;
+    /* acquire: pairs with the release in the sender's put_signal; its bytes are visible with the value */
+    *value = __atomic_load_n(sig_addr, __ATOMIC_ACQUIRE);
+    return SHMEMX_SUCCESS;
+}
+
+int shmemx_signal_wait_until(uint64_t *sig_addr, int cmp, uint64_t cmp_value, uint64_t *value)
+{
+    int rc = shmemx_wait_until(SHMEMX_UINT64, SHMEMX_ALL, sig_addr, 1, NULL, NULL, cmp, &cmp_value, 0, NULL);
+    /* the word may have moved on since it compared true; reading it again gives a value that is at least as new */
+    if (rc == 0 && value)
+        *value = __atomic_load_n(sig_addr, __ATOMIC_ACQUIRE);
+    return rc;
+}
+
+uint64_t shmem_signal_fetch(const uint64_t *sig_addr)
+{
+    uint64_t value = 0;
+    shmemi_void(shmemx_signal_fetch(sig_addr, &value));
+    return value;
+}
+
+uint64_t shmem_signal_wait_until(uint64_t *sig_addr, int cmp, uint64_t cmp_value)
+{
+    uint64_t value = 0;
+    shmemi_void(shmemx_signal_wait_until(sig_addr, cmp, cmp_value, &value));
+    return value;
+}
+
+void shmem_signal_add(uint64_t *sig_addr, uint64_t signal, int pe)
+{
+    shmemi_void(put_signal("shmem_signal_add", SHMEM_CTX_DEFAULT, NULL, NULL, 0, sig_addr, signal, SHMEM_SIGNAL_ADD, pe,
+                           false));
+}
+
+void shmem_signal_set(uint64_t *sig_addr, uint64_t signal, int pe)
+{
+    shmemi_void(put_signal("shmem_signal_set", SHMEM_CTX_DEFAULT, NULL, NULL, 0, sig_addr, signal, SHMEM_SIGNAL_SET, pe,
+                           false));
+}
+
+/* ---- the standard's names ------------------------------------------------------------------------------------------- */
+
+#define SIGNAL_CALL(FULL, CTXPARAM, CTX, P, CP, SIZE, NBI)                                                        \
+    void FULL(CTXPARAM P dest, CP source, size_t n, uint64_t *sig_addr, uint64_t signal, int sig_op, int pe)      \
+    {                                                                                                             \
+        size_t bytes;                                                                                             \
+        if (__builtin_mul_overflow(n, SIZE, &bytes))                                                              \
+            bytes = SIZE_MAX; /* fails the address check */                                                       \
+        shmemi_void(put_signal(#FULL, CTX, dest, source, bytes, sig_addr, signal, sig_op, pe, NBI));              \
+    }
+#define CTX_PARAM shmem_ctx_t ctx,
+#define SIGNAL_CALLS(PLAIN, CTX, P, CP, SIZE)                                                                     \
+    SIGNAL_CALL(PLAIN, , SHMEM_CTX_DEFAULT, P, CP, SIZE, false)                                                   \
+    SIGNAL_CALL(PLAIN##_nbi, , SHMEM_CTX_DEFAULT, P, CP, SIZE, true)                                              \
+    SIGNAL_CALL(CTX, CTX_PARAM, ctx, P, CP, SIZE, false)                                                          \
+    SIGNAL_CALL(CTX##_nbi, CTX_PARAM, ctx, P, CP, SIZE, true)
+
+#define TYPED(NAME, T, CORE)                                                                                      \
+    SIGNAL_CALLS(shmem_##NAME##_put_signal, shmem_ctx_##NAME##_put_signal, T *, const T *, sizeof(T))
+SHMEM_TYPES_RMA(TYPED)
+#define SIZED(BITS)                                                                                               \
+    SIGNAL_CALLS(shmem_put##BITS##_signal, shmem_ctx_put##BITS##_signal, void *, const void *, (BITS) / 8)
+SHMEM_SIZES(SIZED)
+SIGNAL_CALLS(shmem_putmem_signal, shmem_ctx_putmem_signal, void *, const void *, 1)

@@ -1,0 +1,228 @@
+/* Point-to-point synchronization: wait_until and test in all their forms, over one loop a width and comparison. */
+#include <string.h>
+
+#include "base/wait.h"
+#include "world.h"
+
+/* Everything a form needs. `values` holds one value, or one an element (step = its size). */
+struct condition {
+    const char *call;
+    int type, which, cmp;
+    size_t size;
+    void *ivars;
+    size_t n;
+    size_t *indices;
+    const int *status;
+    const char *values;
+    size_t step;
+};
+
+static inline bool compares(int type, int cmp, const void *ivar, const void *value)
+{
+    /* acquire: pairs with the release of a signal or atomic at the sender; what it put before is visible */
+#define COMPARE(T)                                                                                                \
+    {                                                                                                             \
+        T a = __atomic_load_n((const T *)ivar, __ATOMIC_ACQUIRE), b;                                              \
+        memcpy(&b, value, sizeof b);                                                                              \
+        switch (cmp) {                                                                                            \
+        case SHMEM_CMP_EQ:                                                                                        \
+            return a == b;                                                                                        \
+        case SHMEM_CMP_NE:                                                                                        \
+            return a != b;                                                                                        \
+        case SHMEM_CMP_GT:                                                                                        \
+            return a > b;                                                                                         \
+        case SHMEM_CMP_GE:                                                                                        \
+            return a >= b;                                                                                        \
+        case SHMEM_CMP_LT:                                                                                        \
+            return a < b;                                                                                         \
+        default:                                                                                                  \
+            return a <= b;                                                                                        \
+        }                                                                                                         \
+    }
+    switch (type) {
+    case SHMEMX_INT32:
+        COMPARE(int32_t)
+    case SHMEMX_UINT32:
+        COMPARE(uint32_t)
+    case SHMEMX_INT64:
+        COMPARE(int64_t)
+    default:
+        COMPARE(uint64_t)
+    }
+#undef COMPARE
+}
+
+static inline bool holds(const struct condition *c, size_t i)
+{
+    return compares(c->type, c->cmp, (const char *)c->ivars + i * c->size, c->values + i * c->step);
+}
+
+/* Looks once. true = the condition is met, *result set. */
+static bool look(const struct condition *c, size_t *result, size_t *first_open)
+{
+    size_t taken = 0, found = 0;
+    for (size_t i = 0; i < c->n; ++i) {
+        if (c->status && c->status[i])
+            continue;
+        taken++;
+        if (holds(c, i)) {
+            if (c->which == SHMEMX_ANY) {
+                *result = i;
+                return true;
+            }
+            if (c->which == SHMEMX_SOME)
+                c->indices[found] = i;
+            found++;
+        } else if (c->which == SHMEMX_ALL) {
+            *first_open = i;
+            *result = 0;
+            return false;
+        } else {
+            *first_open = i;
+        }
+    }
+    if (c->which == SHMEMX_ALL)
+        *result = 1;
+    else
+        *result = c->which == SHMEMX_SOME ? found : SIZE_MAX;
+    /* with nothing to wait for (n = 0, or all left out) the answer is there at once */
+    return c->which == SHMEMX_ALL || taken == 0 || found > 0;
+}
+
+static int check(struct condition *c)
+{
+    struct shmemi_place p;
+    SHMEMI_REQUIRE_INIT(c->call);
+    if (c->cmp < SHMEM_CMP_EQ || c->cmp > SHMEM_CMP_LE)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "comparison %d, SHMEM_CMP_EQ = %d to SHMEM_CMP_LE = %d exist",
+                           c->cmp, SHMEM_CMP_EQ, SHMEM_CMP_LE);
+    switch (c->type) {
+    case SHMEMX_INT32:
+    case SHMEMX_UINT32:
+        c->size = 4;
+        break;
+    case SHMEMX_INT64:
+    case SHMEMX_UINT64:
+        c->size = 8;
+        break;
+    default:
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "type %d; integers of 4 and 8 bytes are possible", c->type);
+    }
+    if (c->which < SHMEMX_ALL || c->which > SHMEMX_SOME)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "form %d, 0 to %d exist", c->which, SHMEMX_SOME);
+    if (c->n == 0)
+        return SHMEMX_SUCCESS;
+    if (c->which == SHMEMX_SOME && !c->indices)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "indices is NULL");
+    if (!c->values)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "values is NULL");
+    if ((uintptr_t)c->ivars % c->size)
+        return shmemi_fail(SHMEMX_ERR_ADDRESS, c->call, "ivars %p is not aligned to its %zu bytes", c->ivars, c->size);
+    size_t bytes;
+    if (__builtin_mul_overflow(c->n, c->size, &bytes))
+        bytes = SIZE_MAX;
+    return shmemi_locate(c->call, "ivars", c->ivars, bytes, &p);
+}
+
+static int wait_until(struct condition *c, size_t *result)
+{
+    size_t open = 0;
+    int rc = check(c);
+    if (rc)
+        return rc;
+    if (look(c, result, &open))
+        return SHMEMX_SUCCESS;
+    struct shmemi_wait w = SHMEMI_WAIT_FOR(c->call, -1, (char *)c->ivars + open * c->size);
+    while (!look(c, result, &open)) {
+        w.addr = (char *)c->ivars + open * c->size;
+        if ((rc = shmemi_wait_step(&w)) != 0)
+            return rc;
+    }
+    return SHMEMX_SUCCESS;
+}
+
+static int test(struct condition *c, size_t *result)
+{
+    size_t open;
+    int rc = check(c);
+    if (rc)
+        return rc;
+    (void)look(c, result, &open);
+    return SHMEMX_SUCCESS;
+}
+
+static size_t size_of(int type)
+{
+    return type == SHMEMX_INT32 || type == SHMEMX_UINT32 ? 4 : 8;
+}
+
+#define CONDITION(call_, type_, which_, ivars_, n_, indices_, status_, cmp_, values_, vector_)                    \
+    {                                                                                                             \
+        .call = (call_), .type = (type_), .which = (which_), .cmp = (cmp_), .ivars = (ivars_), .n = (n_),         \
+        .indices = (indices_), .status = (status_), .values = (const char *)(values_),                            \
+        .step = (vector_) ? size_of(type_) : 0                                                                    \
+    }
+
+int shmemx_wait_until(int type, int which, void *ivars, size_t nelems, size_t *indices, const int *status, int cmp,
+                      const void *values, int vector, size_t *result)
+{
+    size_t mine;
+    struct condition c = CONDITION("shmem_wait_until", type, which, ivars, nelems, indices, status, cmp, values, vector);
+    return wait_until(&c, result ? result : &mine);
+}
+
+int shmemx_test(int type, int which, void *ivars, size_t nelems, size_t *indices, const int *status, int cmp,
+                const void *values, int vector, size_t *result)
+{
+    size_t mine;
+    struct condition c = CONDITION("shmem_test", type, which, ivars, nelems, indices, status, cmp, values, vector);
+    return test(&c, result ? result : &mine);
+}
+
+/* ---- the standard's names ------------------------------------------------------------------------------------------- */
+
+/* One wait_until form and its test twin. RESULT is what a failed call returns. */
+#define FORMS(NAME, T, CORE, SUFFIX, WRET, TRET, WHICH, INDEXPARAM, INDICES, VPARAM, VALUES, VECTOR, FAILED)      \
+    WRET shmem_##NAME##_wait_until##SUFFIX(T *ivars, size_t n, INDEXPARAM const int *status, int cmp, VPARAM)     \
+    {                                                                                                             \
+        size_t result = FAILED;                                                                                   \
+        struct condition c = CONDITION("shmem_" #NAME "_wait_until" #SUFFIX, CORE, WHICH, ivars, n, INDICES,      \
+                                       status, cmp, VALUES, VECTOR);                                              \
+        shmemi_void(wait_until(&c, &result));                                                                     \
+        return (WRET)result;                                                                                      \
+    }                                                                                                             \
+    TRET shmem_##NAME##_test##SUFFIX(T *ivars, size_t n, INDEXPARAM const int *status, int cmp, VPARAM)           \
+    {                                                                                                             \
+        size_t result = FAILED;                                                                                   \
+        struct condition c = CONDITION("shmem_" #NAME "_test" #SUFFIX, CORE, WHICH, ivars, n, INDICES, status,    \
+                                       cmp, VALUES, VECTOR);                                                      \
+        shmemi_void(test(&c, &result));                                                                           \
+        return (TRET)result;                                                                                      \
+    }
+#define INDEX_PARAM size_t *indices,
+/* `return (void)result` is how a void form uses the same text; gcc and clang accept it. */
+#pragma GCC diagnostic ignored "-Wpedantic"
+
+#define SYNC_CALLS(NAME, T, CORE)                                                                                 \
+    void shmem_##NAME##_wait_until(T *ivar, int cmp, T value)                                                     \
+    {                                                                                                             \
+        size_t result;                                                                                            \
+        struct condition c = CONDITION("shmem_" #NAME "_wait_until", CORE, SHMEMX_ALL, ivar, 1, NULL, NULL, cmp,  \
+                                       &value, 0);                                                                \
+        shmemi_void(wait_until(&c, &result));                                                                     \
+    }                                                                                                             \
+    int shmem_##NAME##_test(T *ivar, int cmp, T value)                                                            \
+    {                                                                                                             \
+        size_t result = 0;                                                                                        \
+        struct condition c = CONDITION("shmem_" #NAME "_test", CORE, SHMEMX_ALL, ivar, 1, NULL, NULL, cmp,        \
+                                       &value, 0);                                                                \
+        shmemi_void(test(&c, &result));                                                                           \
+        return (int)result;                                                                                       \
+    }                                                                                                             \
+    FORMS(NAME, T, CORE, _all, void, int, SHMEMX_ALL, , NULL, T value, &value, 0, 0)                              \
+    FORMS(NAME, T, CORE, _any, size_t, size_t, SHMEMX_ANY, , NULL, T value, &value, 0, SIZE_MAX)                  \
+    FORMS(NAME, T, CORE, _some, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, T value, &value, 0, 0)         \
+    FORMS(NAME, T, CORE, _all_vector, void, int, SHMEMX_ALL, , NULL, T *values, values, 1, 0)                     \
+    FORMS(NAME, T, CORE, _any_vector, size_t, size_t, SHMEMX_ANY, , NULL, T *values, values, 1, SIZE_MAX)         \
+    FORMS(NAME, T, CORE, _some_vector, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, T *values, values, 1, 0)
+SHMEM_TYPES_AMO(SYNC_CALLS)

@@ -1,0 +1,312 @@
+#include "team.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static struct shmemi_team teams[SHMEMI_TEAMS];
+static uint64_t retired; /* highest epoch of any team of this PE that was destroyed */
+_Static_assert(SHMEMI_TEAMS <= 256, "slots fit the handle's low byte");
+
+enum { WORLD_SLOT, SHARED_SLOT, FIRST_SLOT };
+
+/* handle = 1 + slot + 256 * generation; 1 and 2 are world and shared. */
+static shmem_team_t handle_of(const struct shmemi_team *t)
+{
+    return (shmem_team_t)(uintptr_t)(1 + (size_t)(t - teams) + ((size_t)t->generation << 8));
+}
+
+struct shmemi_team *shmemi_team_get(const char *call, shmem_team_t handle, int *rc)
+{
+    uintptr_t h = (uintptr_t)handle - 1, slot = h & 0xff;
+    if (SHMEMI_LIKELY(slot < SHMEMI_TEAMS && teams[slot].used && teams[slot].generation == h >> 8))
+        return &teams[slot];
+    if (shmemi_world.npes == 0)
+        *rc = shmemi_not_initialized(call);
+    else if (handle == SHMEM_TEAM_INVALID)
+        *rc = shmemi_fail(SHMEMX_ERR_TEAM, call, "the team is SHMEM_TEAM_INVALID");
+    else
+        *rc = shmemi_fail(SHMEMX_ERR_TEAM, call, "handle %p is no team of this PE (destroyed, or never made)",
+                          (void *)handle);
+    return NULL;
+}
+
+int shmemi_show(const char *call, struct shmemi_team *t, const void *mine, size_t n)
+{
+    int rc = shmemi_begin(call, t);
+    if (rc)
+        return rc;
+    memcpy(shmemi_my_note(t), mine, n);
+    shmemi_post(t);
+    return shmemi_await_all(call, t);
+}
+
+static void free_team(struct shmemi_team *t)
+{
+    free(t->pes);
+    free(t->notes);
+    t->pes = NULL;
+    t->notes = NULL;
+    t->used = false;
+    t->generation++;
+    if (t->epoch > retired)
+        retired = t->epoch;
+}
+
+/* Fills a slot with members start, start + stride, .. of `parent` (NULL: of the world). */
+static int fill_team(const char *call, int slot, const struct shmemi_team *parent, int start, int stride, int n,
+                     uint64_t epoch)
+{
+    struct shmemi_team *t = &teams[slot];
+    t->pes = malloc(sizeof *t->pes * (size_t)n);
+    t->notes = malloc(sizeof *t->notes * (size_t)n);
+    if (!t->pes || !t->notes) {
+        free(t->pes);
+        free(t->notes);
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for a team of %d PEs", n);
+    }
+    t->n = n;
+    t->me = -1;
+    for (int i = 0; i < n; ++i) {
+        int pe = start + i * stride;
+        t->pes[i] = parent ? parent->pes[pe] : pe;
+        if (t->pes[i] == shmemi_world.me)
+            t->me = i;
+        struct shmemi_place p = {SHMEMI_SEGMENT_HOST, (uint64_t)slot * SHMEMI_NOTES * SHMEMI_NOTE_BYTES};
+        t->notes[i] = shmemi_map(t->pes[i], p);
+    }
+    t->epoch = t->seen = epoch;
+    t->config = (shmem_team_config_t){0};
+    t->used = true;
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_team_open(const char *call)
+{
+    retired = 0;
+    for (int i = 0; i < SHMEMI_TEAMS; ++i)
+        teams[i].generation = i < FIRST_SLOT ? 0 : teams[i].generation;
+    int n = shmemi_world.job.npes, rc = fill_team(call, WORLD_SLOT, NULL, 0, 1, n, 0);
+    if (rc)
+        return rc;
+    /* shared: the PEs whose memory this one can load and store, those of its node; every job is one node today, so
+     * it is the world (route.c refuses anything else) */
+    return fill_team(call, SHARED_SLOT, NULL, 0, 1, n, 0);
+}
+
+void shmemi_team_close(void)
+{
+    for (int i = 0; i < SHMEMI_TEAMS; ++i)
+        if (teams[i].used)
+            free_team(&teams[i]);
+}
+
+/* ---- queries ------------------------------------------------------------------------------------------- */
+
+/* The standard's queries answer -1 for SHMEM_TEAM_INVALID without any fuss. */
+static struct shmemi_team *query(const char *call, shmem_team_t team)
+{
+    int rc;
+    return team == SHMEM_TEAM_INVALID && shmemi_world.npes ? NULL : shmemi_team_get(call, team, &rc);
+}
+
+int shmem_team_my_pe(shmem_team_t team)
+{
+    struct shmemi_team *t = query("shmem_team_my_pe", team);
+    return t ? t->me : -1;
+}
+
+int shmem_team_n_pes(shmem_team_t team)
+{
+    struct shmemi_team *t = query("shmem_team_n_pes", team);
+    return t ? t->n : -1;
+}
+
+static int bad_mask(const char *call, long mask)
+{
+    return mask & ~(long)SHMEM_TEAM_NUM_CONTEXTS
+               ? shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "config_mask 0x%lx has unknown bits", (unsigned long)mask)
+               : SHMEMX_SUCCESS;
+}
+
+int shmem_team_get_config(shmem_team_t team, long config_mask, shmem_team_config_t *config)
+{
+    const char *call = "shmem_team_get_config";
+    int rc = 0;
+    struct shmemi_team *t = shmemi_team_get(call, team, &rc);
+    if (!t || (rc = bad_mask(call, config_mask)) != 0)
+        return rc;
+    if (config_mask && !config)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "config is NULL while config_mask is 0x%lx",
+                           (unsigned long)config_mask);
+    if (config_mask)
+        *config = t->config;
+    return SHMEMX_SUCCESS;
+}
+
+int shmem_team_translate_pe(shmem_team_t src_team, int src_pe, shmem_team_t dest_team)
+{
+    const char *call = "shmem_team_translate_pe";
+    struct shmemi_team *src = query(call, src_team), *dest = query(call, dest_team);
+    if (!src || !dest || src_pe < 0 || src_pe >= src->n)
+        return -1;
+    for (int i = 0; i < dest->n; ++i)
+        if (dest->pes[i] == src->pes[src_pe])
+            return i;
+    return -1;
+}
+
+void *shmem_team_ptr(shmem_team_t team, const void *dest, int pe)
+{
+    struct shmemi_team *t = query("shmem_team_ptr", team);
+    return t && pe >= 0 && pe < t->n ? shmem_ptr(dest, t->pes[pe]) : NULL;
+}
+
+/* ---- split and destroy ------------------------------------------------------------------------------------ */
+
+/* What members of the parent show each other before a split. */
+struct offer {
+    uint64_t free_slots[SHMEMI_TEAMS / 64];
+    uint64_t retired;
+    int64_t arguments[4]; /* which call, and what must be equal everywhere */
+};
+
+static int agree(const char *call, struct shmemi_team *parent, const int64_t arguments[4], int *slot, uint64_t *epoch)
+{
+    struct offer mine = {.retired = retired}, all;
+    memcpy(mine.arguments, arguments, sizeof mine.arguments);
+    for (int i = FIRST_SLOT; i < SHMEMI_TEAMS; ++i)
+        mine.free_slots[i / 64] |= (uint64_t)!teams[i].used << i % 64;
+    int rc = shmemi_show(call, parent, &mine, sizeof mine);
+    if (rc)
+        return rc;
+    all = mine;
+    for (int j = 0; j < parent->n; ++j) {
+        struct offer o;
+        memcpy(&o, shmemi_note_of(parent, j, parent->epoch)->data, sizeof o);
+        for (int k = 0; k < 4; ++k)
+            if (o.arguments[k] != arguments[k])
+                return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "argument %lld here, %lld on PE %d",
+                                   (long long)arguments[k], (long long)o.arguments[k], parent->pes[j]);
+        for (int k = 0; k < SHMEMI_TEAMS / 64; ++k)
+            all.free_slots[k] &= o.free_slots[k];
+        if (o.retired > all.retired)
+            all.retired = o.retired;
+    }
+    for (*slot = FIRST_SLOT; *slot < SHMEMI_TEAMS; ++*slot)
+        if (all.free_slots[*slot / 64] >> *slot % 64 & 1)
+            break;
+    if (*slot == SHMEMI_TEAMS)
+        return shmemi_fail(SHMEMX_ERR_LIMIT, call, "no team left: %d at a time is the limit, destroy some",
+                           SHMEMI_TEAMS);
+    /* notes of the slot's former teams carry epochs up to all.retired: start above */
+    *epoch = all.retired;
+    return SHMEMX_SUCCESS;
+}
+
+static int check_config(const char *call, const shmem_team_config_t *config, long mask)
+{
+    int rc = bad_mask(call, mask);
+    if (rc)
+        return rc;
+    if (mask && !config)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "config is NULL while config_mask is 0x%lx",
+                           (unsigned long)mask);
+    if (mask && config->num_contexts < 0)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "num_contexts is %d", config->num_contexts);
+    return SHMEMX_SUCCESS;
+}
+
+/* Makes this PE's team in an agreed slot if it is a member. */
+static int join(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start, int stride,
+                int n, const shmem_team_config_t *config, long mask, shmem_team_t *out)
+{
+    int rc = fill_team(call, slot, parent, start, stride, n, epoch);
+    if (rc)
+        return rc;
+    if (mask)
+        teams[slot].config = *config;
+    *out = handle_of(&teams[slot]);
+    return SHMEMX_SUCCESS;
+}
+
+int shmem_team_split_strided(shmem_team_t parent, int start, int stride, int size, const shmem_team_config_t *config,
+                             long config_mask, shmem_team_t *new_team)
+{
+    const char *call = "shmem_team_split_strided";
+    int rc = 0;
+    if (!new_team)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "new_team is NULL");
+    *new_team = SHMEM_TEAM_INVALID;
+    struct shmemi_team *p = shmemi_team_get(call, parent, &rc);
+    if (!p || (rc = check_config(call, config, config_mask)) != 0)
+        return rc;
+    long last = start + (long)(size - 1) * stride;
+    if (size < 1 || start < 0 || start >= p->n || last < 0 || last >= p->n || (stride == 0 && size > 1))
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "start %d, stride %d, size %d in a team of %d PEs", start,
+                           stride, size, p->n);
+    int slot;
+    uint64_t epoch;
+    const int64_t arguments[4] = {'s', start, stride, size};
+    if ((rc = agree(call, p, arguments, &slot, &epoch)) != 0)
+        return rc;
+    for (int i = 0; i < size; ++i)
+        if (start + i * stride == p->me)
+            return join(call, p, slot, epoch, start, stride, size, config, config_mask, new_team);
+    return SHMEMX_SUCCESS;
+}
+
+int shmem_team_split_2d(shmem_team_t parent, int xrange, const shmem_team_config_t *xaxis_config, long xaxis_mask,
+                        shmem_team_t *xaxis_team, const shmem_team_config_t *yaxis_config, long yaxis_mask,
+                        shmem_team_t *yaxis_team)
+{
+    const char *call = "shmem_team_split_2d";
+    int rc = 0;
+    if (!xaxis_team || !yaxis_team)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is NULL", xaxis_team ? "yaxis_team" : "xaxis_team");
+    *xaxis_team = *yaxis_team = SHMEM_TEAM_INVALID;
+    struct shmemi_team *p = shmemi_team_get(call, parent, &rc);
+    if (!p || (rc = check_config(call, xaxis_config, xaxis_mask)) != 0 ||
+        (rc = check_config(call, yaxis_config, yaxis_mask)) != 0)
+        return rc;
+    if (xrange < 1)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "xrange is %d", xrange);
+    if (xrange > p->n)
+        xrange = p->n;
+    int row = p->me / xrange, column = p->me % xrange, slot;
+    int width = (row + 1) * xrange <= p->n ? xrange : p->n - row * xrange;
+    int height = (p->n - column + xrange - 1) / xrange;
+    uint64_t epoch;
+    /* the rows are disjoint, so one slot serves them all; then the same for the columns */
+    const int64_t arguments[4] = {'2', xrange, 0, 0};
+    if ((rc = agree(call, p, arguments, &slot, &epoch)) != 0 ||
+        (rc = join(call, p, slot, epoch, row * xrange, 1, width, xaxis_config, xaxis_mask, xaxis_team)) != 0)
+        return rc;
+    if ((rc = agree(call, p, arguments, &slot, &epoch)) != 0)
+        return rc;
+    return join(call, p, slot, epoch, column, xrange, height, yaxis_config, yaxis_mask, yaxis_team);
+}
+
+void shmemi_ctx_drop_team(shmem_team_t team); /* ctx.c */
+
+int shmemx_team_destroy(shmem_team_t team)
+{
+    const char *call = "shmem_team_destroy";
+    int rc = 0;
+    if (team == SHMEM_TEAM_INVALID && shmemi_world.npes)
+        return SHMEMX_SUCCESS;
+    struct shmemi_team *t = shmemi_team_get(call, team, &rc);
+    if (!t)
+        return rc;
+    if (t - teams < FIRST_SLOT)
+        return shmemi_fail(SHMEMX_ERR_TEAM, call, "SHMEM_TEAM_WORLD and SHMEM_TEAM_SHARED cannot be destroyed");
+    /* nobody may still read this PE's notes of an earlier collective when the slot is given away */
+    rc = shmemi_meet(call, t);
+    shmemi_ctx_drop_team(team);
+    free_team(t);
+    return rc;
+}
+
+void shmem_team_destroy(shmem_team_t team)
+{
+    shmemi_void(shmemx_team_destroy(team));
+}

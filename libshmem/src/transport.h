@@ -1,0 +1,80 @@
+/* The whole contract between libshmem and a transport.
+ *
+ * A transport moves bytes between this PE and the segments of its peers. It knows PE numbers of the world, segment
+ * numbers, offsets and bytes; it includes nothing from above and never calls back up. Adding one is one file in
+ * src/transport/ and one row in transports.def. A slot left NULL is filled with one that returns
+ * SHMEMX_ERR_UNSUPPORTED (route.c); what a transport can do is read from its slots, there is no list of flags.
+ *
+ * Common to all slots
+ *   callers   have checked initialization, PE number, address range, alignment of atomics, n > 0.
+ *   threads   any thread may be in any slot but open, connect and close.
+ *   errors    return 0 or a negative SHMEMX_ERR_*, logged where detected with peer, offset, bytes and status.
+ *   buffers   belong to the caller. A blocking slot is done with the local buffer when it returns; an nbi one
+ *             when quiet returns.
+ */
+#ifndef SHMEMI_TRANSPORT_H
+#define SHMEMI_TRANSPORT_H
+
+#include "base/base.h"
+
+/* A segment: a range of memory that every PE has at the same offsets. Number 0 is the host heap. */
+struct shmemi_segment {
+    char *base;      /* this PE's copy */
+    size_t bytes;    /* of one PE's copy */
+    char *node_base; /* where the copies of this node's PEs are mapped, by local number; NULL = not mapped */
+    size_t stride;   /* between two of them */
+    int fd;          /* the memory's descriptor, -1 = none */
+};
+
+enum { SHMEMI_SEGMENT_HOST, SHMEMI_SEGMENT_COUNT };
+
+/* What a transport may know of the job. */
+struct shmemi_job {
+    int me, npes;
+    const int *local_of; /* [npes] number on this node, -1 = elsewhere */
+    const struct shmemi_segment *segments;
+};
+
+/* An atomic: operands are the bits of the element, zero-extended. */
+struct shmemi_amo {
+    int op;        /* enum shmemx_amo */
+    size_t size;   /* 4 or 8 */
+    uint64_t value, cond;
+    void *fetched; /* `size` bytes, or NULL = old value not wanted */
+};
+
+struct shmemi_transport {
+    const char *name;
+    /* Can it work here at all? 1 yes; 0 no, with the reason in `why`. Local, before open, touches nothing. */
+    int (*probe)(char *why, size_t n);
+    /* Sets up its state for a job; may block. After an error nothing is left open. */
+    int (*open)(const struct shmemi_job *job);
+    /* 1 = it reaches that PE from now on, 0 = it does not, negative = it should, but failed. May block. */
+    int (*connect)(int pe);
+    /* Local. Frees all; peers may be gone already. */
+    void (*close)(void);
+    /* A pointer through which this process loads and stores that PE's copy, NULL = not mapped. Never blocks. */
+    void *(*map)(int pe, int segment, uint64_t offset);
+    /* Bytes to a peer. put may return before the bytes are visible there, not before `source` is reusable
+     * (nbi = false); completed by quiet, ordered by fence. */
+    int (*put)(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi);
+    /* Bytes from a peer; in dest on return (nbi = false), or after quiet. */
+    int (*get)(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi);
+    /* Atomic against all atomics of this library on that element, whoever issues them. A fetched value is there on
+     * return (nbi = false), or after quiet. */
+    int (*amo)(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi);
+    /* As put, then sets or adds `signal` in the 64-bit word at sig_offset of the same PE (segment sig_segment), so
+     * that whoever sees the word changed sees the bytes. */
+    int (*put_signal)(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
+                      uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi);
+    /* Operations to one PE before it are delivered before those after it. Does not wait for completion. */
+    int (*fence)(int pe); /* -1 = all */
+    /* Waits until all operations to that PE are complete. The place where an asynchronous error comes out. */
+    int (*quiet)(int pe); /* -1 = all */
+    /* Moves things on without blocking; called from waits. */
+    void (*progress)(void);
+    /* Fills what kernels need to use this transport for a peer; `view` is described in shmem_device.h. */
+    int (*device_view)(int pe, void *view, size_t bytes);
+};
+
+#endif

@@ -1,0 +1,623 @@
+"""The symmetric heap: arrays and memory that every PE has at the same offset, so that peers can reach them.
+
+Symmetric arrays are NumPy arrays (`SymmetricArray`, a subclass). Slices and reshaped views of one are symmetric as
+well; copies and results of arithmetic are plain arrays. All functions that allocate or free are collective: every
+PE calls them, in the same order, with the same arguments.
+
+When memory is given back. ``free(a)`` does it at once. An array that is merely dropped cannot be freed by its
+destructor, because the garbage collector runs at a different moment on every PE, and freeing is collective. The
+destructor only marks the block as dropped; each allocation first lets the PEs agree on the blocks that all have dropped,
+and frees those in the order of their allocation. The agreement costs one reduction of 8 bytes, and a second of one bit a
+block when every PE has dropped something. `reclaim` does it on demand. A block that one PE still holds stays.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+from bisect import bisect_right, insort
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, Literal, NoReturn, SupportsIndex, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from . import setup
+from ._core import ffi, lib
+from .errors import CLASSES, check, fail
+from .setup import ensure, state
+from .types import MALLOC, WORDS, Array, CData, Number, Word
+
+__all__ = [
+    "SymmetricArray",
+    "addr_accessible",
+    "alloc",
+    "array",
+    "del_array",
+    "empty",
+    "free",
+    "fromalloc",
+    "full",
+    "heap_info",
+    "is_symmetric",
+    "new_array",
+    "ones",
+    "ptr",
+    "reclaim",
+    "zeros",
+]
+
+_ArgumentError = CLASSES[lib.SHMEMX_ERR_ARGUMENT]
+_AddressError = CLASSES[lib.SHMEMX_ERR_ADDRESS]
+_WORLD = ffi.cast("shmem_team_t", lib.SHMEMX_TEAM_WORLD)
+_from_buffer = ffi.from_buffer
+
+Shape = int | Sequence[int]
+
+
+# ---- blocks: what malloc returned ---------------------------------------------------------------------------
+
+
+class _Block:
+    """One allocation. `live` turns False when it is freed, or the job ends; arrays ask it before each use."""
+
+    __slots__ = ("address", "dropped", "live", "nbytes")
+
+    def __init__(self, address: int, nbytes: int) -> None:
+        self.address = address
+        self.nbytes = nbytes
+        self.live = True
+        self.dropped = False
+
+
+# In the order of allocation, which is the same on all PEs: position i is the same block everywhere.
+_blocks: dict[int, _Block] = {}
+_addresses: list[int] = []  # the same, sorted
+_scratch: Array | None = None  # symmetric words of this module for agreements; rows: mine, result
+_SCRATCH_BYTES = 4096  # one agreement covers 32768 blocks; more take several rounds
+
+
+def _forget_all() -> None:
+    global _scratch
+    for block in _blocks.values():
+        block.live = False
+    _blocks.clear()
+    _addresses.clear()
+    _scratch = None
+
+
+setup.after_finalize.append(_forget_all)
+
+
+def _drop(block: _Block, _: CData) -> None:
+    # Runs in a destructor, at any moment and in any thread: nothing but two marks.
+    block.dropped = True
+    state.held.discard(block)
+
+
+def _malloc(nbytes: int, align: int, clear: bool) -> int:
+    """Address of a new block, after one more try without what garbage still holds; collective."""
+    out = ffi.new("void **")
+    code = lib.shmemx_malloc(out, nbytes, align, clear)
+    if code == lib.SHMEMX_ERR_NO_MEMORY:
+        # The heaps are alike, so all PEs are here.
+        gc.collect()
+        if reclaim():
+            code = lib.shmemx_malloc(out, nbytes, align, clear)
+    if code:
+        fail(code)
+    return int(ffi.cast("uintptr_t", out[0]))
+
+
+def _new_block(nbytes: int, align: int, clear: bool) -> memoryview:
+    """Allocates; the memory is dropped when the last object that shows it is collected."""
+    if not state.ready:
+        ensure()
+    reclaim()
+    address = _malloc(max(nbytes, 1), align, clear)
+    block = _Block(address, max(nbytes, 1))
+    _blocks[address] = block
+    insort(_addresses, address)
+    state.held.add(block)
+    owner = ffi.gc(ffi.cast("char *", address), partial(_drop, block))
+    return memoryview(ffi.buffer(owner, nbytes))
+
+
+def _block_at(address: int) -> _Block | None:
+    """The live block that `address` lies in."""
+    i = bisect_right(_addresses, address) - 1
+    if i < 0:
+        return None
+    block = _blocks[_addresses[i]]
+    return block if address < block.address + block.nbytes else None
+
+
+def _release(block: _Block) -> None:
+    code = lib.shmemx_free(ffi.cast("void *", block.address))
+    if code:
+        fail(code)
+    block.live = False
+    del _blocks[block.address]
+    _addresses.remove(block.address)
+
+
+def _reduce(op: int, core_type: int, count: int) -> None:
+    assert _scratch is not None
+    mine, result = (ffi.from_buffer(row) for row in _scratch)
+    check(lib.shmemx_reduce(_WORLD, op, core_type, result, mine, count))
+
+
+def reclaim() -> int:
+    """Frees the blocks that every PE has dropped; see the module's text. Collective.
+
+    Returns
+    -------
+    int
+        How many blocks were freed, the same on all PEs.
+    """
+    global _scratch
+    if not state.ready:
+        ensure()
+    blocks = list(_blocks.values())
+    if not blocks:
+        return 0
+    if lib.shmem_n_pes() == 1:
+        agreed = [block for block in blocks if block.dropped]
+    else:
+        if _scratch is None:
+            out = ffi.new("void **")
+            check(lib.shmemx_malloc(out, 2 * _SCRATCH_BYTES, 0, 1))
+            _scratch = np.frombuffer(ffi.buffer(out[0], 2 * _SCRATCH_BYTES), np.uint8).reshape(2, -1)
+        _scratch[0, :8].view(np.uint64)[0] = sum(block.dropped for block in blocks)
+        _reduce(lib.SHMEMX_REDUCE_MIN, lib.SHMEMX_UINT64, 1)
+        if _scratch[1, :8].view(np.uint64)[0] == 0:
+            return 0
+        agreed = []
+        for start in range(0, len(blocks), 8 * _SCRATCH_BYTES):
+            part = blocks[start : start + 8 * _SCRATCH_BYTES]
+            bits = np.packbits(np.fromiter((block.dropped for block in part), np.bool_, len(part)))
+            _scratch[0, : bits.size] = bits
+            _reduce(lib.SHMEMX_REDUCE_AND, lib.SHMEMX_UINT8, bits.size)
+            both = np.unpackbits(_scratch[1, : bits.size], count=len(part))
+            agreed += [part[i] for i in np.flatnonzero(both)]
+    for block in agreed:
+        _release(block)
+    return len(agreed)
+
+
+# ---- the array ------------------------------------------------------------------------------------------------
+
+
+class SymmetricArray(np.ndarray[Any, np.dtype[Any]]):
+    """A NumPy array in the symmetric heap; made by `zeros`, `empty`, `array`... and by slicing those.
+
+    It behaves as any ndarray. Arithmetic, `copy`, `astype`, pickling and deepcopy give plain arrays.
+    """
+
+    # What calls need, found once (_Place): reading it costs 3 ns a slot. Unset until the first use.
+    __slots__ = ("_block", "_kind", "_nbytes", "_ptr", "_word")
+
+    _block: Any  # _Block of the root; None where the memory is not ours
+    _kind: Any  # dtype, None when nothing is cached
+    _nbytes: int
+    _ptr: CData
+    _word: Word | None
+
+    def __array_wrap__(self, array: Array, context: Any = None, return_scalar: bool = False) -> Any:
+        if array is self:  # out=self, or an operation in place
+            return self
+        return array[()] if return_scalar else np.asarray(array)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name in ("dtype", "shape", "strides", "data"):
+            _uncache(self)
+
+    def setflags(
+        self, write: bool | None = None, align: bool | None = None, uic: bool | None = None
+    ) -> None:
+        super().setflags(write, align, uic)  # type: ignore[arg-type]
+        _uncache(self)
+
+    def copy(self, order: Literal["K", "A", "C", "F"] | None = "C") -> Array:  # type: ignore[override]
+        return np.array(self, copy=True, order=order, subok=False)
+
+    def astype(self, *args: Any, **kwargs: Any) -> Any:
+        return np.asarray(self).astype(*args, **kwargs)
+
+    def __copy__(self) -> Array:  # type: ignore[override]
+        return self.copy()
+
+    def __deepcopy__(self, memo: dict[int, Any] | None, /) -> Array:  # type: ignore[override]
+        return self.copy("K")
+
+    def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
+        return np.asarray(self).__reduce_ex__(protocol)
+
+
+_set_block = SymmetricArray._block.__set__  # type: ignore[attr-defined]
+_set_kind = SymmetricArray._kind.__set__  # type: ignore[attr-defined]
+_set_nbytes = SymmetricArray._nbytes.__set__  # type: ignore[attr-defined]
+_set_ptr = SymmetricArray._ptr.__set__  # type: ignore[attr-defined]
+_set_word = SymmetricArray._word.__set__  # type: ignore[attr-defined]
+
+
+def _uncache(a: SymmetricArray) -> None:
+    # _kind is what the fast paths read first; the root's _block stays, it says whose memory this is.
+    _set_kind(a, None)
+    _set_word(a, None)
+
+
+# ---- arguments: from an array to address, bytes and dtype --------------------------------------------------------
+
+
+def _root_block(a: Array) -> tuple[bool, _Block | None]:
+    """Follows the views of `a` down; (True, its block) if they end in a symmetric array."""
+    base: Any = a
+    while isinstance(base, np.ndarray):
+        if type(base) is SymmetricArray and base.base is not None and not isinstance(base.base, np.ndarray):
+            return True, getattr(base, "_block", None)
+        base = base.base
+    return False, None
+
+
+def _refuse(a: Array, call: str, name: str, why: str) -> NoReturn:
+    raise _AddressError(f"{call}: {name} (shape {a.shape}, {a.dtype}) {why}")
+
+
+def _contiguous(a: Any, call: str, name: str, *, write: bool) -> Array:
+    """`a` as C-contiguous memory, or the error that says why not."""
+    if not isinstance(a, np.ndarray):
+        raise TypeError(f"{call}: {name} is {type(a).__name__}, not a NumPy array")
+    if a.dtype.hasobject:
+        raise TypeError(f"{call}: {name} has dtype {a.dtype}: Python objects cannot be sent")
+    if write and not a.flags.writeable:
+        raise _ArgumentError(f"{call}: {name} (shape {a.shape}, {a.dtype}) is read-only")
+    if a.flags.c_contiguous:
+        return a
+    if a.flags.f_contiguous:
+        return a.T
+    raise _ArgumentError(
+        f"{call}: {name} is not contiguous: shape {a.shape}, strides {a.strides}, itemsize {a.itemsize}"
+    )
+
+
+def _pointer(a: Array) -> CData:
+    try:
+        return _from_buffer(a)
+    except (BufferError, ValueError, TypeError, NotImplementedError):
+        # Dtypes that the buffer protocol cannot name: bfloat16, float8, datetime64.
+        return ffi.cast("char *", a.ctypes.data)
+
+
+def symmetric(a: Array, call: str, name: str, *, write: bool = False) -> tuple[CData, int, np.dtype[Any]]:
+    """(pointer, bytes, dtype) of a symmetric argument.
+
+    Raises AddressError for memory that was freed and for copies; plain arrays that pyshmem did not allocate are left to
+    the library, which knows its heap.
+    """
+    if type(a) is SymmetricArray:
+        try:
+            kind = a._kind
+            if kind is not None and a._block.live:
+                return a._ptr, a._nbytes, kind
+        except AttributeError:
+            pass
+    flat = _contiguous(a, call, name, write=write)
+    found, block = _root_block(a)
+    if found and (block is None or not block.live):
+        ended = not state.ready
+        _refuse(a, call, name, "was in a heap that is finalized" if ended else "was freed")
+    if type(a) is SymmetricArray and not found:
+        _refuse(a, call, name, "is a copy of a symmetric array, not symmetric itself")
+    pointer = _pointer(flat)
+    if type(a) is SymmetricArray and a.flags.writeable:
+        address = ffi.cast("char *", pointer)
+        _set_block(a, block)
+        _set_ptr(a, address)
+        _set_nbytes(a, a.nbytes)
+        _set_word(a, WORDS.get(a.dtype) if a.size == 1 else None)
+        _set_kind(a, a.dtype)
+        return address, a.nbytes, a.dtype
+    return pointer, a.nbytes, a.dtype
+
+
+def local(a: Array, call: str, name: str, *, write: bool = False) -> tuple[CData, int, np.dtype[Any]]:
+    """(pointer, bytes, dtype) of an argument that may be any array of this process."""
+    if type(a) is SymmetricArray and a.base is not None:
+        return symmetric(a, call, name, write=write)
+    flat = _contiguous(a, call, name, write=write)
+    found, block = _root_block(a)
+    if found and (block is None or not block.live):
+        _refuse(a, call, name, "was freed" if state.ready else "was in a heap that is finalized")
+    return _pointer(flat), a.nbytes, a.dtype
+
+
+def word_of(a: Array, call: str, name: str, words: dict[np.dtype[Any], Word]) -> tuple[CData, Word]:
+    """(pointer, word) of a symmetric argument of one element, or why it is none."""
+    pointer, nbytes, dtype = symmetric(a, call, name, write=False)
+    if nbytes != dtype.itemsize:
+        raise _ArgumentError(f"{call}: {name} has {a.size} elements (shape {a.shape}), exactly 1 is possible")
+    word = words.get(dtype)
+    if word is None:
+        possible = ", ".join(str(kind) for kind in words)
+        raise TypeError(f"{call}: {name} has dtype {dtype}; possible are {possible}")
+    return pointer, word
+
+
+def same_dtype(a: np.dtype[Any], b: np.dtype[Any], call: str, names: str = "target and source") -> None:
+    if a is not b and a != b:
+        raise TypeError(f"{call}: dtypes of {names} differ: {a} and {b}")
+
+
+# ---- allocation ------------------------------------------------------------------------------------------------
+
+
+def _bytes_of(shape: Shape, dtype: np.dtype[Any], call: str) -> tuple[tuple[int, ...], int]:
+    if dtype.hasobject:
+        raise TypeError(f"{call}: dtype {dtype} holds Python objects, which other PEs cannot use")
+    try:
+        sizes = tuple(int(n) for n in shape) if isinstance(shape, Sequence | np.ndarray) else (int(shape),)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{call}: shape {shape!r} is neither an integer nor a sequence of them") from error
+    if any(n < 0 for n in sizes):
+        raise _ArgumentError(f"{call}: shape {sizes} has a negative size")
+    return sizes, math.prod(sizes) * dtype.itemsize
+
+
+def _options(align: int | None, hints: int | None, call: str) -> int:
+    if hints is not None and int(hints) & ~int(MALLOC.ATOMICS_REMOTE | MALLOC.SIGNAL_REMOTE):
+        raise _ArgumentError(f"{call}: hints {int(hints):#x} have bits that MALLOC does not")
+    if align is None or align == 0:
+        return 64 if hints else 0  # words that others write to get a cache line of their own
+    if align < 0 or align & (align - 1):
+        raise _ArgumentError(f"{call}: alignment {align} is not a power of two")
+    return int(align)
+
+
+def _view(
+    memory: memoryview, shape: tuple[int, ...], dtype: np.dtype[Any], order: str = "C",
+    strides: tuple[int, ...] | None = None,
+) -> SymmetricArray:  # fmt: skip
+    make = cast(Any, np.ndarray.__new__)
+    made: SymmetricArray = make(SymmetricArray, shape, dtype, memory, 0, strides, order)
+    address = int(ffi.cast("uintptr_t", _from_buffer(memory)))
+    _set_block(made, _block_at(address))
+    return made
+
+
+def alloc(
+    count: int, size: int = 1, align: int | None = None, hints: int | None = None, clear: bool = True
+) -> memoryview:
+    """Allocates ``count * size`` bytes of the symmetric heap. Collective.
+
+    Parameters
+    ----------
+    count, size : int
+        Number of elements and bytes of each.
+    align : int, optional
+        Alignment in bytes, a power of two; by default 16, from 64 bytes on 64.
+    hints : int, optional
+        What the memory is for, from `MALLOC`.
+    clear : bool
+        Whether it is zero on return, on all PEs.
+
+    Returns
+    -------
+    memoryview
+        The bytes; `fromalloc` makes an array of them.
+
+    Raises
+    ------
+    NoMemoryError
+        The heap is full; SHMEM_SYMMETRIC_SIZE sets its size.
+    MismatchError
+        Another PE asks for something else.
+    """
+    if count < 0 or size < 0:
+        raise _ArgumentError(f"alloc: {count} elements of {size} bytes")
+    return _new_block(int(count) * int(size), _options(align, hints, "alloc"), bool(clear))
+
+
+def free(mem: memoryview | Array) -> None:
+    """Gives memory back. Collective; starts with a barrier.
+
+    Parameters
+    ----------
+    mem : memoryview or array
+        What an allocation returned, or a view that starts at the same element.
+
+    Raises
+    ------
+    AddressError
+        It is not symmetric, was freed before, or starts inside a block.
+    """
+    if isinstance(mem, np.ndarray):
+        found, block = _root_block(mem)
+        address = mem.__array_interface__["data"][0]
+        if found and (block is None or not block.live):
+            _refuse(mem, "free", "mem", "was freed before" if state.ready else "was in a heap that is finalized")
+        block = _block_at(address)
+        what = f"the array (shape {mem.shape}, {mem.dtype})"
+    elif isinstance(mem, memoryview):
+        address = int(ffi.cast("uintptr_t", _from_buffer(mem)))
+        block = _block_at(address)
+        what = f"the memory of {mem.nbytes} bytes"
+    else:
+        raise TypeError(f"free: mem is {type(mem).__name__}, not an array or memoryview")
+    if block is None:
+        raise _AddressError(f"free: {what} at {address:#x} is not in a block of the symmetric heap; freed before?")
+    if address != block.address:
+        raise _AddressError(f"free: {what} starts {address - block.address} bytes inside its block; free the whole")
+    _release(block)
+
+
+def fromalloc(
+    mem: memoryview, shape: Shape | None = None, dtype: npt.DTypeLike = None, order: Literal["C", "F"] = "C"
+) -> SymmetricArray:
+    """An array over memory from `alloc`. Local; nothing is copied.
+
+    Parameters
+    ----------
+    mem : memoryview
+        What `alloc` returned, or a slice of it.
+    shape : int or sequence of int, optional
+        By default all elements that fit, one-dimensional.
+    dtype : dtype
+        By default float64.
+    order : {"C", "F"}
+        Row-major or column-major.
+
+    Raises
+    ------
+    ArgumentError
+        The memory is too small.
+    """
+    if not isinstance(mem, memoryview):
+        raise TypeError(f"fromalloc: mem is {type(mem).__name__}, not a memoryview from alloc")
+    kind = np.dtype(dtype)
+    if shape is None:
+        shape = mem.nbytes // kind.itemsize
+    sizes, nbytes = _bytes_of(shape, kind, "fromalloc")
+    if nbytes > mem.nbytes:
+        raise _ArgumentError(f"fromalloc: shape {sizes} of {kind} takes {nbytes} bytes, the memory has {mem.nbytes}")
+    made = _view(mem, sizes, kind, order)
+    if made._block is None:
+        raise _AddressError(f"fromalloc: the memory of {mem.nbytes} bytes is not from alloc, or was freed")
+    return made
+
+
+def new_array(
+    shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
+    align: int | None = None, hints: int | None = None, clear: bool = True,
+) -> SymmetricArray:  # fmt: skip
+    """Allocates a symmetric array; zeros unless ``clear=False``. Collective. Options as for `alloc`."""
+    kind = np.dtype(dtype)
+    sizes, nbytes = _bytes_of(shape, kind, "new_array")
+    return _view(_new_block(nbytes, _options(align, hints, "new_array"), clear), sizes, kind, order)
+
+
+def del_array(a: Array) -> None:
+    """Frees an array; the same as `free`. Collective."""
+    if not isinstance(a, np.ndarray):
+        raise TypeError(f"del_array: {type(a).__name__} is not an array")
+    free(a)
+
+
+def array(
+    obj: Any, dtype: npt.DTypeLike = None, *, order: Literal["K", "A", "C", "F"] = "K",
+    align: int | None = None, hints: int | None = None,
+) -> SymmetricArray:  # fmt: skip
+    """Allocates a symmetric array with the contents of `obj`, as `numpy.array`. Collective.
+
+    Shape and dtype must be the same on all PEs; contents may differ. All PEs have theirs when it returns.
+    """
+    source = np.asarray(obj, dtype)
+    _, nbytes = _bytes_of(source.shape, source.dtype, "array")
+    layout = np.empty_like(source, order=order, subok=False).strides
+    memory = _new_block(nbytes, _options(align, hints, "array"), False)
+    made = _view(memory, source.shape, source.dtype, strides=layout)
+    np.copyto(made, source, casting="no")
+    check(lib.shmemx_sync(_WORLD))
+    return made
+
+
+def empty(
+    shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
+    align: int | None = None, hints: int | None = None,
+) -> SymmetricArray:  # fmt: skip
+    """Allocates a symmetric array with undefined contents. Collective."""
+    return new_array(shape, dtype, order, align=align, hints=hints, clear=False)
+
+
+def zeros(
+    shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
+    align: int | None = None, hints: int | None = None,
+) -> SymmetricArray:  # fmt: skip
+    """Allocates a symmetric array of zeros. Collective; all PEs' are zero when it returns."""
+    return new_array(shape, dtype, order, align=align, hints=hints, clear=True)
+
+
+def ones(
+    shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
+    align: int | None = None, hints: int | None = None,
+) -> SymmetricArray:  # fmt: skip
+    """Allocates a symmetric array of ones. Collective; all PEs' are filled when it returns."""
+    return full(shape, 1, dtype, order, align=align, hints=hints)
+
+
+def full(
+    shape: Shape, fill_value: Number, dtype: npt.DTypeLike = None, order: Literal["C", "F"] = "C", *,
+    align: int | None = None, hints: int | None = None,
+) -> SymmetricArray:  # fmt: skip
+    """Allocates a symmetric array of `fill_value`, by default of its dtype. Collective; all PEs' are filled when
+    it returns. The value may differ between PEs, the dtype may not."""
+    if dtype is None:
+        dtype = np.asarray(fill_value).dtype
+    made = new_array(shape, dtype, order, align=align, hints=hints, clear=False)
+    np.copyto(made, fill_value, casting="unsafe")
+    check(lib.shmemx_sync(_WORLD))
+    return made
+
+
+# ---- queries -----------------------------------------------------------------------------------------------------
+
+
+def is_symmetric(a: Array) -> bool:
+    """Whether all bytes of the array are symmetric memory that is in use. Local."""
+    if not isinstance(a, np.ndarray) or a.dtype.hasobject or not state.ready:
+        return False
+    found, block = _root_block(a)
+    if found:
+        return block is not None and block.live
+    low = high = int(a.__array_interface__["data"][0])
+    for size, stride in zip(a.shape, a.strides, strict=True):
+        reach = max(size - 1, 0) * stride
+        low, high = (low + reach, high) if stride < 0 else (low, high + reach)
+    high += a.itemsize if a.size else 0
+    block = _block_at(low)
+    return block is not None and high <= block.address + block.nbytes
+
+
+def addr_accessible(addr: Array, pe: int) -> bool:
+    """Whether puts and gets to that array of PE `pe` work. Local."""
+    if not state.ready:
+        ensure()
+    pointer, _, _ = local(addr, "addr_accessible", "addr")
+    return bool(lib.shmem_addr_accessible(pointer, pe))
+
+
+def ptr(target: Array, pe: int) -> Array | None:
+    """PE `pe`'s copy of a symmetric array as an array that is loaded and stored directly.
+
+    Returns
+    -------
+    ndarray or None
+        Shape, strides, dtype and writeability as `target`; None where that PE's memory is not mapped here (other
+        node, no such PE). It keeps `target` from being dropped, and is invalid once `target` is freed.
+    """
+    pointer, nbytes, dtype = symmetric(target, "ptr", "target")
+    there = lib.shmem_ptr(pointer, pe)
+    if there == ffi.NULL:
+        return None
+    # The destructor's argument holds `target`, and so the block, as long as the view lives.
+    owner = ffi.gc(ffi.cast("char *", there), partial(_let_go, target))
+    view: Array = np.ndarray(
+        target.shape, dtype, memoryview(ffi.buffer(owner, nbytes)), strides=target.strides
+    )
+    view.flags.writeable = target.flags.writeable
+    return view
+
+
+def _let_go(target: Array, _: CData) -> None:
+    pass
+
+
+def heap_info() -> tuple[int, int, int]:
+    """(bytes of this PE's heap, bytes in use, largest block that can be allocated now). Local."""
+    if not state.ready:
+        ensure()
+    total, used, largest = (ffi.new("size_t *") for _ in range(3))
+    check(lib.shmemx_heap_info(total, used, largest))
+    return total[0], used[0], largest[0]

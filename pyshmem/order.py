@@ -1,0 +1,60 @@
+"""Ordering: fence and quiet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from . import setup
+from ._core import ffi, lib
+from .errors import fail
+
+if TYPE_CHECKING:
+    from .ctx import Ctx
+
+__all__ = ["fence", "quiet"]
+
+_DEFAULT = ffi.cast("shmem_ctx_t", lib.SHMEMX_CTX_DEFAULT)
+_DEFAULT_KEY: int = lib.SHMEMX_CTX_DEFAULT
+_fence, _quiet = lib.shmemx_fence, lib.shmemx_quiet
+
+# Arguments of nonblocking calls, by context: the transport may use their memory until quiet, so they must not be
+# collected before. Calls append; quiet of the context empties its list.
+in_flight: dict[int, list[Any]] = {}
+setup.after_finalize.append(in_flight.clear)
+
+
+def hold(ctx: Ctx | None, *arguments: Any) -> None:
+    """Keeps the arguments of a nonblocking call alive until the context is quiet."""
+    in_flight.setdefault(_DEFAULT_KEY if ctx is None else ctx.key, []).append(arguments)
+
+
+def fence(ctx: Ctx | None = None) -> None:
+    """Orders delivery: to each PE, puts, atomics and signals before it arrive before those after it.
+
+    Parameters
+    ----------
+    ctx : Ctx, optional
+        The context whose operations are ordered; the default context without it.
+    """
+    code = _fence(_DEFAULT if ctx is None else ctx.ob_ctx)
+    if code:
+        fail(code)
+
+
+def quiet(ctx: Ctx | None = None) -> None:
+    """Waits until this PE's puts, atomics, signals and nonblocking calls are complete, on all PEs.
+
+    Parameters
+    ----------
+    ctx : Ctx, optional
+        The context whose operations complete; the default context without it.
+    """
+    if in_flight:
+        # Taken before, dropped after: what another thread issues meanwhile is the next quiet's.
+        done = in_flight.pop(_DEFAULT_KEY if ctx is None else ctx.key, None)
+    else:
+        done = None
+    code = _quiet(_DEFAULT if ctx is None else ctx.ob_ctx)
+    del done
+    if code:
+        fail(code)
