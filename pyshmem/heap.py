@@ -18,7 +18,7 @@ import math
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NoReturn, SupportsIndex, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -27,10 +27,10 @@ from . import setup
 from ._core import ffi, lib
 from .errors import CLASSES, check, fail
 from .setup import ensure, state
-from .types import MALLOC, WORDS, Array, CData, Number, Word
+from .symmetric import SymmetricArray, local, refuse, root_block, set_block, symmetric
+from .types import MALLOC, Array, CData, Number
 
 __all__ = [
-    "SymmetricArray",
     "addr_accessible",
     "alloc",
     "array",
@@ -59,7 +59,7 @@ Shape = int | Sequence[int]
 # ---- blocks: what malloc returned ---------------------------------------------------------------------------
 
 
-class _Block:
+class Block:
     """One allocation. `live` turns False when it is freed, or the job ends; arrays ask it before each use."""
 
     __slots__ = ("address", "dropped", "live", "nbytes")
@@ -72,7 +72,7 @@ class _Block:
 
 
 # In the order of allocation, which is the same on all PEs: position i is the same block everywhere.
-_blocks: dict[int, _Block] = {}
+_blocks: dict[int, Block] = {}
 _addresses: list[int] = []  # the same, sorted
 _scratch: Array | None = None  # symmetric words of this module for agreements; rows: mine, result
 _SCRATCH_BYTES = 4096  # one agreement covers 32768 blocks; more take several rounds
@@ -90,7 +90,7 @@ def _forget_all() -> None:
 setup.after_finalize.append(_forget_all)
 
 
-def _drop(block: _Block, _: CData) -> None:
+def _drop(block: Block, _: CData) -> None:
     # Runs in a destructor, at any moment and in any thread: nothing but two marks.
     block.dropped = True
     state.held.discard(block)
@@ -116,7 +116,7 @@ def _new_block(nbytes: int, align: int, clear: bool) -> memoryview:
         ensure()
     reclaim()
     address = _malloc(max(nbytes, 1), align, clear)
-    block = _Block(address, max(nbytes, 1))
+    block = Block(address, max(nbytes, 1))
     _blocks[address] = block
     insort(_addresses, address)
     state.held.add(block)
@@ -124,7 +124,7 @@ def _new_block(nbytes: int, align: int, clear: bool) -> memoryview:
     return memoryview(ffi.buffer(owner, nbytes))
 
 
-def _block_at(address: int) -> _Block | None:
+def _block_at(address: int) -> Block | None:
     """The live block that `address` lies in."""
     i = bisect_right(_addresses, address) - 1
     if i < 0:
@@ -133,7 +133,7 @@ def _block_at(address: int) -> _Block | None:
     return block if address < block.address + block.nbytes else None
 
 
-def _release(block: _Block) -> None:
+def _release(block: Block) -> None:
     code = lib.shmemx_free(ffi.cast("void *", block.address))
     if code:
         fail(code)
@@ -186,171 +186,6 @@ def reclaim() -> int:
     return len(agreed)
 
 
-# ---- the array ------------------------------------------------------------------------------------------------
-
-
-class SymmetricArray(np.ndarray[Any, np.dtype[Any]]):
-    """A NumPy array in the symmetric heap; made by `zeros`, `empty`, `array`... and by slicing those.
-
-    It behaves as any ndarray. Arithmetic, `copy`, `astype`, pickling and deepcopy give plain arrays.
-    """
-
-    # What calls need, found once (_Place): reading it costs 3 ns a slot. Unset until the first use.
-    __slots__ = ("_block", "_kind", "_nbytes", "_ptr", "_word")
-
-    _block: Any  # _Block of the root; None where the memory is not ours
-    _kind: Any  # dtype, None when nothing is cached
-    _nbytes: int
-    _ptr: CData
-    _word: Word | None
-
-    def __array_wrap__(self, array: Array, context: Any = None, return_scalar: bool = False) -> Any:
-        if array is self:  # out=self, or an operation in place
-            return self
-        return array[()] if return_scalar else np.asarray(array)
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        super().__setattr__(name, value)
-        if name in ("dtype", "shape", "strides", "data"):
-            _uncache(self)
-
-    def setflags(
-        self, write: bool | None = None, align: bool | None = None, uic: bool | None = None
-    ) -> None:
-        super().setflags(write, align, uic)  # type: ignore[arg-type]
-        _uncache(self)
-
-    def copy(self, order: Literal["K", "A", "C", "F"] | None = "C") -> Array:  # type: ignore[override]
-        return np.array(self, copy=True, order=order, subok=False)
-
-    def astype(self, *args: Any, **kwargs: Any) -> Any:
-        return np.asarray(self).astype(*args, **kwargs)
-
-    def __copy__(self) -> Array:  # type: ignore[override]
-        return self.copy()
-
-    def __deepcopy__(self, memo: dict[int, Any] | None, /) -> Array:  # type: ignore[override]
-        return self.copy("K")
-
-    def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
-        return np.asarray(self).__reduce_ex__(protocol)
-
-
-_set_block = SymmetricArray._block.__set__  # type: ignore[attr-defined]
-_set_kind = SymmetricArray._kind.__set__  # type: ignore[attr-defined]
-_set_nbytes = SymmetricArray._nbytes.__set__  # type: ignore[attr-defined]
-_set_ptr = SymmetricArray._ptr.__set__  # type: ignore[attr-defined]
-_set_word = SymmetricArray._word.__set__  # type: ignore[attr-defined]
-
-
-def _uncache(a: SymmetricArray) -> None:
-    # _kind is what the fast paths read first; the root's _block stays, it says whose memory this is.
-    _set_kind(a, None)
-    _set_word(a, None)
-
-
-# ---- arguments: from an array to address, bytes and dtype --------------------------------------------------------
-
-
-def _root_block(a: Array) -> tuple[bool, _Block | None]:
-    """Follows the views of `a` down; (True, its block) if they end in a symmetric array."""
-    base: Any = a
-    while isinstance(base, np.ndarray):
-        if type(base) is SymmetricArray and base.base is not None and not isinstance(base.base, np.ndarray):
-            return True, getattr(base, "_block", None)
-        base = base.base
-    return False, None
-
-
-def _refuse(a: Array, call: str, name: str, why: str) -> NoReturn:
-    raise _AddressError(f"{call}: {name} (shape {a.shape}, {a.dtype}) {why}")
-
-
-def _contiguous(a: Any, call: str, name: str, *, write: bool) -> Array:
-    """`a` as C-contiguous memory, or the error that says why not."""
-    if not isinstance(a, np.ndarray):
-        raise TypeError(f"{call}: {name} is {type(a).__name__}, not a NumPy array")
-    if a.dtype.hasobject:
-        raise TypeError(f"{call}: {name} has dtype {a.dtype}: Python objects cannot be sent")
-    if write and not a.flags.writeable:
-        raise _ArgumentError(f"{call}: {name} (shape {a.shape}, {a.dtype}) is read-only")
-    if a.flags.c_contiguous:
-        return a
-    if a.flags.f_contiguous:
-        return a.T
-    raise _ArgumentError(
-        f"{call}: {name} is not contiguous: shape {a.shape}, strides {a.strides}, itemsize {a.itemsize}"
-    )
-
-
-def _pointer(a: Array) -> CData:
-    try:
-        return _from_buffer(a)
-    except (BufferError, ValueError, TypeError, NotImplementedError):
-        # Dtypes that the buffer protocol cannot name: bfloat16, float8, datetime64.
-        return ffi.cast("char *", a.ctypes.data)
-
-
-def symmetric(a: Array, call: str, name: str, *, write: bool = False) -> tuple[CData, int, np.dtype[Any]]:
-    """(pointer, bytes, dtype) of a symmetric argument.
-
-    Raises AddressError for memory that was freed and for copies; plain arrays that pyshmem did not allocate are left to
-    the library, which knows its heap.
-    """
-    if type(a) is SymmetricArray:
-        try:
-            kind = a._kind
-            if kind is not None and a._block.live:
-                return a._ptr, a._nbytes, kind
-        except AttributeError:
-            pass
-    flat = _contiguous(a, call, name, write=write)
-    found, block = _root_block(a)
-    if found and (block is None or not block.live):
-        ended = not state.ready
-        _refuse(a, call, name, "was in a heap that is finalized" if ended else "was freed")
-    if type(a) is SymmetricArray and not found:
-        _refuse(a, call, name, "is a copy of a symmetric array, not symmetric itself")
-    pointer = _pointer(flat)
-    if type(a) is SymmetricArray and a.flags.writeable:
-        address = ffi.cast("char *", pointer)
-        _set_block(a, block)
-        _set_ptr(a, address)
-        _set_nbytes(a, a.nbytes)
-        _set_word(a, WORDS.get(a.dtype) if a.size == 1 else None)
-        _set_kind(a, a.dtype)
-        return address, a.nbytes, a.dtype
-    return pointer, a.nbytes, a.dtype
-
-
-def local(a: Array, call: str, name: str, *, write: bool = False) -> tuple[CData, int, np.dtype[Any]]:
-    """(pointer, bytes, dtype) of an argument that may be any array of this process."""
-    if type(a) is SymmetricArray and a.base is not None:
-        return symmetric(a, call, name, write=write)
-    flat = _contiguous(a, call, name, write=write)
-    found, block = _root_block(a)
-    if found and (block is None or not block.live):
-        _refuse(a, call, name, "was freed" if state.ready else "was in a heap that is finalized")
-    return _pointer(flat), a.nbytes, a.dtype
-
-
-def word_of(a: Array, call: str, name: str, words: dict[np.dtype[Any], Word]) -> tuple[CData, Word]:
-    """(pointer, word) of a symmetric argument of one element, or why it is none."""
-    pointer, nbytes, dtype = symmetric(a, call, name, write=False)
-    if nbytes != dtype.itemsize:
-        raise _ArgumentError(f"{call}: {name} has {a.size} elements (shape {a.shape}), exactly 1 is possible")
-    word = words.get(dtype)
-    if word is None:
-        possible = ", ".join(str(kind) for kind in words)
-        raise TypeError(f"{call}: {name} has dtype {dtype}; possible are {possible}")
-    return pointer, word
-
-
-def same_dtype(a: np.dtype[Any], b: np.dtype[Any], call: str, names: str = "target and source") -> None:
-    if a is not b and a != b:
-        raise TypeError(f"{call}: dtypes of {names} differ: {a} and {b}")
-
-
 # ---- allocation ------------------------------------------------------------------------------------------------
 
 
@@ -383,7 +218,7 @@ def _view(
     make = cast(Any, np.ndarray.__new__)
     made: SymmetricArray = make(SymmetricArray, shape, dtype, memory, 0, strides, order)
     address = int(ffi.cast("uintptr_t", _from_buffer(memory)))
-    _set_block(made, _block_at(address))
+    set_block(made, _block_at(address))
     return made
 
 
@@ -434,10 +269,10 @@ def free(mem: memoryview | Array) -> None:
         It is not symmetric, was freed before, or starts inside a block.
     """
     if isinstance(mem, np.ndarray):
-        found, block = _root_block(mem)
+        found, block = root_block(mem)
         address = mem.__array_interface__["data"][0]
         if found and (block is None or not block.live):
-            _refuse(mem, "free", "mem", "was freed before" if state.ready else "was in a heap that is finalized")
+            refuse(mem, "free", "mem", "was freed before" if state.ready else "was in a heap that is finalized")
         block = _block_at(address)
         what = f"the array (shape {mem.shape}, {mem.dtype})"
     elif isinstance(mem, memoryview):
@@ -568,7 +403,7 @@ def is_symmetric(a: Array) -> bool:
     """Whether all bytes of the array are symmetric memory that is in use. Local."""
     if not isinstance(a, np.ndarray) or a.dtype.hasobject or not state.ready:
         return False
-    found, block = _root_block(a)
+    found, block = root_block(a)
     if found:
         return block is not None and block.live
     low = high = int(a.__array_interface__["data"][0])

@@ -28,6 +28,11 @@ def hold(ctx: Ctx | None, *arguments: Any) -> None:
     in_flight.setdefault(_DEFAULT_KEY if ctx is None else ctx.key, []).append(arguments)
 
 
+def take_all() -> list[Any]:
+    """What all contexts hold; a barrier takes it before, and drops it when it has completed them."""
+    return [in_flight.pop(key, None) for key in list(in_flight)]
+
+
 def fence(ctx: Ctx | None = None) -> None:
     """Orders delivery: to each PE, puts, atomics and signals before it arrive before those after it.
 

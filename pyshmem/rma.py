@@ -22,8 +22,8 @@ import numpy as np
 
 from ._core import ffi, lib
 from .errors import CLASSES, fail
-from .heap import SymmetricArray, local, same_dtype, symmetric
 from .order import hold
+from .symmetric import SymmetricArray, local, same_dtype, symmetric
 from .types import Array, CData
 
 if TYPE_CHECKING:

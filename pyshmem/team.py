@@ -7,10 +7,9 @@ from collections.abc import Mapping
 from ._core import ffi, lib
 from .ctx import Ctx
 from .errors import CLASSES, check, fail
-from .heap import symmetric
-from .order import in_flight
+from .order import take_all
 from .setup import ensure, state
-from .types import Array, CData
+from .types import CData
 
 __all__ = ["TEAM_INVALID", "TEAM_SHARED", "TEAM_WORLD", "Team"]
 
@@ -206,12 +205,11 @@ class Team:
         """`quiet` of all contexts, then `sync`. Collective over the team."""
         if not state.ready:
             ensure()
-        done = list(in_flight)
+        done = take_all()
         code = lib.shmemx_barrier(self.ob_team)
+        del done
         if code:
             fail(code)
-        for key in done:
-            in_flight.pop(key, None)
 
 
 

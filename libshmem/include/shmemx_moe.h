@@ -15,7 +15,8 @@
  * Collective calls (create, destroy, dispatch, dispatch_cached, combine, reject) are made by every member in the same
  * order. A local mistake in dispatch or combine fails on that PE with its cause, and with SHMEMX_ERR_MISMATCH naming
  * that PE on all others: nobody hangs, and the object stays usable. After SHMEMX_ERR_TIMEOUT or
- * SHMEMX_ERR_PEER_DEAD it is not. One object is used by one thread at a time.
+ * SHMEMX_ERR_PEER_DEAD it is not. One object is used by one thread at a time;
+ * handles may be freed by any.
  *
  * Lifetime of rows. Each object holds config.results receive buffers in turn: rows of a dispatch stay until the
  * results-th dispatch after it begins on this PE; then calls that need them fail. Handles stay until freed. No PE

@@ -53,7 +53,7 @@ static int sync_team(const char *call, shmem_team_t team)
 {
     struct shmemi_coll c;
     int rc = shmemi_coll_enter(call, team, &c);
-    return rc ? rc : shmemi_meet(call, c.t);
+    return rc ? rc : shmemi_meet(call, c.t, shmemi_tag(SHMEMI_SYNC, 0, 0));
 }
 
 int shmemx_sync(shmem_team_t team)
@@ -76,36 +76,35 @@ int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t n
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
-    if (root < 0 || root >= c.t->n)
-        return shmemi_fail(SHMEMX_ERR_PE, call, "root %d is out of range, 0 to %d", root, c.t->n - 1);
-    if ((rc = shmemi_coll_buffers(&c, dest, nbytes, source, nbytes)) != 0 ||
-        (dest != source && (rc = refuse_overlap(&c, dest, nbytes, source, nbytes)) != 0))
-        return rc;
     struct shmemi_team *t = c.t;
+    if (root < 0 || root >= t->n)
+        rc = shmemi_fail(SHMEMX_ERR_PE, call, "root %d is out of range, 0 to %d", root, t->n - 1);
+    else if ((rc = shmemi_coll_buffers(&c, dest, nbytes, source, nbytes)) == 0 && dest != source)
+        rc = refuse_overlap(&c, dest, nbytes, source, nbytes);
+    if (rc)
+        return shmemi_refuse(call, t, rc);
     bool is_root = t->me == root;
-    if ((rc = shmemi_begin(call, t)) != 0)
-        return rc;
+    uint64_t tag = shmemi_tag(SHMEMI_BROADCAST, (unsigned)root, nbytes);
     if (nbytes <= SHMEMI_NOTE_ROOM) {
+        if ((rc = shmemi_begin(call, t, tag)) != 0)
+            return rc;
         if (is_root)
             memcpy(shmemi_my_note(t), source, nbytes);
         shmemi_post(t);
-        if (!is_root && (rc = shmemi_await(call, t, root, t->epoch)) == 0)
+        if (!is_root && (rc = shmemi_await(call, t, root)) == 0)
             memcpy(dest, shmemi_note_of(t, root, t->epoch)->data, nbytes);
         else if (is_root && dest != source && nbytes)
             memcpy(dest, source, nbytes);
         return rc;
     }
-    shmemi_post(t);
-    if (is_root) {
-        if (dest != source)
-            memcpy(dest, source, nbytes);
-    } else {
-        if ((rc = shmemi_await(call, t, root, t->epoch)) != 0)
-            return rc;
+    if ((rc = shmemi_meet(call, t, tag)) != 0)
+        return rc;
+    if (!is_root)
         memcpy(dest, shmemi_map(t->pes[root], c.source), nbytes);
-    }
+    else if (dest != source)
+        memcpy(dest, source, nbytes);
     /* the root's source stays until all have read it */
-    return shmemi_meet(call, t);
+    return shmemi_meet(call, t, tag);
 }
 
 /* ---- fcollect and collect ------------------------------------------------------------------------------------------- */
@@ -131,18 +130,19 @@ int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nb
     size_t all = times((size_t)t->n, nbytes);
     if ((rc = shmemi_coll_buffers(&c, dest, all, source, nbytes)) != 0 ||
         (rc = refuse_overlap(&c, dest, all, source, nbytes)) != 0)
-        return rc;
+        return shmemi_refuse(call, t, rc);
+    uint64_t tag = shmemi_tag(SHMEMI_FCOLLECT, 0, nbytes);
     if (nbytes <= SHMEMI_NOTE_ROOM) {
-        if ((rc = shmemi_show(call, t, source, nbytes)) != 0)
+        if ((rc = shmemi_show(call, t, tag, source, nbytes)) != 0)
             return rc;
         for (int j = 0; j < t->n; ++j)
             memcpy((char *)dest + (size_t)j * nbytes, shmemi_note_of(t, j, t->epoch)->data, nbytes);
         return SHMEMX_SUCCESS;
     }
-    if ((rc = shmemi_meet(call, t)) != 0)
+    if ((rc = shmemi_meet(call, t, tag)) != 0)
         return rc;
     spread(&c, (size_t)t->me * nbytes, source, nbytes);
-    return shmemi_meet(call, t);
+    return shmemi_meet(call, t, tag);
 }
 
 int shmemx_collect(shmem_team_t team, void *dest, const void *source, size_t nbytes)
@@ -154,7 +154,10 @@ int shmemx_collect(shmem_team_t team, void *dest, const void *source, size_t nby
     if (rc)
         return rc;
     struct shmemi_team *t = c.t;
-    if ((rc = shmemi_coll_buffers(&c, NULL, 0, source, nbytes)) != 0 || (rc = shmemi_begin(call, t)) != 0)
+    uint64_t tag = shmemi_tag(SHMEMI_COLLECT, 0, 0);
+    if ((rc = shmemi_coll_buffers(&c, NULL, 0, source, nbytes)) != 0)
+        return shmemi_refuse(call, t, rc);
+    if ((rc = shmemi_begin(call, t, tag)) != 0)
         return rc;
     /* a note: how many bytes I bring, and the bytes themselves if they fit */
     uint64_t mine = nbytes;
@@ -190,7 +193,7 @@ int shmemx_collect(shmem_team_t team, void *dest, const void *source, size_t nby
         return refused;
     if (nbytes > ROOM && !refused)
         spread(&c, at, source, nbytes);
-    rc = shmemi_meet(call, t);
+    rc = shmemi_meet(call, t, tag);
     return refused ? refused : rc;
 }
 
@@ -207,16 +210,17 @@ int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nb
     size_t all = times((size_t)t->n, nbytes);
     if ((rc = shmemi_coll_buffers(&c, dest, all, source, all)) != 0 ||
         (rc = refuse_overlap(&c, dest, all, source, all)) != 0)
-        return rc;
+        return shmemi_refuse(call, t, rc);
+    uint64_t tag = shmemi_tag(SHMEMI_ALLTOALL, 0, nbytes);
     if (all <= SHMEMI_NOTE_ROOM) {
-        if ((rc = shmemi_show(call, t, source, all)) != 0)
+        if ((rc = shmemi_show(call, t, tag, source, all)) != 0)
             return rc;
         for (int j = 0; j < t->n; ++j)
             memcpy((char *)dest + (size_t)j * nbytes, shmemi_note_of(t, j, t->epoch)->data + (size_t)t->me * nbytes,
                    nbytes);
         return SHMEMX_SUCCESS;
     }
-    if ((rc = shmemi_meet(call, t)) != 0)
+    if ((rc = shmemi_meet(call, t, tag)) != 0)
         return rc;
     struct shmemi_place p = c.dest;
     p.offset += (size_t)t->me * nbytes;
@@ -224,7 +228,7 @@ int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nb
         int j = (t->me + k) % t->n;
         memcpy(shmemi_map(t->pes[j], p), (const char *)source + (size_t)j * nbytes, nbytes);
     }
-    return shmemi_meet(call, t);
+    return shmemi_meet(call, t, tag);
 }
 
 int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
@@ -237,9 +241,11 @@ int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_
         return rc;
     struct shmemi_team *t = c.t;
     if (dst < 1 || sst < 1)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "strides dst %td, sst %td; they start at 1", dst, sst);
-    if (elem_size == 0)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "elements of 0 bytes");
+        rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "strides dst %td, sst %td; they start at 1", dst, sst);
+    else if (elem_size == 0)
+        rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "elements of 0 bytes");
+    if (rc)
+        return shmemi_refuse(call, t, rc);
     size_t count = times((size_t)t->n, nelems), dstep = times((size_t)dst, elem_size),
            sstep = times((size_t)sst, elem_size);
     /* from the first element's start to the last one's end */
@@ -249,7 +255,10 @@ int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_
         ns = ns > SIZE_MAX - elem_size ? SIZE_MAX : ns + elem_size;
     }
     if ((rc = shmemi_coll_buffers(&c, dest, nd, source, ns)) != 0 ||
-        (rc = refuse_overlap(&c, dest, nd, source, ns)) != 0 || (rc = shmemi_meet(call, t)) != 0)
+        (rc = refuse_overlap(&c, dest, nd, source, ns)) != 0)
+        return shmemi_refuse(call, t, rc);
+    uint64_t tag = shmemi_tag(SHMEMI_ALLTOALLS, 0, times(nelems, elem_size));
+    if ((rc = shmemi_meet(call, t, tag)) != 0)
         return rc;
     /* k-th element for member j: k + j * nelems of source, k + me * nelems of its dest, both strided */
     for (int k = 1; k <= t->n && nelems; ++k) {
@@ -259,7 +268,7 @@ int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_
         if (rc)
             return rc;
     }
-    return shmemi_meet(call, t);
+    return shmemi_meet(call, t, tag);
 }
 
 /* ---- the standard's names ------------------------------------------------------------------------------------------- */

@@ -112,7 +112,7 @@ static int agree(const char *call, const struct request *mine)
     int rc = 0;
     struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
     if (!world || (rc = shmemx_quiet(SHMEM_CTX_DEFAULT)) != 0 ||
-        (rc = shmemi_show(call, world, mine, sizeof *mine)) != 0)
+        (rc = shmemi_show(call, world, shmemi_tag(SHMEMI_MEMORY, 0, 0), mine, sizeof *mine)) != 0)
         return rc;
     for (int j = 0; j < world->n; ++j) {
         struct request r;
@@ -127,6 +127,14 @@ static int agree(const char *call, const struct request *mine)
                                (unsigned long long)mine->offset);
     }
     return SHMEMX_SUCCESS;
+}
+
+/* A call that is wrong on this PE alone: the others get an error instead of waiting for it. */
+static int refuse(const char *call, int why)
+{
+    int rc = 0;
+    struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
+    return world ? shmemi_refuse(call, world, why) : rc;
 }
 
 static char *heap_start(void)
@@ -147,9 +155,11 @@ static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, 
     *ptr = NULL;
     SHMEMI_REQUIRE_INIT(call);
     if (align & (align - 1))
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is not a power of two", align);
+        return refuse(call,
+                      shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is not a power of two", align));
     if (align > SEGMENT_ALIGN)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is above the largest, %zu", align, SEGMENT_ALIGN);
+        return refuse(call, shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is above the largest, %zu", align,
+                                        SEGMENT_ALIGN));
     if (align == 0) /* blocks of a line or more do not share lines with their neighbours */
         align = size >= SHMEMI_CACHE_LINE ? SHMEMI_CACHE_LINE : SHMEMI_ALLOC_GRAIN;
     struct request r = {'m', zeroed, size, align};
@@ -197,7 +207,7 @@ static int heap_free(const char *call, void *ptr)
         return agree(call, &(struct request){.kind = 'f'});
     struct shmemi_block *b = block_of(call, ptr, &rc);
     if (!b)
-        return rc;
+        return refuse(call, rc);
     if ((rc = agree(call, &(struct request){'f', b->offset, b->bytes, 0})) == 0)
         release(b);
     return rc;
@@ -211,7 +221,7 @@ static int heap_realloc(const char *call, void **ptr, size_t size)
     SHMEMI_REQUIRE_INIT(call);
     struct shmemi_block *b = block_of(call, old, &rc);
     if (!b)
-        return rc;
+        return refuse(call, rc);
     if ((rc = agree(call, &(struct request){'r', b->offset, size, 0})) != 0)
         return rc;
     if (shmemi_alloc_resize(&heap, b, size)) {
@@ -263,7 +273,8 @@ void *shmem_align(size_t alignment, size_t size)
 {
     void *p = NULL;
     if (alignment < sizeof(void *)) {
-        shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_align", "alignment %zu is below %zu", alignment, sizeof(void *));
+        (void)(refuse("shmem_align", shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_align",
+                                                        "alignment %zu is below %zu", alignment, sizeof(void *))));
         return p;
     }
     shmemi_void(heap_malloc("shmem_align", &p, size, alignment, false));
@@ -274,8 +285,9 @@ void *shmem_malloc_with_hints(size_t size, long hints)
 {
     void *p = NULL;
     if (hints & ~(long)(SHMEM_MALLOC_ATOMICS_REMOTE | SHMEM_MALLOC_SIGNAL_REMOTE)) {
-        shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_malloc_with_hints", "hints 0x%lx have unknown bits",
-                    (unsigned long)hints);
+        (void)(refuse("shmem_malloc_with_hints",
+                             shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_malloc_with_hints",
+                                         "hints 0x%lx have unknown bits", (unsigned long)hints)));
         return p;
     }
     /* words that others write to get lines of their own */

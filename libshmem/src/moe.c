@@ -41,12 +41,21 @@ struct shmemx_moe *shmemi_moe_find(const char *call, const struct shmemx_moe *mo
     return *rc ? NULL : m;
 }
 
-bool shmemi_moe_has_handle(const struct shmemx_moe *moe, const struct shmemx_moe_handle *handle)
+/* With the lock held: another thread may free a handle at any time. */
+static bool holds(const struct shmemx_moe *moe, const struct shmemx_moe_handle *handle)
 {
     const struct shmemx_moe_handle *h = moe->handles;
     while (h && h != handle)
         h = h->next;
     return h != NULL;
+}
+
+bool shmemi_moe_has_handle(const struct shmemx_moe *moe, const struct shmemx_moe_handle *handle)
+{
+    pthread_mutex_lock(&lock);
+    bool found = holds(moe, handle);
+    pthread_mutex_unlock(&lock);
+    return found;
 }
 
 int shmemi_moe_check_handle(const char *call, const struct shmemx_moe_handle *handle)
@@ -56,7 +65,7 @@ int shmemi_moe_check_handle(const char *call, const struct shmemx_moe_handle *ha
         return shmemi_not_initialized(call);
     pthread_mutex_lock(&lock);
     for (const struct shmemx_moe *m = objects; m && !found; m = m->next)
-        found = m->job == shmemi_world.jobs && shmemi_moe_has_handle(m, handle);
+        found = m->job == shmemi_world.jobs && holds(m, handle);
     pthread_mutex_unlock(&lock);
     if (!found)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%p is no living handle (freed, or its object destroyed?)",
@@ -70,8 +79,9 @@ int shmemi_moe_new_handle(const char *call, struct shmemx_moe *moe, struct shmem
     struct shmemx_moe_handle *h = malloc(sizeof *h);
     if (h == NULL)
         return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes of private memory for a handle", sizeof *h);
-    *h = (struct shmemx_moe_handle){moe->handles, moe, route, number, (int)(number % (uint64_t)moe->slots)};
+    *h = (struct shmemx_moe_handle){NULL, moe, route, number, (int)(number % (uint64_t)moe->slots)};
     pthread_mutex_lock(&lock);
+    h->next = moe->handles;
     moe->handles = h;
     pthread_mutex_unlock(&lock);
     *handle = h;

@@ -32,7 +32,7 @@ struct shmemi_moe_line {
 
 /* The routing of one dispatch; immutable once complete, shared by its handle and those made from it. */
 struct shmemi_moe_route {
-    int refs;
+    _Atomic int refs; /* handles may be freed by another thread than the one that dispatches */
     uint64_t tag;
     int64_t tokens, rows;
     /* Sending side: token t goes to rank[i] as the at[i]-th row of the (this PE, rank[i]) stream, for

@@ -134,11 +134,11 @@ static void give(struct accumulator *a, void *dest, size_t n)
 
 /* ---- the two forms --------------------------------------------------------------------------------------------------- */
 
-static int in_notes(const struct shmemi_coll *c, int type, reduce_fn *fn, void *dest, const void *source,
-                    size_t nelems)
+static int in_notes(const struct shmemi_coll *c, uint64_t tag, int type, reduce_fn *fn, void *dest,
+                    const void *source, size_t nelems)
 {
     struct shmemi_team *t = c->t;
-    int rc = shmemi_show(c->call, t, source, nelems * types[type].size);
+    int rc = shmemi_show(c->call, t, tag, source, nelems * types[type].size);
     if (rc || nelems == 0)
         return rc;
     struct accumulator a;
@@ -160,10 +160,10 @@ static void slice(size_t bytes, int i, int n, size_t *from, size_t *to)
     *to = *to < bytes ? *to : bytes;
 }
 
-static int in_slices(const struct shmemi_coll *c, int type, reduce_fn *fn, size_t bytes)
+static int in_slices(const struct shmemi_coll *c, uint64_t tag, int type, reduce_fn *fn, size_t bytes)
 {
     struct shmemi_team *t = c->t;
-    int rc = shmemi_meet(c->call, t);
+    int rc = shmemi_meet(c->call, t, tag);
     if (rc)
         return rc;
     struct accumulator a;
@@ -180,7 +180,32 @@ static int in_slices(const struct shmemi_coll *c, int type, reduce_fn *fn, size_
         for (int j = 0; j < t->n; ++j)
             give(&a, shmemi_map(t->pes[j], d), n / size);
     }
-    return shmemi_meet(c->call, t);
+    return shmemi_meet(c->call, t, tag);
+}
+
+/* Logs what is wrong with the arguments, if anything. */
+static int check(struct shmemi_coll *c, int op, int type, const void *dest, const void *source, size_t nelems)
+{
+    if (type < 0 || type >= SHMEMX_TYPE_COUNT)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "type %d, 0 to %d exist", type, SHMEMX_TYPE_COUNT - 1);
+    if (op < 0 || op >= SHMEMX_REDUCE_OP_COUNT)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "operation %d, 0 to %d exist", op,
+                           SHMEMX_REDUCE_OP_COUNT - 1);
+    if (!types[type].fn[op])
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "%s of %s does not exist", ops[op], types[type].name);
+    size_t size = types[type].size, align = size < 16 ? size : 16, bytes;
+    if (__builtin_mul_overflow(nelems, size, &bytes))
+        bytes = SIZE_MAX; /* fails the address check */
+    int rc = shmemi_coll_buffers(c, dest, bytes, source, bytes);
+    if (rc)
+        return rc;
+    if (nelems && ((uintptr_t)dest % align || (uintptr_t)source % align))
+        return shmemi_fail(SHMEMX_ERR_ADDRESS, c->call, "dest %p or source %p is not aligned for %s", dest, source,
+                           types[type].name);
+    if (dest != source && shmemi_overlap(dest, bytes, source, bytes))
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "dest [%p, +%zu) and source [%p, +%zu) overlap in part", dest,
+                           bytes, source, bytes);
+    return SHMEMX_SUCCESS;
 }
 
 static int reduce(const char *call, shmem_team_t team, int op, int type, void *dest, const void *source, size_t nelems)
@@ -189,27 +214,13 @@ static int reduce(const char *call, shmem_team_t team, int op, int type, void *d
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
-    if (type < 0 || type >= SHMEMX_TYPE_COUNT)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "type %d, 0 to %d exist", type, SHMEMX_TYPE_COUNT - 1);
-    if (op < 0 || op >= SHMEMX_REDUCE_OP_COUNT)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "operation %d, 0 to %d exist", op, SHMEMX_REDUCE_OP_COUNT - 1);
-    reduce_fn *fn = types[type].fn[op];
-    if (!fn)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s of %s does not exist", ops[op], types[type].name);
-    size_t size = types[type].size, bytes;
-    if (__builtin_mul_overflow(nelems, size, &bytes))
-        bytes = SIZE_MAX;
-    if ((rc = shmemi_coll_buffers(&c, dest, bytes, source, bytes)) != 0)
-        return rc;
-    if (nelems && ((uintptr_t)dest % (size < 16 ? size : 16) || (uintptr_t)source % (size < 16 ? size : 16)))
-        return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "dest %p or source %p is not aligned for %s", dest, source,
-                           types[type].name);
-    if (dest != source && shmemi_overlap(dest, bytes, source, bytes))
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "dest [%p, +%zu) and source [%p, +%zu) overlap in part", dest,
-                           bytes, source, bytes);
+    if ((rc = check(&c, op, type, dest, source, nelems)) != 0)
+        return shmemi_refuse(call, c.t, rc);
+    size_t bytes = nelems * types[type].size;
+    uint64_t tag = shmemi_tag(SHMEMI_REDUCE, (unsigned)(op * 256 + type), bytes);
     if (bytes <= SHMEMI_NOTE_ROOM)
-        return in_notes(&c, type, fn, dest, source, nelems);
-    return in_slices(&c, type, fn, bytes);
+        return in_notes(&c, tag, type, types[type].fn[op], dest, source, nelems);
+    return in_slices(&c, tag, type, types[type].fn[op], bytes);
 }
 
 int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, const void *source, size_t nelems)

@@ -14,6 +14,7 @@
 struct shmemi_world shmemi_world;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* init and finalize from any thread */
 static int nesting;
+static bool abandoned; /* by shmemx_abandon: this process cannot join a job again */
 static pid_t owner; /* the process that initialized: a forked child is not a PE */
 
 /* ---- messages of the checks in world.h --------------------------------------------------------------------- */
@@ -102,7 +103,9 @@ static int init(const char *call, const struct shmemi_bootstrap_request *request
 {
     int rc = SHMEMX_SUCCESS;
     pthread_mutex_lock(&lock);
-    if (nesting == 0) {
+    if (abandoned) {
+        rc = shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call, "this process abandoned its job after an error");
+    } else if (nesting == 0) {
         if ((rc = set_up(call, request)) != 0)
             tear_down();
         owner = getpid();
@@ -161,6 +164,7 @@ void shmemx_abandon(void)
     pthread_mutex_lock(&lock);
     if (nesting && getpid() == owner) {
         nesting = 0;
+        abandoned = true;
         /* state stays RUNNING in the control segment: the others see a PE that ended without finalize */
         shmemi_world.npes = 0;
     }

@@ -1,5 +1,6 @@
 #include "team.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -30,14 +31,48 @@ struct shmemi_team *shmemi_team_get(const char *call, shmem_team_t handle, int *
     return NULL;
 }
 
-int shmemi_show(const char *call, struct shmemi_team *t, const void *mine, size_t n)
+int shmemi_show(const char *call, struct shmemi_team *t, uint64_t tag, const void *mine, size_t n)
 {
-    int rc = shmemi_begin(call, t);
+    int rc = shmemi_begin(call, t, tag);
     if (rc)
         return rc;
     memcpy(shmemi_my_note(t), mine, n);
     shmemi_post(t);
     return shmemi_await_all(call, t);
+}
+
+int shmemi_refuse(const char *call, struct shmemi_team *t, int rc)
+{
+    if (shmemi_begin(call, t, SHMEMI_TAG_REFUSED) == 0)
+        shmemi_post(t);
+    return rc;
+}
+
+static void describe(uint64_t tag, char *text, size_t n)
+{
+    static const char *const names[] = {
+        [SHMEMI_REFUSED] = "a call that it refused (its own message says why)",
+#define X(name, text) [SHMEMI_##name] = text,
+        SHMEMI_COLLECTIVES(X)
+#undef X
+    };
+    unsigned kind = tag & 0xff, argument = tag >> 8 & 0xffff;
+    const char *name = kind < sizeof names / sizeof *names ? names[kind] : "an unknown call";
+    const char *what = kind == SHMEMI_BROADCAST ? "root" : kind == SHMEMI_REDUCE ? "operation and type" : NULL;
+    if (kind == SHMEMI_REFUSED || kind == SHMEMI_SYNC || kind == SHMEMI_MEMORY || kind == SHMEMI_TEAM)
+        snprintf(text, n, "%s", name);
+    else if (what)
+        snprintf(text, n, "%s, %s %u, %llu bytes", name, what, argument, (unsigned long long)(tag >> 24));
+    else
+        snprintf(text, n, "%s, %llu bytes", name, (unsigned long long)(tag >> 24));
+}
+
+int shmemi_disagree(const char *call, const struct shmemi_team *t, int member)
+{
+    char theirs[128], mine[128];
+    describe(shmemi_note_of(t, member, t->epoch)->tag, theirs, sizeof theirs);
+    describe(t->tag, mine, sizeof mine);
+    return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "PE %d is in %s; this PE in %s", t->pes[member], theirs, mine);
 }
 
 static void free_team(struct shmemi_team *t)
@@ -176,7 +211,7 @@ static int agree(const char *call, struct shmemi_team *parent, const int64_t arg
     memcpy(mine.arguments, arguments, sizeof mine.arguments);
     for (int i = FIRST_SLOT; i < SHMEMI_TEAMS; ++i)
         mine.free_slots[i / 64] |= (uint64_t)!teams[i].used << i % 64;
-    int rc = shmemi_show(call, parent, &mine, sizeof mine);
+    int rc = shmemi_show(call, parent, shmemi_tag(SHMEMI_TEAM, 0, 0), &mine, sizeof mine);
     if (rc)
         return rc;
     all = mine;
@@ -238,12 +273,16 @@ int shmem_team_split_strided(shmem_team_t parent, int start, int stride, int siz
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "new_team is NULL");
     *new_team = SHMEM_TEAM_INVALID;
     struct shmemi_team *p = shmemi_team_get(call, parent, &rc);
-    if (!p || (rc = check_config(call, config, config_mask)) != 0)
+    if (!p)
         return rc;
+    if ((rc = check_config(call, config, config_mask)) != 0)
+        return shmemi_refuse(call, p, rc);
     long last = start + (long)(size - 1) * stride;
     if (size < 1 || start < 0 || start >= p->n || last < 0 || last >= p->n || (stride == 0 && size > 1))
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "start %d, stride %d, size %d in a team of %d PEs", start,
-                           stride, size, p->n);
+        return shmemi_refuse(call, p,
+                             shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                                         "start %d, stride %d, size %d in a team of %d PEs", start, stride, size,
+                                         p->n));
     int slot;
     uint64_t epoch;
     const int64_t arguments[4] = {'s', start, stride, size};
@@ -265,11 +304,13 @@ int shmem_team_split_2d(shmem_team_t parent, int xrange, const shmem_team_config
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is NULL", xaxis_team ? "yaxis_team" : "xaxis_team");
     *xaxis_team = *yaxis_team = SHMEM_TEAM_INVALID;
     struct shmemi_team *p = shmemi_team_get(call, parent, &rc);
-    if (!p || (rc = check_config(call, xaxis_config, xaxis_mask)) != 0 ||
-        (rc = check_config(call, yaxis_config, yaxis_mask)) != 0)
+    if (!p)
         return rc;
+    if ((rc = check_config(call, xaxis_config, xaxis_mask)) != 0 ||
+        (rc = check_config(call, yaxis_config, yaxis_mask)) != 0)
+        return shmemi_refuse(call, p, rc);
     if (xrange < 1)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "xrange is %d", xrange);
+        return shmemi_refuse(call, p, shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "xrange is %d", xrange));
     if (xrange > p->n)
         xrange = p->n;
     int row = p->me / xrange, column = p->me % xrange, slot;
@@ -300,7 +341,7 @@ int shmemx_team_destroy(shmem_team_t team)
     if (t - teams < FIRST_SLOT)
         return shmemi_fail(SHMEMX_ERR_TEAM, call, "SHMEM_TEAM_WORLD and SHMEM_TEAM_SHARED cannot be destroyed");
     /* nobody may still read this PE's notes of an earlier collective when the slot is given away */
-    rc = shmemi_meet(call, t);
+    rc = shmemi_meet(call, t, shmemi_tag(SHMEMI_TEAM, 1, 0));
     shmemi_ctx_drop_team(team);
     free_team(t);
     return rc;

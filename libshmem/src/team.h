@@ -5,6 +5,10 @@
  * number e % SHMEMI_NOTES, then stores e in the note's epoch word; the others read it there. Nothing is cleared and
  * nothing is written remotely: one line moves from each member to each reader.
  *
+ * Beside the epoch a note carries a tag: which collective, with which root, type and size. Readers compare it with their
+ * own, so that members who are in different calls, or disagree on an argument, get an error instead of each other's
+ * bytes; and a member whose own arguments are wrong posts SHMEMI_TAG_REFUSED, so that nobody waits for it.
+ *
  * When may a note be written again? `seen` is an epoch that every member is known to have finished. A member that
  * posts e has finished e - 1, so seeing everybody's e (barrier, reduce, ..) gives seen = e - 1 for nothing; in a
  * broadcast only the root is looked at, and begin() below looks at the others when the notes run out.
@@ -18,10 +22,11 @@
 #include "world.h"
 
 enum { SHMEMI_TEAMS = 128, SHMEMI_NOTES = 4, SHMEMI_NOTE_BYTES = 4096 };
-enum { SHMEMI_NOTE_ROOM = SHMEMI_NOTE_BYTES - 8 }; /* largest inline payload */
+enum { SHMEMI_NOTE_ROOM = SHMEMI_NOTE_BYTES - 16 }; /* largest inline payload */
 
 struct shmemi_note {
     _Atomic uint64_t epoch;
+    uint64_t tag;
     unsigned char data[SHMEMI_NOTE_ROOM];
 };
 /* Bytes that the notes take at the start of the host segment. */
@@ -34,8 +39,34 @@ struct shmemi_team {
     int *pes;                   /* [n] world numbers */
     struct shmemi_note **notes; /* [n] each member's SHMEMI_NOTES notes for this team */
     uint64_t epoch, seen;
+    uint64_t tag; /* of the collective this PE is in */
     shmem_team_config_t config;
 };
+
+/* The collectives a tag can name. */
+#define SHMEMI_COLLECTIVES(X)                                                                                \
+    X(SYNC, "sync or barrier")                                                                               \
+    X(MEMORY, "allocation, realloc or free")                                                                 \
+    X(TEAM, "split or destruction of a team")                                                                \
+    X(BROADCAST, "broadcast")                                                                                \
+    X(COLLECT, "collect")                                                                                    \
+    X(FCOLLECT, "fcollect")                                                                                  \
+    X(ALLTOALL, "alltoall")                                                                                  \
+    X(ALLTOALLS, "alltoalls")                                                                                \
+    X(REDUCE, "reduction")
+enum shmemi_collective {
+    SHMEMI_REFUSED, /* no arguments: what a refused call posts */
+#define X(name, text) SHMEMI_##name,
+    SHMEMI_COLLECTIVES(X)
+#undef X
+};
+#define SHMEMI_TAG_REFUSED ((uint64_t)SHMEMI_REFUSED)
+
+/* kind in 8 bits, argument (root, or type and operation) in 16, bytes in 40. */
+static inline uint64_t shmemi_tag(enum shmemi_collective kind, unsigned argument, uint64_t bytes)
+{
+    return (uint64_t)kind | (uint64_t)(argument & 0xffff) << 8 | bytes << 24;
+}
 
 /* The team of a handle, or NULL: logged, *rc set (NOT_INITIALIZED or TEAM). */
 struct shmemi_team *shmemi_team_get(const char *call, shmem_team_t handle, int *rc);
@@ -48,8 +79,8 @@ static inline struct shmemi_note *shmemi_note_of(const struct shmemi_team *t, in
     return &t->notes[member][epoch % SHMEMI_NOTES];
 }
 
-/* Waits until `member` has posted `epoch`; then its note may be read. */
-static inline int shmemi_await(const char *call, const struct shmemi_team *t, int member, uint64_t epoch)
+/* Waits until `member` has posted `epoch` or a later one, whatever it says. */
+static inline int shmemi_arrived(const char *call, const struct shmemi_team *t, int member, uint64_t epoch)
 {
     _Atomic uint64_t *word = &shmemi_note_of(t, member, epoch)->epoch;
     /* acquire: pairs with the release in shmemi_post of `member`; its payload and earlier puts are visible */
@@ -64,14 +95,28 @@ static inline int shmemi_await(const char *call, const struct shmemi_team *t, in
     return SHMEMX_SUCCESS;
 }
 
-/* Starts the next epoch; on return this PE's note for it may be written. */
-static inline int shmemi_begin(const char *call, struct shmemi_team *t)
+/* Logs how `member`'s call differs from this PE's; returns MISMATCH. */
+SHMEMI_COLD int shmemi_disagree(const char *call, const struct shmemi_team *t, int member);
+
+/* Waits until `member` has posted this epoch; then its note may be read, and is from the same call. */
+static inline int shmemi_await(const char *call, const struct shmemi_team *t, int member)
+{
+    int rc = shmemi_arrived(call, t, member, t->epoch);
+    if (SHMEMI_UNLIKELY(rc != 0))
+        return rc;
+    return SHMEMI_LIKELY(shmemi_note_of(t, member, t->epoch)->tag == t->tag) ? SHMEMX_SUCCESS
+                                                                            : shmemi_disagree(call, t, member);
+}
+
+/* Starts the next epoch of the collective `tag`; on return this PE's note for it may be written. */
+static inline int shmemi_begin(const char *call, struct shmemi_team *t, uint64_t tag)
 {
     uint64_t e = ++t->epoch;
+    t->tag = tag;
     if (SHMEMI_LIKELY(t->seen + SHMEMI_NOTES >= e))
         return SHMEMX_SUCCESS;
     for (int j = 0; j < t->n; ++j) { /* a member that posted e - 3 has finished e - 4, which used the same note */
-        int rc = j == t->me ? 0 : shmemi_await(call, t, j, e - SHMEMI_NOTES + 1);
+        int rc = j == t->me ? 0 : shmemi_arrived(call, t, j, e - SHMEMI_NOTES + 1);
         if (SHMEMI_UNLIKELY(rc != 0))
             return rc;
     }
@@ -87,24 +132,31 @@ static inline unsigned char *shmemi_my_note(const struct shmemi_team *t)
 /* release: a member that reads the epoch (shmemi_await) sees the payload and all this PE stored before */
 static inline void shmemi_post(const struct shmemi_team *t)
 {
-    atomic_store_explicit(&shmemi_note_of(t, t->me, t->epoch)->epoch, t->epoch, memory_order_release);
+    struct shmemi_note *note = shmemi_note_of(t, t->me, t->epoch);
+    note->tag = t->tag;
+    atomic_store_explicit(&note->epoch, t->epoch, memory_order_release);
 }
 
+/* Everybody is waited for also after a disagreement, so that all leave the epoch together. */
 static inline int shmemi_await_all(const char *call, struct shmemi_team *t)
 {
+    int result = SHMEMX_SUCCESS;
     for (int j = 0; j < t->n; ++j) {
-        int rc = j == t->me ? 0 : shmemi_await(call, t, j, t->epoch);
-        if (SHMEMI_UNLIKELY(rc != 0))
-            return rc;
+        int rc = j == t->me ? 0 : shmemi_await(call, t, j);
+        if (SHMEMI_UNLIKELY(rc != 0)) {
+            if (rc != SHMEMX_ERR_MISMATCH)
+                return rc;
+            result = rc;
+        }
     }
     t->seen = t->epoch - 1;
-    return SHMEMX_SUCCESS;
+    return result;
 }
 
-/* One epoch without payload: everybody has arrived. */
-static inline int shmemi_meet(const char *call, struct shmemi_team *t)
+/* One epoch without payload: everybody has arrived in the same call. */
+static inline int shmemi_meet(const char *call, struct shmemi_team *t, uint64_t tag)
 {
-    int rc = shmemi_begin(call, t);
+    int rc = shmemi_begin(call, t, tag);
     if (SHMEMI_UNLIKELY(rc != 0))
         return rc;
     shmemi_post(t);
@@ -113,6 +165,10 @@ static inline int shmemi_meet(const char *call, struct shmemi_team *t)
 
 /* One epoch in which everybody shows `n` <= SHMEMI_NOTE_ROOM bytes; read them with shmemi_note_of(t, j,
  * t->epoch)->data before the next epoch begins. */
-int shmemi_show(const char *call, struct shmemi_team *t, const void *mine, size_t n);
+int shmemi_show(const char *call, struct shmemi_team *t, uint64_t tag, const void *mine, size_t n);
+
+/* For a call whose arguments are wrong on this PE, before its first epoch: tells the others, does not wait, returns
+ * `rc`. They get MISMATCH. */
+SHMEMI_COLD int shmemi_refuse(const char *call, struct shmemi_team *t, int rc);
 
 #endif

@@ -4,8 +4,9 @@
 enum { TICKETS = 200 };
 
 static shmem_ctx_t ctx;
-static unsigned char *cells; /* 3 elements of the type in test: the middle one is used, the outer ones guard */
-static int *seen;            /* on PE 0: how often each ticket was drawn */
+static unsigned char
+    *cells;       /* 3 elements of the type in test: the middle one is used, the outer ones guard */
+static int *seen; /* on PE 0: how often each ticket was drawn */
 
 /* Room for one element between two guards, all zero, on every PE. */
 #define OPEN(T)                                                                                              \
@@ -66,7 +67,7 @@ static int *seen;            /* on PE 0: how often each ticket was drawn */
             seen[(int)*cell]++;                                                                              \
             for (int i = 0; i <= npes; i++)                                                                  \
                 CHECK(seen[i] == 1, #NAME ": token %d is there %d times", i, seen[i]);                       \
-            memset(seen, 0, sizeof *seen * (size_t)(npes + 1));                                              \
+            memset(seen, 0, sizeof *seen *(size_t)(npes + 1));                                               \
         }                                                                                                    \
         GUARDS(T, NAME);                                                                                     \
     }
@@ -81,7 +82,7 @@ SHMEM_TYPES_AMO_EXTENDED(DEFINE_EXTENDED)
         STEP(NAME, T, shmem_ctx_##NAME##_atomic_add(ctx, cell, b, to), c = (T)(c + b));                      \
         STEP(NAME, T, shmem_##NAME##_atomic_inc(cell, to), c = (T)(c + 1));                                  \
         STEP(NAME, T, shmem_ctx_##NAME##_atomic_inc(ctx, cell, to), c = (T)(c + 1));                         \
-        STEP(NAME, T, shmem_##NAME##_atomic_add(cell, (T)-3, to), c = (T)(c - 3));                           \
+        STEP(NAME, T, shmem_##NAME##_atomic_add(cell, (T) - 3, to), c = (T)(c - 3));                         \
         FETCH(NAME, T, old = shmem_##NAME##_atomic_fetch_add(cell, a, to), c = (T)(c + a));                  \
         FETCH(NAME, T, old = shmem_ctx_##NAME##_atomic_fetch_add(ctx, cell, b, to), c = (T)(c + b));         \
         FETCH(NAME, T, shmem_##NAME##_atomic_fetch_add_nbi(&old, cell, a, to), c = (T)(c + a));              \
@@ -92,8 +93,9 @@ SHMEM_TYPES_AMO_EXTENDED(DEFINE_EXTENDED)
         FETCH(NAME, T, shmem_ctx_##NAME##_atomic_fetch_inc_nbi(ctx, &old, cell, to), c = (T)(c + 1));        \
         FETCH(NAME, T, old = shmem_##NAME##_atomic_compare_swap(cell, c, a, to), c = a);                     \
         FETCH(NAME, T, old = shmem_##NAME##_atomic_compare_swap(cell, (T)(c + 1), b, to), c);                \
-        FETCH(NAME, T, old = shmem_ctx_##NAME##_atomic_compare_swap(ctx, cell, c, (T)-1, to), c = (T)-1);    \
-        FETCH(NAME, T, old = shmem_##NAME##_atomic_compare_swap(cell, (T)-1, (T)-9, to), c = (T)-9);         \
+        FETCH(NAME, T, old = shmem_ctx_##NAME##_atomic_compare_swap(ctx, cell, c, (T) - 1, to),              \
+              c = (T) - 1);                                                                                  \
+        FETCH(NAME, T, old = shmem_##NAME##_atomic_compare_swap(cell, (T) - 1, (T) - 9, to), c = (T) - 9);   \
         FETCH(NAME, T, shmem_##NAME##_atomic_compare_swap_nbi(&old, cell, c, a, to), c = a);                 \
         FETCH(NAME, T, shmem_ctx_##NAME##_atomic_compare_swap_nbi(ctx, &old, cell, c, b, to), c = b);        \
         GUARDS(T, NAME);                                                                                     \
@@ -141,7 +143,7 @@ SHMEM_TYPES_AMO(DEFINE_STANDARD)
         T c = 0;                                                                                             \
         STEP(NAME, T, shmem_##NAME##_atomic_or(cell, a, to), c |= a);                                        \
         STEP(NAME, T, shmem_ctx_##NAME##_atomic_or(ctx, cell, b, to), c |= b);                               \
-        STEP(NAME, T, shmem_##NAME##_atomic_xor(cell, (T)~(T)0, to), c = (T)~c);                             \
+        STEP(NAME, T, shmem_##NAME##_atomic_xor(cell, (T) ~(T)0, to), c = (T)~c);                            \
         STEP(NAME, T, shmem_ctx_##NAME##_atomic_xor(ctx, cell, a, to), c ^= a);                              \
         STEP(NAME, T, shmem_##NAME##_atomic_and(cell, (T)~a, to), c &= (T)~a);                               \
         STEP(NAME, T, shmem_ctx_##NAME##_atomic_and(ctx, cell, (T)~b, to), c &= (T)~b);                      \
@@ -153,9 +155,9 @@ SHMEM_TYPES_AMO(DEFINE_STANDARD)
         FETCH(NAME, T, old = shmem_ctx_##NAME##_atomic_fetch_xor(ctx, cell, a, to), c ^= a);                 \
         FETCH(NAME, T, shmem_##NAME##_atomic_fetch_xor_nbi(&old, cell, b, to), c ^= b);                      \
         FETCH(NAME, T, shmem_ctx_##NAME##_atomic_fetch_xor_nbi(ctx, &old, cell, a, to), c ^= a);             \
-        FETCH(NAME, T, old = shmem_##NAME##_atomic_fetch_and(cell, (T)~(T)1, to), c &= (T)~(T)1);            \
-        FETCH(NAME, T, old = shmem_ctx_##NAME##_atomic_fetch_and(ctx, cell, (T)~(T)2, to), c &= (T)~(T)2);   \
-        FETCH(NAME, T, shmem_##NAME##_atomic_fetch_and_nbi(&old, cell, (T)~(T)4, to), c &= (T)~(T)4);        \
+        FETCH(NAME, T, old = shmem_##NAME##_atomic_fetch_and(cell, (T) ~(T)1, to), c &= (T) ~(T)1);          \
+        FETCH(NAME, T, old = shmem_ctx_##NAME##_atomic_fetch_and(ctx, cell, (T) ~(T)2, to), c &= (T) ~(T)2); \
+        FETCH(NAME, T, shmem_##NAME##_atomic_fetch_and_nbi(&old, cell, (T) ~(T)4, to), c &= (T) ~(T)4);      \
         FETCH(NAME, T, shmem_ctx_##NAME##_atomic_fetch_and_nbi(ctx, &old, cell, a, to), c &= a);             \
         GUARDS(T, NAME);                                                                                     \
     }                                                                                                        \
@@ -196,7 +198,8 @@ static void test_core(void)
     CHECK(fetched == 0xffffffff00000001u, "a 4-byte add carried over: %lx", (unsigned long)fetched);
     CHECK(shmemx_atomic(SHMEM_CTX_DEFAULT, SHMEMX_AMO_COMPARE_SWAP, 8, word, 5, fetched, to, NULL) == 0, "%s",
           shmemx_last_error());
-    CHECK(shmemx_atomic_nbi(ctx, SHMEMX_AMO_SWAP, 8, word, 6, 0, to, &fetched) == 0, "%s", shmemx_last_error());
+    CHECK(shmemx_atomic_nbi(ctx, SHMEMX_AMO_SWAP, 8, word, 6, 0, to, &fetched) == 0, "%s",
+          shmemx_last_error());
     CHECK(shmemx_quiet(ctx) == 0 && fetched == 5, "swap fetched %lx", (unsigned long)fetched);
     shmem_barrier_all();
     CHECK(word[0] == 6 && word[1] == UINT64_MAX && word[2] == UINT64_MAX, "a neighbour was written");

@@ -11,8 +11,8 @@ struct kind {
     size_t size;
     void (*make)(void *p, unsigned x);
     bool (*is)(const void *p, unsigned x);
-    int (*call)(int form, shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst, size_t n,
-                int root);
+    int (*call)(int form, shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                size_t n, int root);
 };
 
 #define DEFINE(NAME, T, CORE)                                                                                \
@@ -122,8 +122,10 @@ static void run(const struct kind *k, int form, shmem_team_t team, size_t n, int
     for (size_t i = out; i < out + SLACK; i++)
         if (!k->is(dest + i * k->size, untouched) && wrong++ == 0)
             first = i;
-    CHECK(wrong == 0, "%s %s of %zu elements, root %d, strides %zu and %zu, member %d of %d: %zu wrong, first %zu of "
-          "%zu", k->name, form_names[form], n, root, dst, sst, mine, members, wrong, first, out);
+    CHECK(wrong == 0,
+          "%s %s of %zu elements, root %d, strides %zu and %zu, member %d of %d: %zu wrong, first %zu of "
+          "%zu",
+          k->name, form_names[form], n, root, dst, sst, mine, members, wrong, first, out);
     shmem_team_sync(team);
 }
 
@@ -177,7 +179,8 @@ static void test_megabyte(shmem_team_t team)
         for (int j = 0; j < (form == BROADCAST ? 1 : n); j++)
             for (size_t i = 0; i < each; i++) {
                 int who = form == BROADCAST ? root : j;
-                uint64_t want = (uint64_t)salt << 48 | (uint64_t)who << 40 | (form == ALLTOALL ? (size_t)mine * each + i : i);
+                uint64_t want = (uint64_t)salt << 48 | (uint64_t)who << 40 |
+                                (form == ALLTOALL ? (size_t)mine * each + i : i);
                 wrong += to[(size_t)j * each + i] != want;
             }
         CHECK(wrong == 0, "%s of a megabyte: %zu words are wrong", form_names[form], wrong);
@@ -195,7 +198,8 @@ static void test_in_place(void)
             for (size_t i = 0; i < counts[c]; i++)
                 dest[i] = (unsigned char)mix(me, i, salt);
             shmem_barrier_all();
-            CHECK(shmem_broadcastmem(SHMEM_TEAM_WORLD, dest, dest, counts[c], root) == 0, "%s", shmemx_last_error());
+            CHECK(shmem_broadcastmem(SHMEM_TEAM_WORLD, dest, dest, counts[c], root) == 0, "%s",
+                  shmemx_last_error());
             size_t wrong = 0;
             for (size_t i = 0; i < counts[c]; i++)
                 wrong += dest[i] != (unsigned char)mix(root, i, salt);
@@ -214,13 +218,17 @@ int main(void)
     pes_teams(teams);
     test_types();
     for (int i = 0; i < SOME_TEAMS; i++) {
+        salt = 10000u * (unsigned)(i + 1); /* the same again on all PEs, in how many teams they were or not */
         test_team(teams[i]);
         shmem_barrier_all();
     }
+    salt = 1;
     test_megabyte(SHMEM_TEAM_WORLD);
     test_megabyte(teams[2]);
     shmem_barrier_all();
     test_megabyte(teams[3]);
+    salt = 100;
+    shmem_barrier_all();
     test_in_place();
     pes_teams_destroy(teams);
     return pes_end();

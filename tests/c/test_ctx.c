@@ -50,13 +50,15 @@ static void test_world(void)
         shmem_ctx_t ctx = SHMEM_CTX_INVALID;
         shmem_team_t team = SHMEM_TEAM_INVALID;
         CHECK(shmem_ctx_create(options[i], &ctx) == 0, "options %ld: %s", options[i], shmemx_last_error());
-        CHECK(ctx != SHMEM_CTX_INVALID && ctx != SHMEM_CTX_DEFAULT, "options %ld: handle %p", options[i], (void *)ctx);
+        CHECK(ctx != SHMEM_CTX_INVALID && ctx != SHMEM_CTX_DEFAULT, "options %ld: handle %p", options[i],
+              (void *)ctx);
         CHECK(shmem_ctx_get_team(ctx, &team) == 0 && team == SHMEM_TEAM_WORLD, "its team is the world");
         use(ctx, SHMEM_TEAM_WORLD, "a context of the world");
         shmem_ctx_destroy(ctx);
     }
     shmem_team_t team = SHMEM_TEAM_INVALID;
-    CHECK(shmem_ctx_get_team(SHMEM_CTX_DEFAULT, &team) == 0 && team == SHMEM_TEAM_WORLD, "the default context's team");
+    CHECK(shmem_ctx_get_team(SHMEM_CTX_DEFAULT, &team) == 0 && team == SHMEM_TEAM_WORLD,
+          "the default context's team");
 }
 
 static void test_teams(void)
@@ -85,10 +87,12 @@ static void test_teams(void)
         use(both[1], evens, "after its brother is gone");
         shmem_team_destroy(evens); /* takes both[1] along */
         shmemx_log_errors(0);
-        CHECK(shmemx_put(both[1], cells, &value, sizeof value, 0) == SHMEMX_ERR_CONTEXT, "a context outlived its team");
+        CHECK(shmemx_put(both[1], cells, &value, sizeof value, 0) == SHMEMX_ERR_CONTEXT,
+              "a context outlived its team");
         shmemx_log_errors(1);
     }
-    CHECK(shmem_team_split_2d(SHMEM_TEAM_WORLD, 2, NULL, 0, &row, NULL, 0, &column) == 0, "%s", shmemx_last_error());
+    CHECK(shmem_team_split_2d(SHMEM_TEAM_WORLD, 2, NULL, 0, &row, NULL, 0, &column) == 0, "%s",
+          shmemx_last_error());
     CHECK(shmem_team_create_ctx(column, SHMEM_CTX_PRIVATE, &ctx) == 0, "%s", shmemx_last_error());
     use(ctx, column, "a column");
     shmem_ctx_destroy(ctx);
@@ -130,7 +134,8 @@ static void test_many(void)
         n++;
     CHECK(n >= 64, "only %d contexts at a time", n);
     if (rc != 0) {
-        CHECK(rc == SHMEMX_ERR_LIMIT && all[n] == SHMEM_CTX_INVALID, "beyond %d: %d %s", n, rc, shmemx_last_error());
+        CHECK(rc == SHMEMX_ERR_LIMIT && all[n] == SHMEM_CTX_INVALID, "beyond %d: %d %s", n, rc,
+              shmemx_last_error());
         CHECK(strpbrk(shmemx_last_error(), "123456789"), "no limit in: %s", shmemx_last_error());
     }
     shmemx_log_errors(1);
@@ -151,18 +156,22 @@ static void test_bad_handles(void)
     long value = 9, kept = cells[0], got = 5;
     CHECK(shmem_ctx_create(0, &gone) == 0, "%s", shmemx_last_error());
     shmem_ctx_destroy(gone);
-    const shmem_ctx_t bad[] = {gone, SHMEM_CTX_INVALID, (shmem_ctx_t)(uintptr_t)0x123456789a, (shmem_ctx_t)&value,
-                               (shmem_ctx_t)UINTPTR_MAX};
+    const shmem_ctx_t bad[] = {gone, SHMEM_CTX_INVALID, (shmem_ctx_t)(uintptr_t)0x123456789a,
+                               (shmem_ctx_t)&value, (shmem_ctx_t)UINTPTR_MAX};
     shmemx_log_errors(0);
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
         shmem_team_t team = SHMEM_TEAM_WORLD;
-        CHECK(shmemx_put(bad[i], cells, &value, sizeof value, me) == SHMEMX_ERR_CONTEXT, "put, handle %zu", i);
+        CHECK(shmemx_put(bad[i], cells, &value, sizeof value, me) == SHMEMX_ERR_CONTEXT, "put, handle %zu",
+              i);
         CHECK(shmemx_get(bad[i], &got, cells, sizeof got, me) == SHMEMX_ERR_CONTEXT, "get, handle %zu", i);
-        CHECK(shmemx_iput(bad[i], cells, &value, 1, 1, 8, 1, me) == SHMEMX_ERR_CONTEXT, "iput, handle %zu", i);
-        CHECK(shmemx_atomic(bad[i], SHMEMX_AMO_ADD, 8, cells, 1, 0, me, NULL) == SHMEMX_ERR_CONTEXT, "add, %zu", i);
+        CHECK(shmemx_iput(bad[i], cells, &value, 1, 1, 8, 1, me) == SHMEMX_ERR_CONTEXT, "iput, handle %zu",
+              i);
+        CHECK(shmemx_atomic(bad[i], SHMEMX_AMO_ADD, 8, cells, 1, 0, me, NULL) == SHMEMX_ERR_CONTEXT,
+              "add, %zu", i);
         CHECK(shmemx_quiet(bad[i]) == SHMEMX_ERR_CONTEXT, "quiet, handle %zu", i);
         CHECK(shmemx_fence(bad[i]) == SHMEMX_ERR_CONTEXT, "fence, handle %zu", i);
-        CHECK(shmem_ctx_get_team(bad[i], &team) == SHMEMX_ERR_CONTEXT && team == SHMEM_TEAM_INVALID, "team, %zu", i);
+        CHECK(shmem_ctx_get_team(bad[i], &team) == SHMEMX_ERR_CONTEXT && team == SHMEM_TEAM_INVALID,
+              "team, %zu", i);
         shmem_ctx_long_p(bad[i], cells, 9, me);
         CHECK(shmem_ctx_long_g(bad[i], cells, me) == 0, "g, handle %zu", i);
         shmem_ctx_quiet(bad[i]);
@@ -174,7 +183,8 @@ static void test_bad_handles(void)
         CHECK(cells[0] == kept && got == 5, "handle %zu: a refused call was made", i);
     }
     CHECK(shmemx_ctx_destroy(SHMEM_CTX_DEFAULT) == SHMEMX_ERR_CONTEXT, "the default context was destroyed");
-    CHECK(shmem_ctx_create(1L << 20, &gone) == SHMEMX_ERR_ARGUMENT && gone == SHMEM_CTX_INVALID, "unknown options");
+    CHECK(shmem_ctx_create(1L << 20, &gone) == SHMEMX_ERR_ARGUMENT && gone == SHMEM_CTX_INVALID,
+          "unknown options");
     CHECK(shmem_ctx_create(0, NULL) == SHMEMX_ERR_ARGUMENT, "no place for the handle");
     CHECK(shmem_team_create_ctx(SHMEM_TEAM_INVALID, 0, &gone) != 0 && gone == SHMEM_CTX_INVALID, "no team");
     CHECK(shmem_ctx_get_team(SHMEM_CTX_DEFAULT, NULL) == SHMEMX_ERR_ARGUMENT, "no place for the team");

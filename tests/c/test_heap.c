@@ -40,7 +40,8 @@ static void test_alignment(void)
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         blocks[i] = shmem_malloc(sizes[i]);
         size_t wanted = sizes[i] < 64 ? 16 : 64;
-        CHECK(blocks[i] != NULL && (uintptr_t)blocks[i] % wanted == 0, "%zu bytes at %p", sizes[i], blocks[i]);
+        CHECK(blocks[i] != NULL && (uintptr_t)blocks[i] % wanted == 0, "%zu bytes at %p", sizes[i],
+              blocks[i]);
         check_symmetric(blocks[i], "a block");
         memset(blocks[i], 1, sizes[i]);
     }
@@ -48,10 +49,11 @@ static void test_alignment(void)
         shmem_free(blocks[i]);
     for (size_t alignment = sizeof(void *); alignment <= 1 << 20; alignment *= 2) {
         char *p = shmem_align(alignment, 100), *q = shmem_align(alignment, 1);
-        CHECK(p && q && (uintptr_t)p % alignment == 0 && (uintptr_t)q % alignment == 0, "alignment %zu: %p, %p",
-              alignment, (void *)p, (void *)q);
+        CHECK(p && q && (uintptr_t)p % alignment == 0 && (uintptr_t)q % alignment == 0,
+              "alignment %zu: %p, %p", alignment, (void *)p, (void *)q);
         check_symmetric(p, "an aligned block");
-        CHECK(p == NULL || q == NULL || p + 100 <= q || q + 1 <= p, "%p and %p overlap", (void *)p, (void *)q);
+        CHECK(p == NULL || q == NULL || p + 100 <= q || q + 1 <= p, "%p and %p overlap", (void *)p,
+              (void *)q);
         shmem_free(p);
         shmem_free(q);
     }
@@ -151,8 +153,8 @@ static void test_stress(void)
     for (size_t i = 0; i < BLOCKS; i++)
         shmem_free(blocks[i].p);
     CHECK(used() == before, "%zu bytes in use after the stress, %zu before", used(), before);
-    CHECK(largest() == most, "largest free block is %zu after the stress, %zu before: not joined again", largest(),
-          most);
+    CHECK(largest() == most, "largest free block is %zu after the stress, %zu before: not joined again",
+          largest(), most);
 }
 
 static void test_full(void)
@@ -167,12 +169,14 @@ static void test_full(void)
     static const struct {
         size_t size;
         const char *text;
-    } rows[] = {{(size_t)1 << 40, "1099511627776"}, {SIZE_MAX, "SHMEM_SYMMETRIC_SIZE"}, {SIZE_MAX - 63, "SYMM"}};
+    } rows[] = {
+        {(size_t)1 << 40, "1099511627776"}, {SIZE_MAX, "SHMEM_SYMMETRIC_SIZE"}, {SIZE_MAX - 63, "SYMM"}};
     shmemx_log_errors(0);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         all = anchor;
         code = shmemx_malloc(&all, rows[i].size, 0, 0);
-        CHECK(code == SHMEMX_ERR_NO_MEMORY, "malloc of %zu bytes: %d %s", rows[i].size, code, shmemx_last_error());
+        CHECK(code == SHMEMX_ERR_NO_MEMORY, "malloc of %zu bytes: %d %s", rows[i].size, code,
+              shmemx_last_error());
         CHECK(strstr(shmemx_last_error(), "SHMEM_SYMMETRIC_SIZE"), "not named: %s", shmemx_last_error());
         CHECK(strstr(shmemx_last_error(), rows[i].text), "no %s in: %s", rows[i].text, shmemx_last_error());
         CHECK(shmem_malloc(rows[i].size) == NULL, "malloc of %zu bytes", rows[i].size);

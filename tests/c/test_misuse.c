@@ -4,14 +4,14 @@
 
 enum { WORDS = 64 };
 
-static long *heap;         /* WORDS symmetric words, known contents */
+static long *heap; /* WORDS symmetric words, known contents */
 static long private_[WORDS];
-static const char *calls;  /* what the mistake is, for messages */
+static const char *calls; /* what the mistake is, for messages */
 
 #define REFUSED(code, text, call)                                                                            \
     do {                                                                                                     \
         int rc = (call);                                                                                     \
-        CHECK(rc == (code), "%s: gave %d, not %s (%s)", calls, rc, #code, shmemx_last_error());              \
+        CHECK(rc == (code), "%s: gave %d, not %d (%s)", calls, rc, code, shmemx_last_error());               \
         CHECK(strstr(shmemx_last_error(), text) != NULL, "%s: \"%s\" is not in: %s", calls, text,            \
               shmemx_last_error());                                                                          \
     } while (0)
@@ -56,9 +56,11 @@ static void test_not_initialized(const char *when)
     REFUSED(code, text, shmemx_quiet(SHMEM_CTX_DEFAULT));
     REFUSED(code, text, shmemx_malloc(&p, 8, 0, 0));
     REFUSED(code, text, shmemx_free(&value));
-    REFUSED(code, text, shmemx_wait_until(SHMEMX_INT64, SHMEMX_ALL, &word, 1, NULL, NULL, SHMEM_CMP_EQ, &value, 0,
-                                          &result));
-    REFUSED(code, text, shmemx_test(SHMEMX_INT64, SHMEMX_ALL, &word, 1, NULL, NULL, SHMEM_CMP_EQ, &value, 0, &result));
+    REFUSED(
+        code, text,
+        shmemx_wait_until(SHMEMX_INT64, SHMEMX_ALL, &word, 1, NULL, NULL, SHMEM_CMP_EQ, &value, 0, &result));
+    REFUSED(code, text,
+            shmemx_test(SHMEMX_INT64, SHMEMX_ALL, &word, 1, NULL, NULL, SHMEM_CMP_EQ, &value, 0, &result));
     REFUSED(code, text, shmemx_signal_fetch(&sig, &got));
     REFUSED(code, text, shmemx_signal_wait_until(&sig, SHMEM_CMP_EQ, 4, &got));
     REFUSED(code, text, shmemx_set_lock(&word));
@@ -86,7 +88,8 @@ static void test_not_initialized(const char *when)
     shmem_set_lock(&word);
     shmem_free(&value);
     shmem_finalize();
-    CHECK(shmem_malloc(8) == NULL && shmem_calloc(1, 8) == NULL && shmem_align(64, 8) == NULL, "%s: malloc", calls);
+    CHECK(shmem_malloc(8) == NULL && shmem_calloc(1, 8) == NULL && shmem_align(64, 8) == NULL, "%s: malloc",
+          calls);
     CHECK(shmem_ptr(&word, 0) == NULL && shmem_addr_accessible(&word, 0) == 0, "%s: ptr", calls);
     CHECK(shmem_pe_accessible(0) == 0, "%s: PE 0 is accessible", calls);
     CHECK(shmem_my_pe() <= 0 && shmem_n_pes() <= 0, "%s: PE %d of %d", calls, shmem_my_pe(), shmem_n_pes());
@@ -100,7 +103,7 @@ static void test_target(const char *what, void *target, size_t n)
     const int pe = (me + 1) % npes, code = SHMEMX_ERR_ADDRESS;
     char text[32];
     size_t elements = n / 8, result = 77;
-    snprintf(text, sizeof text, "%zu", n);
+    snprintf(text, sizeof text, "%p", target);
     calls = what;
     uint64_t got = 0;
     REFUSED(code, text, shmemx_put(SHMEM_CTX_DEFAULT, target, private_, n, pe));
@@ -109,19 +112,24 @@ static void test_target(const char *what, void *target, size_t n)
     REFUSED(code, text, shmemx_get_nbi(SHMEM_CTX_DEFAULT, private_, target, n, pe));
     REFUSED(code, "", shmemx_iput(SHMEM_CTX_DEFAULT, target, private_, 1, 1, 8, elements, pe));
     REFUSED(code, "", shmemx_iget(SHMEM_CTX_DEFAULT, private_, target, 1, 1, 8, elements, pe));
-    REFUSED(code, "", shmemx_put_signal(SHMEM_CTX_DEFAULT, target, private_, n, (uint64_t *)heap, 1, SHMEM_SIGNAL_SET,
-                                        pe));
+    REFUSED(
+        code, "",
+        shmemx_put_signal(SHMEM_CTX_DEFAULT, target, private_, n, (uint64_t *)heap, 1, SHMEM_SIGNAL_SET, pe));
     REFUSED(code, "", shmemx_broadcast(SHMEM_TEAM_WORLD, target, heap, n, 0));
     REFUSED(code, "", shmemx_broadcast(SHMEM_TEAM_WORLD, heap, target, n, 0));
     REFUSED(code, "", shmemx_fcollect(SHMEM_TEAM_WORLD, target, heap, n));
     REFUSED(code, "", shmemx_alltoall(SHMEM_TEAM_WORLD, heap, target, n));
-    REFUSED(code, "", shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_SUM, SHMEMX_INT64, target, heap, elements));
+    REFUSED(code, "",
+            shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_SUM, SHMEMX_INT64, target, heap, elements));
     if (n == 8) { /* one word */
-        REFUSED(code, "", shmemx_put_signal(SHMEM_CTX_DEFAULT, heap, private_, 8, target, 1, SHMEM_SIGNAL_ADD, pe));
+        REFUSED(code, "",
+                shmemx_put_signal(SHMEM_CTX_DEFAULT, heap, private_, 8, target, 1, SHMEM_SIGNAL_ADD, pe));
         REFUSED(code, "", shmemx_atomic(SHMEM_CTX_DEFAULT, SHMEMX_AMO_ADD, 8, target, 1, 0, pe, &got));
-        REFUSED(code, "", shmemx_wait_until(SHMEMX_INT64, SHMEMX_ALL, target, 1, NULL, NULL, SHMEM_CMP_EQ, &got, 0,
-                                            &result));
-        REFUSED(code, "", shmemx_test(SHMEMX_INT64, SHMEMX_ANY, target, 1, NULL, NULL, SHMEM_CMP_EQ, &got, 0, &result));
+        REFUSED(code, "",
+                shmemx_wait_until(SHMEMX_INT64, SHMEMX_ALL, target, 1, NULL, NULL, SHMEM_CMP_EQ, &got, 0,
+                                  &result));
+        REFUSED(code, "",
+                shmemx_test(SHMEMX_INT64, SHMEMX_ANY, target, 1, NULL, NULL, SHMEM_CMP_EQ, &got, 0, &result));
         REFUSED(code, "", shmemx_signal_fetch(target, &got));
         REFUSED(code, "", shmemx_signal_wait_until(target, SHMEM_CMP_EQ, 1, &got));
         REFUSED(code, "", shmemx_set_lock(target));
@@ -159,8 +167,9 @@ static void test_pe(int pe)
     REFUSED(code, text, shmemx_get_nbi(SHMEM_CTX_DEFAULT, private_, heap, 8, pe));
     REFUSED(code, text, shmemx_iput(SHMEM_CTX_DEFAULT, heap, private_, 1, 1, 8, 1, pe));
     REFUSED(code, text, shmemx_iget(SHMEM_CTX_DEFAULT, private_, heap, 1, 1, 8, 1, pe));
-    REFUSED(code, text, shmemx_put_signal(SHMEM_CTX_DEFAULT, heap, private_, 8, (uint64_t *)heap, 1, SHMEM_SIGNAL_SET,
-                                          pe));
+    REFUSED(
+        code, text,
+        shmemx_put_signal(SHMEM_CTX_DEFAULT, heap, private_, 8, (uint64_t *)heap, 1, SHMEM_SIGNAL_SET, pe));
     REFUSED(code, text, shmemx_atomic(SHMEM_CTX_DEFAULT, SHMEMX_AMO_SWAP, 8, heap, 1, 0, pe, &got));
     REFUSED(code, text, shmemx_atomic_nbi(SHMEM_CTX_DEFAULT, SHMEMX_AMO_SWAP, 4, heap, 1, 0, pe, &got));
     REFUSED(code, text, shmemx_broadcast(SHMEM_TEAM_WORLD, heap, heap + 8, 8, pe));
@@ -206,24 +215,31 @@ static void test_arguments(void)
     for (size_t i = 0; i < 4; i++) {
         char text[16];
         snprintf(text, sizeof text, "%d", comparisons[i]);
-        REFUSED(code, text, shmemx_wait_until(SHMEMX_INT64, SHMEMX_ALL, heap, 1, NULL, NULL, comparisons[i], &want, 0,
-                                              &result));
-        REFUSED(code, text, shmemx_test(SHMEMX_INT64, SHMEMX_SOME, heap, 1, indices, NULL, comparisons[i], &want, 0,
-                                        &result));
+        REFUSED(code, text,
+                shmemx_wait_until(SHMEMX_INT64, SHMEMX_ALL, heap, 1, NULL, NULL, comparisons[i], &want, 0,
+                                  &result));
+        REFUSED(code, text,
+                shmemx_test(SHMEMX_INT64, SHMEMX_SOME, heap, 1, indices, NULL, comparisons[i], &want, 0,
+                            &result));
         REFUSED(code, text, shmemx_signal_wait_until(word, comparisons[i], 5, &got));
         shmem_long_wait_until(heap, comparisons[i], 5);
         shmem_long_wait_until_all(heap, 3, NULL, comparisons[i], 5);
         CHECK(shmem_long_test(heap, comparisons[i], 1000) == 0, "test with comparison %d", comparisons[i]);
     }
     calls = "bad arguments of wait_until";
-    REFUSED(code, "", shmemx_test(SHMEMX_FLOAT32, SHMEMX_ALL, heap, 1, NULL, NULL, SHMEM_CMP_EQ, &want, 0, &result));
-    REFUSED(code, "", shmemx_test(SHMEMX_INT8, SHMEMX_ALL, heap, 1, NULL, NULL, SHMEM_CMP_EQ, &want, 0, &result));
+    REFUSED(code, "",
+            shmemx_test(SHMEMX_FLOAT32, SHMEMX_ALL, heap, 1, NULL, NULL, SHMEM_CMP_EQ, &want, 0, &result));
+    REFUSED(code, "",
+            shmemx_test(SHMEMX_INT8, SHMEMX_ALL, heap, 1, NULL, NULL, SHMEM_CMP_EQ, &want, 0, &result));
     REFUSED(code, "", shmemx_test(-1, SHMEMX_ALL, heap, 1, NULL, NULL, SHMEM_CMP_EQ, &want, 0, &result));
     REFUSED(code, "", shmemx_test(SHMEMX_INT64, 9, heap, 1, NULL, NULL, SHMEM_CMP_EQ, &want, 0, &result));
-    REFUSED(code, "NULL", shmemx_test(SHMEMX_INT64, SHMEMX_ALL, heap, 1, NULL, NULL, SHMEM_CMP_EQ, NULL, 0, &result));
-    REFUSED(code, "NULL", shmemx_test(SHMEMX_INT64, SHMEMX_SOME, heap, 2, NULL, NULL, SHMEM_CMP_NE, &want, 0, &result));
-    REFUSED(code, "", shmemx_test(SHMEMX_INT64, SHMEMX_ALL, (char *)heap + 1, 1, NULL, NULL, SHMEM_CMP_EQ, &want, 0,
-                                  &result));
+    REFUSED(code, "NULL",
+            shmemx_test(SHMEMX_INT64, SHMEMX_ALL, heap, 1, NULL, NULL, SHMEM_CMP_EQ, NULL, 0, &result));
+    REFUSED(code, "NULL",
+            shmemx_test(SHMEMX_INT64, SHMEMX_SOME, heap, 2, NULL, NULL, SHMEM_CMP_NE, &want, 0, &result));
+    REFUSED(SHMEMX_ERR_ADDRESS, "aligned",
+            shmemx_test(SHMEMX_INT64, SHMEMX_ALL, (char *)heap + 1, 1, NULL, NULL, SHMEM_CMP_EQ, &want, 0,
+                        &result));
     CHECK(result == 77 && got == 0, "a result was written: %zu", result);
     calls = "bad signal operation";
     REFUSED(code, "0", shmemx_put_signal(SHMEM_CTX_DEFAULT, heap, private_, 8, word + 2, 1, 0, pe));
@@ -234,19 +250,25 @@ static void test_arguments(void)
     REFUSED(code, "99", shmemx_atomic(SHMEM_CTX_DEFAULT, 99, 8, heap, 1, 0, pe, &got));
     REFUSED(code, "-1", shmemx_atomic(SHMEM_CTX_DEFAULT, -1, 8, heap, 1, 0, pe, &got));
     REFUSED(code, "2", shmemx_atomic(SHMEM_CTX_DEFAULT, SHMEMX_AMO_ADD, 2, heap, 1, 0, pe, &got));
-    REFUSED(code, "", shmemx_atomic(SHMEM_CTX_DEFAULT, SHMEMX_AMO_ADD, 8, (char *)heap + 4, 1, 0, pe, &got));
-    REFUSED(code, "", shmemx_atomic(SHMEM_CTX_DEFAULT, SHMEMX_AMO_ADD, 4, (char *)heap + 2, 1, 0, pe, &got));
-    REFUSED(code, "", shmemx_put_signal(SHMEM_CTX_DEFAULT, heap, private_, 8, (uint64_t *)((char *)heap + 4), 1,
-                                        SHMEM_SIGNAL_ADD, pe));
     untouched();
-    calls = "a misaligned lock";
-    REFUSED(code, "", shmemx_set_lock((long *)((char *)heap + 4)));
+    calls = "a misaligned address";
+    const int address = SHMEMX_ERR_ADDRESS;
+    char *odd = (char *)heap + 4;
+    REFUSED(address, "aligned", shmemx_atomic(SHMEM_CTX_DEFAULT, SHMEMX_AMO_ADD, 8, odd, 1, 0, pe, &got));
+    REFUSED(address, "aligned", shmemx_atomic(SHMEM_CTX_DEFAULT, SHMEMX_AMO_ADD, 4, odd + 2, 1, 0, pe, &got));
+    REFUSED(
+        address, "aligned",
+        shmemx_put_signal(SHMEM_CTX_DEFAULT, heap, private_, 8, (uint64_t *)odd, 1, SHMEM_SIGNAL_ADD, pe));
+    REFUSED(address, "aligned", shmemx_signal_wait_until((uint64_t *)odd, SHMEM_CMP_EQ, 1, &got));
+    REFUSED(address, "aligned", shmemx_set_lock((long *)odd));
+    untouched();
     calls = "bad reduction";
     REFUSED(code, "", shmemx_reduce(SHMEM_TEAM_WORLD, 99, SHMEMX_INT64, heap, heap + 8, 1));
     REFUSED(code, "", shmemx_reduce(SHMEM_TEAM_WORLD, -1, SHMEMX_INT64, heap, heap + 8, 1));
     REFUSED(code, "", shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_SUM, 99, heap, heap + 8, 1));
     REFUSED(code, "", shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_AND, SHMEMX_FLOAT32, heap, heap + 8, 1));
-    REFUSED(code, "", shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_MAX, SHMEMX_COMPLEX64, heap, heap + 8, 1));
+    REFUSED(code, "",
+            shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_MAX, SHMEMX_COMPLEX64, heap, heap + 8, 1));
     calls = "no team";
     REFUSED(SHMEMX_ERR_TEAM, "", shmemx_sync(SHMEM_TEAM_INVALID));
     REFUSED(SHMEMX_ERR_TEAM, "", shmemx_barrier((shmem_team_t)(uintptr_t)12345678));
@@ -268,15 +290,22 @@ static void test_overflow(void)
         shmem_long_put(heap, private_, sizes[i] / 4 + 2, pe); /* times 8 it wraps around to little */
         shmem_long_get(private_, heap, ((size_t)1 << 61) + 1, pe);
         shmem_put128(heap, private_, ((size_t)1 << 60) + 1, pe);
-        shmem_long_put_signal(heap, private_, ((size_t)1 << 61) + 1, (uint64_t *)heap, 1, SHMEM_SIGNAL_SET, pe);
-        CHECK(shmem_long_broadcast(SHMEM_TEAM_WORLD, heap, heap + 8, ((size_t)1 << 61) + 1, 0) != 0, "a broadcast");
-        CHECK(shmem_long_sum_reduce(SHMEM_TEAM_WORLD, heap, heap + 8, ((size_t)1 << 61) + 1) != 0, "a reduction");
-        CHECK(shmem_long_fcollect(SHMEM_TEAM_WORLD, heap, heap + 8, ((size_t)1 << 61) + 1) != 0, "a fcollect");
-        CHECK(shmem_long_alltoall(SHMEM_TEAM_WORLD, heap, heap + 8, ((size_t)1 << 61) + 1) != 0, "an alltoall");
+        shmem_long_put_signal(heap, private_, ((size_t)1 << 61) + 1, (uint64_t *)heap, 1, SHMEM_SIGNAL_SET,
+                              pe);
+        CHECK(shmem_long_broadcast(SHMEM_TEAM_WORLD, heap, heap + 8, ((size_t)1 << 61) + 1, 0) != 0,
+              "a broadcast");
+        CHECK(shmem_long_sum_reduce(SHMEM_TEAM_WORLD, heap, heap + 8, ((size_t)1 << 61) + 1) != 0,
+              "a reduction");
+        CHECK(shmem_long_fcollect(SHMEM_TEAM_WORLD, heap, heap + 8, ((size_t)1 << 61) + 1) != 0,
+              "a fcollect");
+        CHECK(shmem_long_alltoall(SHMEM_TEAM_WORLD, heap, heap + 8, ((size_t)1 << 61) + 1) != 0,
+              "an alltoall");
         shmem_long_wait_until_all(heap, ((size_t)1 << 61) + 1, NULL, SHMEM_CMP_EQ, 5);
+        const int code = SHMEMX_ERR_ARGUMENT;
         REFUSED(code, "", shmemx_iput(SHMEM_CTX_DEFAULT, heap, private_, PTRDIFF_MAX, 1, 8, 3, pe));
         REFUSED(code, "", shmemx_iget(SHMEM_CTX_DEFAULT, private_, heap, 1, PTRDIFF_MAX / 8, 8, 9, pe));
         REFUSED(code, "", shmemx_iput(SHMEM_CTX_DEFAULT, heap, private_, (ptrdiff_t)1 << 61, 1, 8, 2, pe));
+        REFUSED(SHMEMX_ERR_ADDRESS, "", shmemx_iput(SHMEM_CTX_DEFAULT, heap, private_, 1 << 28, 1, 8, 2, pe));
     }
     untouched();
 }
@@ -322,7 +351,8 @@ int main(void)
     test_target("a private target", private_, 64);
     test_target("the stack", (long[]){0}, 8);
     test_target("NULL", NULL, 8);
-    test_target("before the heap", (char *)heap - ((uintptr_t)heap % ((size_t)1 << 32)) - ((size_t)1 << 33), 8);
+    test_target("before the heap", (char *)heap - ((uintptr_t)heap % ((size_t)1 << 32)) - ((size_t)1 << 33),
+                8);
     test_target("past the heap's end", heap, total + 8);
     test_target("far past the heap", (char *)heap + total + ((size_t)1 << 20), 8);
     test_target("the end of the address space", (void *)(UINTPTR_MAX - 7), 8);

@@ -633,6 +633,7 @@ static void out_of_step(int mode)
 static void overflow(void)
 {
     struct scene s = {.c = plain_config(), .pattern = ONE_RANK, .idx_type = SHMEMX_INT64, .salt = 79};
+    s.c.topk = 1; /* some token of RANDOM drops it */
     s.c.capacity = npes * s.c.max_tokens - 1;
     shmemx_moe_t *moe = create(&s);
     struct input in = make_input(&s);

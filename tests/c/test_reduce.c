@@ -10,7 +10,7 @@ static unsigned char *dest, *source;
 static unsigned salt;
 
 #define IS_FLOAT(T) ((T)0.5 != 0)
-#define IS_SIGNED(T) ((T)-1 < (T)1)
+#define IS_SIGNED(T) ((T) - 1 < (T)1)
 
 static uint64_t bits(int who, size_t i)
 {
@@ -82,7 +82,7 @@ static void check_same(const char *what, const void *p, size_t n)
     DEFINE(NAME, T, max, ANY, a > b ? a : b, a == b)                                                         \
     DEFINE(NAME, T, min, ANY, a < b ? a : b, a == b)                                                         \
     DEFINE(NAME, T, sum, ADDEND, IS_FLOAT(T) ? a + b : (T)((uint64_t)a + (uint64_t)b), a == b)               \
-    DEFINE(NAME, T, prod, FACTOR, IS_FLOAT(T) ? a * b : (T)((uint64_t)a * (uint64_t)b), a == b)
+    DEFINE(NAME, T, prod, FACTOR, IS_FLOAT(T) ? a *b : (T)((uint64_t)a * (uint64_t)b), a == b)
 /* A compiler may fuse the multiplication and addition inside a complex product, here or there. */
 #define COMPLEX_ADDEND(T, who, i) ((T)(FRACTION(who, i) + I * FRACTION(who, (i) + 1000)))
 #define DEFINE_COMPLEX(NAME, T, CORE)                                                                        \
@@ -108,6 +108,7 @@ static void test_teams(void)
     shmem_team_t teams[SOME_TEAMS];
     pes_teams(teams);
     for (int t = 0; t < SOME_TEAMS; t++) {
+        salt = 10000u * (unsigned)(t + 1); /* the same on all PEs, in how many teams they were or not */
         for (size_t c = 0; c < sizeof counts / sizeof *counts && teams[t] != SHMEM_TEAM_INVALID; c++) {
             sum_double(teams[t], counts[c], c % 2);
             max_long(teams[t], counts[c], !(c % 2));
@@ -116,6 +117,7 @@ static void test_teams(void)
         }
         shmem_barrier_all();
     }
+    salt = 1;
     for (int in_place = 0; in_place < 2; in_place++) {
         sum_double(SHMEM_TEAM_WORLD, LARGE, in_place);
         min_short(SHMEM_TEAM_WORLD, LARGE + 1, in_place);
@@ -133,8 +135,10 @@ static void test_teams(void)
         for (int op = 0; op < 4; op++) {                                                                     \
             shmem_barrier_all();                                                                             \
             for (int i = 0; i < N; i++)                                                                      \
-                in[i] = i % npes == me && i % 2 ? (T)NAN : i == 20 ? (T)INFINITY : i == 22 ? (T)-INFINITY    \
-                                                                                           : (T)(me + i);    \
+                in[i] = i % npes == me && i % 2 ? (T)NAN                                                     \
+                        : i == 20               ? (T)INFINITY                                                \
+                        : i == 22               ? (T) - INFINITY                                             \
+                                                : (T)(me + i);                                                             \
             shmem_barrier_all();                                                                             \
             int rc = op == 0   ? shmem_##NAME##_max_reduce(SHMEM_TEAM_WORLD, out, in, N)                     \
                      : op == 1 ? shmem_##NAME##_min_reduce(SHMEM_TEAM_WORLD, out, in, N)                     \
@@ -143,12 +147,13 @@ static void test_teams(void)
             CHECK(rc == 0, "%s", shmemx_last_error());                                                       \
             for (int i = 0; i < N; i++) {                                                                    \
                 if (i % 2) {                                                                                 \
-                    CHECK(isnan(out[i]), #NAME " op %d, element %d: %Lg, not NaN", op, i, (long double)out[i]); \
+                    CHECK(isnan(out[i]), #NAME " op %d, element %d: %Lg, not NaN", op, i,                    \
+                          (long double)out[i]);                                                              \
                     continue;                                                                                \
                 }                                                                                            \
                 if (op < 2 && i != 20 && i != 22)                                                            \
-                    CHECK(out[i] == (T)(i + (op == 0 ? npes - 1 : 0)), #NAME " op %d, element %d: %Lg", op, i, \
-                          (long double)out[i]);                                                              \
+                    CHECK(out[i] == (T)(i + (op == 0 ? npes - 1 : 0)), #NAME " op %d, element %d: %Lg", op,  \
+                          i, (long double)out[i]);                                                           \
                 if (i == 20 || i == 22)                                                                      \
                     CHECK(isinf(out[i]), #NAME " op %d, element %d: %Lg", op, i, (long double)out[i]);       \
             }                                                                                                \
@@ -189,11 +194,12 @@ static void test_half(void)
             shmem_barrier_all();
             CHECK(shmemx_reduce(SHMEM_TEAM_WORLD, op, type, out, in, N) == 0, "%s", shmemx_last_error());
             for (unsigned i = 0; i < N; i++) {
-                unsigned want = op == SHMEMX_REDUCE_MAX ? i % 11 + (npes < 4 ? (unsigned)npes - 1 : 3) : i % 11;
+                unsigned want =
+                    op == SHMEMX_REDUCE_MAX ? i % 11 + (npes < 4 ? (unsigned)npes - 1 : 3) : i % 11;
                 for (int pe = 1; op == SHMEMX_REDUCE_SUM && pe < npes; pe++)
                     want += i % 11 + (unsigned)pe % 4;
-                CHECK(out[i] == make(want), "type %d op %d element %u: %04x, not %04x (%u)", type, op, i, out[i],
-                      make(want), want);
+                CHECK(out[i] == make(want), "type %d op %d element %u: %04x, not %04x (%u)", type, op, i,
+                      out[i], make(want), want);
             }
         }
         /* added in float32 and rounded once: 2048 + 1 + 1 is 2050 in float16, where 2048 + 1 is 2048 */
@@ -201,9 +207,10 @@ static void test_half(void)
         unsigned large = wide ? 256 : 2048;
         in[0] = make(me == 0 ? large : me < 3 ? 1 : 0);
         shmem_barrier_all();
-        CHECK(shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_SUM, type, out, in, 1) == 0, "%s", shmemx_last_error());
-        CHECK(npes < 3 || out[0] == make(large + 2), "type %d: %u + 1 + 1 is %04x, not %04x", type, large, out[0],
-              make(large + 2));
+        CHECK(shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_SUM, type, out, in, 1) == 0, "%s",
+              shmemx_last_error());
+        CHECK(npes < 3 || out[0] == make(large + 2), "type %d: %u + 1 + 1 is %04x, not %04x", type, large,
+              out[0], make(large + 2));
     }
     shmem_barrier_all();
 }

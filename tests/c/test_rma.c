@@ -6,7 +6,17 @@
 
 enum { COUNT = 301, STRIDES = 7, SLACK = 4, LARGE = 8 << 20 };
 
-enum put_form { PUT, PUT_NBI, CTX_PUT, CTX_PUT_NBI, SIGNAL, SIGNAL_NBI, CTX_SIGNAL, CTX_SIGNAL_NBI, PUT_FORMS };
+enum put_form {
+    PUT,
+    PUT_NBI,
+    CTX_PUT,
+    CTX_PUT_NBI,
+    SIGNAL,
+    SIGNAL_NBI,
+    CTX_SIGNAL,
+    CTX_SIGNAL_NBI,
+    PUT_FORMS
+};
 enum get_form { GET, GET_NBI, CTX_GET, CTX_GET_NBI, GET_FORMS };
 
 struct kind {
@@ -183,7 +193,8 @@ static void test_put(const struct kind *k, int form, size_t n)
     shmem_barrier_all();
     k->put(form, zone, local, n, signal_word, to);
     if (form >= SIGNAL) {
-        shmem_signal_wait_until(signal_word, SHMEM_CMP_EQ, 1); /* and then the data is there, no barrier needed */
+        shmem_signal_wait_until(signal_word, SHMEM_CMP_EQ,
+                                1); /* and then the data is there, no barrier needed */
         expect(k, "put_signal", zone, n, 1, n + SLACK, from, 1);
         shmem_quiet();
         shmem_ctx_quiet(ctx);
@@ -323,7 +334,8 @@ static void test_odd_elements(void)
     memset(local, 0, 1024);
     CHECK(shmemx_iget(ctx, local, zone, 3, 2, ELEMENT, N, to) == 0, "%s", shmemx_last_error());
     for (size_t i = 0; i < N; i++)
-        CHECK(memcmp(local + i * 3 * ELEMENT, (unsigned char[]){(unsigned char)mix(me, i * 3 * ELEMENT, 0)}, 1) == 0,
+        CHECK(memcmp(local + i * 3 * ELEMENT, (unsigned char[]){(unsigned char)mix(me, i * 3 * ELEMENT, 0)},
+                     1) == 0,
               "element %zu back", i);
     shmem_barrier_all();
 }

@@ -23,7 +23,8 @@ static void step(unsigned salt, int64_t *dest)
     const size_t root_drawn = common_random(1000);
     if (team == SHMEM_TEAM_INVALID)
         return;
-    const int mine = shmem_team_my_pe(team), members = shmem_team_n_pes(team), root = (int)root_drawn % members;
+    const int mine = shmem_team_my_pe(team), members = shmem_team_n_pes(team),
+              root = (int)root_drawn % members;
     size_t wrong = 0, at = 0;
     int rc = 0;
     for (size_t i = 0; i < n * (op == ALLTOALL || op == ALLTOALLS ? (size_t)members : 1); i++)
@@ -76,7 +77,8 @@ static void step(unsigned salt, int64_t *dest)
     }
     memset(source, 0xab, 64); /* reusable on return: if it is still read, the next PE sees this */
     CHECK(rc == 0, "operation %d of burst step %u: %s", op, salt, shmemx_last_error());
-    CHECK(wrong == 0, "operation %d over %d members, %zu elements, step %u: %zu are wrong", op, members, n, salt, wrong);
+    CHECK(wrong == 0, "operation %d over %d members, %zu elements, step %u: %zu are wrong", op, members, n,
+          salt, wrong);
 }
 
 int main(void)

@@ -12,11 +12,13 @@ static void test_before(void)
 {
     char text[8192];
     size_t n = shmemx_info(text, sizeof text);
-    CHECK(n > 0 && n < sizeof text && strlen(text) == n, "info before init: %zu bytes, said %zu", strlen(text), n);
+    CHECK(n > 0 && n < sizeof text && strlen(text) == n, "info before init: %zu bytes, said %zu",
+          strlen(text), n);
     CHECK(initialized() == 0, "initialized before init: %d", initialized());
     CHECK(strcmp(shmemx_bootstrap_name(), "") == 0, "bootstrap before init: %s", shmemx_bootstrap_name());
     char small[5] = "abcd";
-    CHECK(shmemx_info(small, 3) == n && strlen(small) == 2 && small[4] == 0, "cut to 2 characters: %s", small);
+    CHECK(shmemx_info(small, 3) == n && strlen(small) == 2 && small[4] == 0, "cut to 2 characters: %s",
+          small);
     CHECK(shmemx_info(NULL, 0) == n, "the length alone");
 }
 
@@ -69,8 +71,8 @@ static void test_levels(void)
         int provided = -1, queried = -1;
         CHECK(shmem_init_thread(level, &provided) == 0, "level %d: %s", level, shmemx_last_error());
         shmem_query_thread(&queried);
-        CHECK(provided == SHMEM_THREAD_MULTIPLE && queried == provided, "level %d: provided %d, queried %d", level,
-              provided, queried);
+        CHECK(provided == SHMEM_THREAD_MULTIPLE && queried == provided, "level %d: provided %d, queried %d",
+              level, provided, queried);
         use("a thread level");
         shmem_finalize();
     }
@@ -98,7 +100,8 @@ static void test_again(void)
 {
     for (int i = 0; i < 5; i++) {
         CHECK(shmemx_init() == 0, "time %d: %s", i, shmemx_last_error());
-        CHECK(shmem_my_pe() == me && shmem_n_pes() == npes, "time %d: PE %d of %d", i, shmem_my_pe(), shmem_n_pes());
+        CHECK(shmem_my_pe() == me && shmem_n_pes() == npes, "time %d: PE %d of %d", i, shmem_my_pe(),
+              shmem_n_pes());
         size_t total = 0, used = 0, largest = 0;
         CHECK(shmemx_heap_info(&total, &used, &largest) == 0, "%s", shmemx_last_error());
         CHECK(used == 0, "time %d: %zu bytes are in use already", i, used);
@@ -122,7 +125,8 @@ static void test_errors(void)
     }
     CHECK(codes >= 16, "%d errors", codes);
     CHECK(shmemx_error_info(-1, &value, &name, &base) == SHMEMX_ERR_ARGUMENT, "row -1");
-    CHECK(strcmp(shmemx_strerror(SHMEMX_ERR_PE), shmemx_strerror(SHMEMX_ERR_TEAM)) != 0, "two errors, one text");
+    CHECK(strcmp(shmemx_strerror(SHMEMX_ERR_PE), shmemx_strerror(SHMEMX_ERR_TEAM)) != 0,
+          "two errors, one text");
     CHECK(strstr(shmemx_strerror(12345), "unknown") && strstr(shmemx_strerror(-12345), "unknown"), "%s",
           shmemx_strerror(12345));
 }

@@ -35,7 +35,8 @@ static void expect(size_t n, int who, unsigned round)
     size_t wrong = 0;
     for (size_t i = 0; i < n; i++)
         wrong += inbox[i] != (unsigned char)mix(who, i, round);
-    CHECK(wrong == 0, "round %u: %zu of %zu bytes from PE %d are not there with the signal", round, wrong, n, who);
+    CHECK(wrong == 0, "round %u: %zu of %zu bytes from PE %d are not there with the signal", round, wrong, n,
+          who);
 }
 
 /* Pairs (0,1), (2,3), ..; an odd last PE plays with itself. */
@@ -85,7 +86,8 @@ static void test_gather(void)
         shmem_uint64_put_signal(rows + EACH * me, mine, EACH, stats, 1, SHMEM_SIGNAL_ADD, 0);
         if (me == 0) {
             uint64_t all = (uint64_t)npes * round;
-            CHECK(shmem_signal_wait_until(stats, SHMEM_CMP_GE, all) == all, "round %u: not %d signals", round, npes);
+            CHECK(shmem_signal_wait_until(stats, SHMEM_CMP_GE, all) == all, "round %u: not %d signals", round,
+                  npes);
             size_t wrong = 0;
             for (size_t i = 0; i < EACH * (size_t)npes; i++)
                 wrong += rows[i] != mix((int)(i / EACH), i % EACH, round);
@@ -116,8 +118,8 @@ static void test_bare(void)
     static const struct {
         int cmp;
         uint64_t value;
-    } rows[] = {{SHMEM_CMP_EQ, 5}, {SHMEM_CMP_NE, 4}, {SHMEM_CMP_GT, 4}, {SHMEM_CMP_GE, 5},
-                {SHMEM_CMP_LT, UINT64_MAX}, {SHMEM_CMP_LE, 5}};
+    } rows[] = {{SHMEM_CMP_EQ, 5}, {SHMEM_CMP_NE, 4},          {SHMEM_CMP_GT, 4},
+                {SHMEM_CMP_GE, 5}, {SHMEM_CMP_LT, UINT64_MAX}, {SHMEM_CMP_LE, 5}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
         CHECK(shmem_signal_wait_until(word, rows[i].cmp, rows[i].value) == 5, "comparison %d", rows[i].cmp);
     shmem_free(word);

@@ -24,7 +24,7 @@ static bool compares(int cmp, long a, long b)
 }
 
 /* Calls that look at values already there: variables 0..N-1 hold 10 + index. */
-#define DEFINE(NAME, T, CORE)                                                                          \
+#define DEFINE(NAME, T, CORE)                                                                                \
     static void still_##NAME(T *v)                                                                           \
     {                                                                                                        \
         T values[N];                                                                                         \
@@ -60,19 +60,22 @@ static bool compares(int cmp, long a, long b)
                         continue; /* would wait for ever */                                                  \
                     size_t i = form == 0   ? shmem_##NAME##_test_any(v, N, status, cmp, (T)x)                \
                                : form == 1 ? shmem_##NAME##_test_any_vector(v, N, status, cmp, values)       \
-                               : form == 2 ? shmem_##NAME##_wait_until_any(v, N, status, cmp, (T)x)          \
-                                           : shmem_##NAME##_wait_until_any_vector(v, N, status, cmp, values); \
-                    CHECK(some ? i < N && is[i] : i == SIZE_MAX, #NAME " any, form %d: %zu", form, i);       \
+                               : form == 2                                                                   \
+                                   ? shmem_##NAME##_wait_until_any(v, N, status, cmp, (T)x)                  \
+                                   : shmem_##NAME##_wait_until_any_vector(v, N, status, cmp, values);        \
+                    CHECK(some ? i < N &&is[i] : i == SIZE_MAX, #NAME " any, form %d: %zu", form, i);        \
                     memset(found, 0xff, sizeof found);                                                       \
                     size_t n =                                                                               \
                         form == 0   ? shmem_##NAME##_test_some(v, N, found, status, cmp, (T)x)               \
                         : form == 1 ? shmem_##NAME##_test_some_vector(v, N, found, status, cmp, values)      \
-                        : form == 2 ? shmem_##NAME##_wait_until_some(v, N, found, status, cmp, (T)x)         \
-                                    : shmem_##NAME##_wait_until_some_vector(v, N, found, status, cmp, values); \
+                        : form == 2                                                                          \
+                            ? shmem_##NAME##_wait_until_some(v, N, found, status, cmp, (T)x)                 \
+                            : shmem_##NAME##_wait_until_some_vector(v, N, found, status, cmp, values);       \
                     CHECK(n == some, #NAME " some, form %d: %zu of %zu", form, n, some);                     \
                     bool had[N] = {false};                                                                   \
                     for (size_t k = 0; k < n && k < N; k++) {                                                \
-                        CHECK(found[k] < N && is[found[k]] && !had[found[k]], #NAME " some: index %zu", found[k]); \
+                        CHECK(found[k] < N && is[found[k]] && !had[found[k]], #NAME " some: index %zu",      \
+                              found[k]);                                                                     \
                         if (found[k] < N)                                                                    \
                             had[found[k]] = true;                                                            \
                     }                                                                                        \
@@ -86,7 +89,8 @@ static bool compares(int cmp, long a, long b)
         for (size_t i = 0; i < N; i++)                                                                       \
             values[i] = (T)(10 + i + (i == 3));                                                              \
         CHECK(!shmem_##NAME##_test_all_vector(v, N, NULL, SHMEM_CMP_EQ, values), #NAME " 3 differs");        \
-        CHECK(shmem_##NAME##_test_any_vector(v, N, NULL, SHMEM_CMP_NE, values) == 3, #NAME " only 3 differs"); \
+        CHECK(shmem_##NAME##_test_any_vector(v, N, NULL, SHMEM_CMP_NE, values) == 3,                         \
+              #NAME " only 3 differs");                                                                      \
         CHECK(shmem_##NAME##_test_some_vector(v, N, found, NULL, SHMEM_CMP_EQ, values) == N - 1, #NAME);     \
         CHECK(shmem_##NAME##_test_all_vector(v, N, mask_odd, SHMEM_CMP_EQ, values), #NAME " 3 is masked");   \
         shmem_##NAME##_wait_until_all_vector(v, N, mask_odd, SHMEM_CMP_EQ, values);                          \
@@ -97,17 +101,19 @@ static bool compares(int cmp, long a, long b)
             shmem_##NAME##_wait_until_all(v, n, status, SHMEM_CMP_EQ, 1);                                    \
             shmem_##NAME##_wait_until_all_vector(v, n, status, SHMEM_CMP_EQ, values);                        \
             CHECK(shmem_##NAME##_wait_until_any(v, n, status, SHMEM_CMP_EQ, 1) == SIZE_MAX, #NAME);          \
-            CHECK(shmem_##NAME##_wait_until_any_vector(v, n, status, SHMEM_CMP_EQ, values) == SIZE_MAX, #NAME); \
+            CHECK(shmem_##NAME##_wait_until_any_vector(v, n, status, SHMEM_CMP_EQ, values) == SIZE_MAX,      \
+                  #NAME);                                                                                    \
             CHECK(shmem_##NAME##_wait_until_some(v, n, found, status, SHMEM_CMP_EQ, 1) == 0, #NAME);         \
-            CHECK(shmem_##NAME##_wait_until_some_vector(v, n, found, status, SHMEM_CMP_EQ, values) == 0, #NAME); \
+            CHECK(shmem_##NAME##_wait_until_some_vector(v, n, found, status, SHMEM_CMP_EQ, values) == 0,     \
+                  #NAME);                                                                                    \
             CHECK(shmem_##NAME##_test_all(v, n, status, SHMEM_CMP_EQ, 1) == 1, #NAME);                       \
             CHECK(shmem_##NAME##_test_any(v, n, status, SHMEM_CMP_EQ, 1) == SIZE_MAX, #NAME);                \
             CHECK(shmem_##NAME##_test_some(v, n, found, status, SHMEM_CMP_EQ, 1) == 0, #NAME);               \
         }                                                                                                    \
         /* the sign counts */                                                                                \
-        v[0] = (T)-1;                                                                                        \
-        CHECK(shmem_##NAME##_test(v, SHMEM_CMP_GT, 1) == ((T)-1 > (T)1), #NAME " -1 > 1");                   \
-        CHECK(shmem_##NAME##_test(v, SHMEM_CMP_LT, 1) == ((T)-1 < (T)1), #NAME " -1 < 1");                   \
+        v[0] = (T) - 1;                                                                                      \
+        CHECK(shmem_##NAME##_test(v, SHMEM_CMP_GT, 1) == ((T) - 1 > (T)1), #NAME " -1 > 1");                 \
+        CHECK(shmem_##NAME##_test(v, SHMEM_CMP_LT, 1) == ((T) - 1 < (T)1), #NAME " -1 < 1");                 \
     }                                                                                                        \
     /* The neighbour writes while this PE waits: by p, put, set and add, in any order of the indices. */     \
     static void moving_##NAME(T *v)                                                                          \
@@ -165,8 +171,8 @@ static bool compares(int cmp, long a, long b)
         shmem_barrier_all();                                                                                 \
         *v = 0;                                                                                              \
         shmem_barrier_all();                                                                                 \
-        shmem_##NAME##_p(v, (T)-1, to);                                                                      \
-        while (!shmem_##NAME##_test(v, SHMEM_CMP_EQ, (T)-1))                                                 \
+        shmem_##NAME##_p(v, (T) - 1, to);                                                                    \
+        while (!shmem_##NAME##_test(v, SHMEM_CMP_EQ, (T) - 1))                                               \
             sched_yield();                                                                                   \
         shmem_barrier_all();                                                                                 \
     }
@@ -196,14 +202,20 @@ static void test_core(void)
     int32_t *v = pes_alloc(sizeof *v * 3), value = 0;
     size_t result = 99, indices[3];
     CHECK(shmemx_test(SHMEMX_INT32, SHMEMX_ALL, v, 3, NULL, NULL, SHMEM_CMP_EQ, &value, 0, &result) == 0 &&
-              result == 1, "%s", shmemx_last_error());
+              result == 1,
+          "%s", shmemx_last_error());
     v[1] = -4;
     CHECK(shmemx_test(SHMEMX_INT32, SHMEMX_ANY, v, 3, NULL, NULL, SHMEM_CMP_LT, &value, 0, &result) == 0 &&
-              result == 1, "%s", shmemx_last_error());
-    CHECK(shmemx_wait_until(SHMEMX_INT32, SHMEMX_SOME, v, 3, indices, NULL, SHMEM_CMP_GE, &value, 0, &result) == 0 &&
-              result == 2 && indices[0] + indices[1] == 2, "%s", shmemx_last_error());
+              result == 1,
+          "%s", shmemx_last_error());
+    CHECK(shmemx_wait_until(SHMEMX_INT32, SHMEMX_SOME, v, 3, indices, NULL, SHMEM_CMP_GE, &value, 0,
+                            &result) == 0 &&
+              result == 2 && indices[0] + indices[1] == 2,
+          "%s", shmemx_last_error());
     CHECK(shmemx_test(SHMEMX_UINT32, SHMEMX_ALL, v, 3, NULL, NULL, SHMEM_CMP_LT, (uint32_t[]){1, 0, 1}, 1,
-                      &result) == 0 && result == 0, "%s", shmemx_last_error());
+                      &result) == 0 &&
+              result == 0,
+          "%s", shmemx_last_error());
     shmem_free(v);
 }
 

@@ -60,8 +60,8 @@ static void test_strided(void)
                 for (int i = 0; i < size; i++)
                     if (start + i * stride == me)
                         mine = i;
-                CHECK(shmem_team_my_pe(team) == mine, "start %d, stride %d, size %d: number %d, not %d", start, stride,
-                      size, shmem_team_my_pe(team), mine);
+                CHECK(shmem_team_my_pe(team) == mine, "start %d, stride %d, size %d: number %d, not %d",
+                      start, stride, size, shmem_team_my_pe(team), mine);
                 if (mine < 0) {
                     CHECK(team == SHMEM_TEAM_INVALID, "not a member, and not SHMEM_TEAM_INVALID");
                     continue;
@@ -73,7 +73,8 @@ static void test_strided(void)
                     CHECK(shmem_team_translate_pe(SHMEM_TEAM_WORLD, pe, team) == i, "PE %d", pe);
                     CHECK(shmem_team_ptr(team, cell, i) == shmem_ptr(cell, pe), "team_ptr of member %d", i);
                 }
-                CHECK(shmem_team_translate_pe(team, size, SHMEM_TEAM_WORLD) == -1, "member %d of %d", size, size);
+                CHECK(shmem_team_translate_pe(team, size, SHMEM_TEAM_WORLD) == -1, "member %d of %d", size,
+                      size);
                 CHECK(shmem_team_ptr(team, cell, size) == NULL, "team_ptr of member %d of %d", size, size);
                 use(team, "strided");
                 shmem_team_destroy(team);
@@ -85,18 +86,23 @@ static void test_2d(void)
 {
     for (int x = 1; x <= npes + 2; x++) {
         shmem_team_t row = SHMEM_TEAM_INVALID, column = SHMEM_TEAM_INVALID;
-        CHECK(shmem_team_split_2d(SHMEM_TEAM_WORLD, x, NULL, 0, &row, NULL, 0, &column) == 0, "xrange %d: %s", x,
-              shmemx_last_error());
+        CHECK(shmem_team_split_2d(SHMEM_TEAM_WORLD, x, NULL, 0, &row, NULL, 0, &column) == 0, "xrange %d: %s",
+              x, shmemx_last_error());
         int wide = x < npes ? x : npes;
         int r = me / wide, c = me % wide;
         int row_size = npes - r * wide < wide ? npes - r * wide : wide;
         int column_size = npes / wide + (c < npes % wide);
-        CHECK(shmem_team_my_pe(row) == c && shmem_team_n_pes(row) == row_size, "xrange %d: %d of %d in the row, not "
-              "%d of %d", x, shmem_team_my_pe(row), shmem_team_n_pes(row), c, row_size);
-        CHECK(shmem_team_my_pe(column) == r && shmem_team_n_pes(column) == column_size, "xrange %d: %d of %d in the "
-              "column, not %d of %d", x, shmem_team_my_pe(column), shmem_team_n_pes(column), r, column_size);
+        CHECK(shmem_team_my_pe(row) == c && shmem_team_n_pes(row) == row_size,
+              "xrange %d: %d of %d in the row, not "
+              "%d of %d",
+              x, shmem_team_my_pe(row), shmem_team_n_pes(row), c, row_size);
+        CHECK(shmem_team_my_pe(column) == r && shmem_team_n_pes(column) == column_size,
+              "xrange %d: %d of %d in the "
+              "column, not %d of %d",
+              x, shmem_team_my_pe(column), shmem_team_n_pes(column), r, column_size);
         for (int i = 0; i < column_size; i++)
-            CHECK(shmem_team_translate_pe(column, i, SHMEM_TEAM_WORLD) == i * wide + c, "column member %d", i);
+            CHECK(shmem_team_translate_pe(column, i, SHMEM_TEAM_WORLD) == i * wide + c, "column member %d",
+                  i);
         use(row, "a row");
         use(column, "a column");
         use(row, "a row again");
@@ -113,7 +119,8 @@ static void test_nested(void)
     while (shmem_team_n_pes(teams[depth]) > 1) {
         int n = shmem_team_n_pes(teams[depth]), half = n / 2, mine = shmem_team_my_pe(teams[depth]);
         shmem_team_t low, high;
-        CHECK(shmem_team_split_strided(teams[depth], 0, 1, half, NULL, 0, &low) == 0, "%s", shmemx_last_error());
+        CHECK(shmem_team_split_strided(teams[depth], 0, 1, half, NULL, 0, &low) == 0, "%s",
+              shmemx_last_error());
         CHECK(shmem_team_split_strided(teams[depth], n - 1, -1, n - half, NULL, 0, &high) == 0, "%s",
               shmemx_last_error());
         teams[++depth] = mine < half ? low : high;
@@ -145,12 +152,14 @@ static void test_config(void)
 {
     shmem_team_config_t config = {.num_contexts = 3}, got = {.num_contexts = -5};
     shmem_team_t team;
-    CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, npes, &config, SHMEM_TEAM_NUM_CONTEXTS, &team) == 0, "%s",
-          shmemx_last_error());
-    CHECK(shmem_team_get_config(team, SHMEM_TEAM_NUM_CONTEXTS, &got) == 0 && got.num_contexts == 3, "%d contexts",
-          got.num_contexts);
+    CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, npes, &config, SHMEM_TEAM_NUM_CONTEXTS, &team) ==
+              0,
+          "%s", shmemx_last_error());
+    CHECK(shmem_team_get_config(team, SHMEM_TEAM_NUM_CONTEXTS, &got) == 0 && got.num_contexts == 3,
+          "%d contexts", got.num_contexts);
     got.num_contexts = -5;
-    CHECK(shmem_team_get_config(team, 0, &got) == 0 && got.num_contexts == -5, "mask 0 wrote %d", got.num_contexts);
+    CHECK(shmem_team_get_config(team, 0, &got) == 0 && got.num_contexts == -5, "mask 0 wrote %d",
+          got.num_contexts);
     CHECK(shmem_team_get_config(team, 0, NULL) == 0, "mask 0, no config: %s", shmemx_last_error());
     shmem_team_destroy(team);
 }
@@ -223,28 +232,36 @@ static void test_bad_splits(void)
     const struct {
         int start, stride, size;
         const char *text;
-    } rows[] = {{0, 1, npes + 1, "size"}, {-1, 1, 1, "-1"}, {npes, 1, 1, "start"}, {0, 0, 2, "stride 0"},
-                {0, -1, 2, "-1"}, {0, 1, 0, "size 0"}, {0, 1, -3, "-3"}, {0, 1 << 30, 3, "1073741824"}};
+    } rows[] = {
+        {0, 1, npes + 1, "size"}, {-1, 1, 1, "-1"},    {npes, 1, 1, "start"}, {0, 0, 2, "stride 0"},
+        {0, -1, 2, "-1"},         {0, 1, 0, "size 0"}, {0, 1, -3, "-3"},      {0, 1 << 30, 3, "1073741824"}};
     shmemx_log_errors(0);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         shmem_team_t team = SHMEM_TEAM_WORLD;
-        int rc = shmem_team_split_strided(SHMEM_TEAM_WORLD, rows[i].start, rows[i].stride, rows[i].size, NULL, 0, &team);
-        CHECK(rc == SHMEMX_ERR_ARGUMENT && team == SHMEM_TEAM_INVALID, "start %d, stride %d, size %d: %d", rows[i].start,
-              rows[i].stride, rows[i].size, rc);
-        CHECK(strstr(shmemx_last_error(), rows[i].text), "no \"%s\" in: %s", rows[i].text, shmemx_last_error());
+        int rc = shmem_team_split_strided(SHMEM_TEAM_WORLD, rows[i].start, rows[i].stride, rows[i].size, NULL,
+                                          0, &team);
+        CHECK(rc == SHMEMX_ERR_ARGUMENT && team == SHMEM_TEAM_INVALID, "start %d, stride %d, size %d: %d",
+              rows[i].start, rows[i].stride, rows[i].size, rc);
+        CHECK(strstr(shmemx_last_error(), rows[i].text), "no \"%s\" in: %s", rows[i].text,
+              shmemx_last_error());
     }
     shmem_team_t row = SHMEM_TEAM_WORLD, column = SHMEM_TEAM_WORLD;
     for (int x = 0; x > -2; x--) {
-        CHECK(shmem_team_split_2d(SHMEM_TEAM_WORLD, x, NULL, 0, &row, NULL, 0, &column) == SHMEMX_ERR_ARGUMENT,
+        CHECK(shmem_team_split_2d(SHMEM_TEAM_WORLD, x, NULL, 0, &row, NULL, 0, &column) ==
+                  SHMEMX_ERR_ARGUMENT,
               "xrange %d", x);
         CHECK(row == SHMEM_TEAM_INVALID && column == SHMEM_TEAM_INVALID, "a failed split gave handles");
     }
-    CHECK(shmem_team_split_strided(SHMEM_TEAM_INVALID, 0, 1, 1, NULL, 0, &row) == SHMEMX_ERR_TEAM, "no parent");
-    CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, 1, NULL, 0, NULL) == SHMEMX_ERR_ARGUMENT, "no place for it");
+    CHECK(shmem_team_split_strided(SHMEM_TEAM_INVALID, 0, 1, 1, NULL, 0, &row) == SHMEMX_ERR_TEAM,
+          "no parent");
+    CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, 1, NULL, 0, NULL) == SHMEMX_ERR_ARGUMENT,
+          "no place for it");
     CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, 1, NULL, SHMEM_TEAM_NUM_CONTEXTS, &row) ==
-              SHMEMX_ERR_ARGUMENT, "a mask without a config");
+              SHMEMX_ERR_ARGUMENT,
+          "a mask without a config");
     shmemx_log_errors(1);
-    CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, npes, NULL, 0, &row) == 0, "%s", shmemx_last_error());
+    CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, npes, NULL, 0, &row) == 0, "%s",
+          shmemx_last_error());
     use(row, "a team after bad splits");
     shmem_team_destroy(row);
 }

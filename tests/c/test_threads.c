@@ -129,7 +129,9 @@ static void *collect(void *argument)
         SAFE_CHECK(wrong == 0, "round %u, thread %ld: %zu of %zu sums", round, t, wrong, n);
         SAFE_CHECK(shmem_team_sync(teams[t]) == 0, "%s", shmemx_last_error());
         SAFE_CHECK(shmem_long_broadcast(teams[t], out, in, n, root) == 0, "%s", shmemx_last_error());
-        SAFE_CHECK(out[0] == (long)mix(shmem_team_translate_pe(teams[t], root, SHMEM_TEAM_WORLD), 0, round) + t, "round %u: broadcast", round);
+        SAFE_CHECK(out[0] ==
+                       (long)mix(shmem_team_translate_pe(teams[t], root, SHMEM_TEAM_WORLD), 0, round) + t,
+                   "round %u: broadcast", round);
         SAFE_CHECK(shmem_team_sync(teams[t]) == 0, "%s", shmemx_last_error());
     }
     return NULL;
@@ -158,8 +160,10 @@ static void *errors(void *argument)
     snprintf(wanted, sizeof wanted, "%ld", 1000 + t);
     SAFE_CHECK(shmemx_last_error()[0] == 0, "a new thread has an error: %s", shmemx_last_error());
     for (int i = 0; i < ROUNDS; i++) {
-        SAFE_CHECK(shmemx_put(SHMEM_CTX_DEFAULT, counter, counter, 0, 1000 + (int)t) == SHMEMX_ERR_PE, "PE %s", wanted);
-        SAFE_CHECK(strstr(shmemx_last_error(), wanted) != NULL, "%s is not in: %s", wanted, shmemx_last_error());
+        SAFE_CHECK(shmemx_put(SHMEM_CTX_DEFAULT, counter, counter, 0, 1000 + (int)t) == SHMEMX_ERR_PE,
+                   "PE %s", wanted);
+        SAFE_CHECK(strstr(shmemx_last_error(), wanted) != NULL, "%s is not in: %s", wanted,
+                   shmemx_last_error());
     }
     return NULL;
 }
@@ -182,7 +186,8 @@ int main(void)
     guarded = pes_alloc(sizeof(long));
     for (int t = 0; t < THREADS; t++)
         CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, t % 2 ? npes - 1 : 0, t % 2 ? -1 : 1, npes, NULL, 0,
-                                       &teams[t]) == 0, "%s", shmemx_last_error());
+                                       &teams[t]) == 0,
+              "%s", shmemx_last_error());
 
     run(add);
     CHECK(*counter == (long)ROUNDS * npes * THREADS * (THREADS + 1) / 2, "sum %ld", *counter);

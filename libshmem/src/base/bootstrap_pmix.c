@@ -1,10 +1,12 @@
 /* PMIx: Open MPI's mpirun, PRRTE, Slurm. The library is opened at run time; the few types below are the
  * public ABI of the PMIx standard, versions 3 to 5.
  *
- * The process exchanges data as keys "shmem.<generation>.<round>", one a rank and collective, made visible
- * by a fence. PMIx counts its users in a process, so MPI may be initialized before, after, or never. Our
- * use begins with the first init and ends with the process: OpenPMIx 5.0.11 corrupts its heap, or mixes the
- * answers of fences, when it is initialized again after the last user has finalized it.
+ * PMIx carries one thing: the unique id of a hub that rank 0 makes. All else goes over that star, which the
+ * process keeps for later inits. Unless MPI has PMIx initialized already, a forked child speaks to PMIx, so
+ * that the process stays clean of it. Reasons, all seen with Open MPI 5.0.11 and OpenPMIx 5.0: MPI_Init fails
+ * ("local rank: Not found") while anybody else in the process has PMIx initialized; and the second
+ * PMIx_Finalize of a process, MPI's own for instance, corrupts the heap. The star also names who is missing
+ * and sees a dead PE at once, which a fence does not.
  */
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE /* dladdr, RTLD_DEFAULT */
@@ -16,11 +18,15 @@
 #include <dlfcn.h>
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/time.h>
+#include <sys/prctl.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -71,16 +77,18 @@ static struct {
     pmix_status_t (*Get_nb)(const pmix_proc_t *, const char *, const pmix_info_t *, size_t, pmix_value_cbfunc_t,
                             void *);
     const char *(*Error_string)(pmix_status_t);
-    const char *(*Get_version)(void);
+    int (*Initialized)(void);
 } pmix;
 static char library[PATH_MAX]; /* where it came from; empty = not open */
-static unsigned generation;    /* inits of this process: every PE counts alike */
-static pid_t user;             /* the process that has PMIx_Init'ed, 0 = none yet */
-static pmix_proc_t self;       /* then: who PMIx says we are */
+static unsigned attempts;      /* opens of this process before there was a star: every PE counts alike */
+static pid_t user;             /* the process that has used PMIx, 0 = none yet */
+static struct shmemi_bootstrap star; /* kept from the first init on; state NULL = not yet */
 
-struct pmix_state {
+/* A PE of the job while it is being opened. */
+struct job {
     pmix_proc_t me;
-    unsigned generation, round;
+    int size;
+    char key[64]; /* of this attempt */
 };
 
 /* ---- finding the library ---- */
@@ -88,7 +96,7 @@ struct pmix_state {
 static bool bind_library(void *handle)
 {
     static const char *const names[] = {"Init", "Finalize", "Abort",        "Put",        "Commit", "Fence_nb",
-                                        "Get",  "Get_nb",   "Error_string", "Get_version"};
+                                        "Get",  "Get_nb",   "Error_string", "Initialized"};
     void *found[sizeof names / sizeof *names];
     _Static_assert(sizeof found == sizeof pmix, "one name a member");
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -194,6 +202,7 @@ struct pending {
     int holders, left, status;
     char *arrived; /* probe: one flag a rank */
     pmix_info_t info[2];
+    pmix_proc_t everybody;
     struct probe {
         struct pending *whole;
         uint32_t rank;
@@ -284,164 +293,274 @@ static void set_bool(pmix_info_t *info, const char *key)
     info->value.data.flag = true;
 }
 
-static void round_key(const struct pmix_state *s, char key[64])
+/* After a fence that did not end: who has not put its key? "PE 2, 5", or "" when the server does not say. */
+static void name_missing(const struct job *job, char *text, size_t n)
 {
-    snprintf(key, 64, "shmem.%u.%u", s->generation, s->round);
-}
-
-/* After a fence that did not end: who has not put its key of this round? "PE 2, 5", or "" when the server
- * does not say. */
-static void name_missing(struct shmemi_bootstrap *b, const char *key, char *text, size_t n)
-{
-    struct pmix_state *s = b->state;
     text[0] = 0;
-    struct pending *p = make_pending(b->size, (size_t)b->size);
+    struct pending *p = make_pending(job->size, (size_t)job->size);
     if (p == NULL)
         return;
     set_bool(&p->info[0], "pmix.immediate");
     p->info[1].value.type = PMIX_INT;
     p->info[1].value.data.integer = 1;
     snprintf(p->info[1].key, sizeof p->info[1].key, "pmix.timeout");
-    for (int rank = 0; rank < b->size; rank++) {
+    for (int rank = 0; rank < job->size; rank++) {
         p->probes[rank] = (struct probe){.whole = p, .rank = (uint32_t)rank};
-        pmix_proc_t who = s->me;
+        pmix_proc_t who = job->me;
         who.rank = (uint32_t)rank;
-        pmix_status_t status = pmix.Get_nb(&who, key, p->info, 2, probe_done, &p->probes[rank]);
+        pmix_status_t status = pmix.Get_nb(&who, job->key, p->info, 2, probe_done, &p->probes[rank]);
         if (status != PMIX_SUCCESS)
             probe_done(status == PMIX_OPERATION_SUCCEEDED ? PMIX_SUCCESS : status, NULL, &p->probes[rank]);
     }
     wait_pending(p, 1.5);
     pthread_mutex_lock(&p->lock);
     size_t used = 0;
-    for (int rank = 0; rank < b->size && used + 32 < n; rank++)
-        if (p->arrived[rank] != 2 && rank != b->rank)
+    for (int rank = 0; rank < job->size && used + 32 < n; rank++)
+        if (p->arrived[rank] != 2 && (uint32_t)rank != job->me.rank)
             used += (size_t)snprintf(text + used, n - used, "%s%d", used ? ", " : "PE ", rank);
     pthread_mutex_unlock(&p->lock);
     release(p, 1);
 }
 
-/* ---- the ops ---- */
+/* ---- opening ---- */
 
 static int broken(const char *what, pmix_status_t status)
 {
-    return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "bootstrap", "PMIx_%s: %s (%d)", what, pmix.Error_string(status),
+    return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "shmem_init", "PMIx_%s: %s (%d)", what, pmix.Error_string(status),
                        status);
 }
 
-/* Puts n bytes under this round's key and returns when everybody has. */
-static int put_and_fence(struct shmemi_bootstrap *b, const char *key, const void *mine, size_t n, bool collect)
+/* Puts n bytes under the job's key and returns when everybody has. */
+static int put_and_fence(const struct job *job, const void *mine, size_t n)
 {
-    struct pmix_state *s = b->state;
     pmix_value_t value = {.type = PMIX_BYTE_OBJECT};
     value.data.bo.bytes = (char *)(uintptr_t)mine;
     value.data.bo.size = n;
-    pmix_status_t status = pmix.Put(PMIX_GLOBAL, key, &value);
+    pmix_status_t status = pmix.Put(PMIX_GLOBAL, job->key, &value);
     if (status != PMIX_SUCCESS)
         return broken("Put", status);
     if ((status = pmix.Commit()) != PMIX_SUCCESS)
         return broken("Commit", status);
     struct pending *p = make_pending(1, 0);
     if (p == NULL)
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, "bootstrap", "no memory");
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, "shmem_init", "no memory for the bootstrap");
     set_bool(&p->info[0], "pmix.collect");
-    pmix_proc_t everybody = s->me;
-    everybody.rank = PMIX_RANK_WILDCARD;
+    p->everybody = job->me;
+    p->everybody.rank = PMIX_RANK_WILDCARD;
     double patience = shmemi_bootstrap_patience();
-    status = pmix.Fence_nb(&everybody, 1, collect ? p->info : NULL, collect, fence_done, p);
+    status = pmix.Fence_nb(&p->everybody, 1, p->info, 1, fence_done, p);
     if (status != PMIX_SUCCESS) /* then PMIx does not call back, also not for OPERATION_SUCCEEDED */
         one_done(p, status == PMIX_OPERATION_SUCCEEDED ? PMIX_SUCCESS : status);
     bool done = wait_pending(p, patience);
-    status = p->status;
+    status = done ? p->status : PMIX_SUCCESS;
     release(p, 1);
     if (!done) {
         char missing[256];
-        name_missing(b, key, missing, sizeof missing);
-        return shmemi_fail(SHMEMX_ERR_TIMEOUT, "bootstrap",
-                           "%s of %d did not arrive within %g s (SHMEM_TIMEOUT); round %u over PMIx",
-                           missing[0] ? missing : "some PE", b->size, patience, s->round);
+        name_missing(job, missing, sizeof missing);
+        return shmemi_fail(SHMEMX_ERR_TIMEOUT, "shmem_init", "%s of %d did not arrive within %g s (SHMEM_TIMEOUT)",
+                           missing[0] ? missing : "some PE", job->size, patience);
     }
     if (status == PMIX_PARTIAL_SUCCESS || status == PMIX_LOST_CONNECTION)
-        return shmemi_fail(SHMEMX_ERR_PEER_DEAD, "bootstrap", "a PE of %d, or the launcher, left while others wait: "
-                           "PMIx_Fence: %s (%d), round %u", b->size, pmix.Error_string(status), status, s->round);
+        return shmemi_fail(SHMEMX_ERR_PEER_DEAD, "shmem_init",
+                           "a PE of %d, or the launcher, left while others wait: PMIx_Fence: %s (%d)", job->size,
+                           pmix.Error_string(status), status);
     return status == PMIX_SUCCESS ? SHMEMX_SUCCESS : broken("Fence", status);
 }
 
-static int pmix_allgather(struct shmemi_bootstrap *b, const void *mine, void *all, size_t n)
+/* Rank 0's unique id, everywhere. The others put a word, too: it shows that they are there. */
+static int share_uid(const struct job *job, unsigned char uid[SHMEMI_UID_BYTES])
 {
-    struct pmix_state *s = b->state;
-    char key[64];
-    round_key(s, key);
-    int status = put_and_fence(b, key, mine, n, true);
-    if (status != SHMEMX_SUCCESS)
-        return status;
-    s->round++;
-    for (int rank = 0; rank < b->size; rank++) {
-        char *to = (char *)all + (size_t)rank * n;
-        if (rank == b->rank) {
-            memmove(to, mine, n);
-            continue;
-        }
-        pmix_proc_t who = s->me;
-        who.rank = (uint32_t)rank;
-        pmix_value_t *value = NULL;
-        pmix_status_t got = pmix.Get(&who, key, NULL, 0, &value);
-        if (got != PMIX_SUCCESS || value == NULL)
-            return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "bootstrap", "PMIx_Get of %s from PE %d: %s (%d)", key, rank,
-                               pmix.Error_string(got), got);
-        bool right = value->type == PMIX_BYTE_OBJECT && value->data.bo.size == n;
-        size_t size = value->type == PMIX_BYTE_OBJECT ? value->data.bo.size : 0;
-        if (right)
-            memcpy(to, value->data.bo.bytes, n);
-        if (value->type == PMIX_BYTE_OBJECT)
-            free(value->data.bo.bytes);
-        free(value);
-        if (!right)
-            return shmemi_fail(SHMEMX_ERR_MISMATCH, "bootstrap", "PE %d gave %zu bytes to an exchange of %zu", rank,
-                               size, n);
-    }
-    return SHMEMX_SUCCESS;
+    bool first = job->me.rank == 0;
+    int error = put_and_fence(job, first ? (const void *)uid : "x", first ? SHMEMI_UID_BYTES : 1);
+    if (error != SHMEMX_SUCCESS || first)
+        return error;
+    pmix_proc_t hub = job->me;
+    hub.rank = 0;
+    pmix_value_t *value = NULL;
+    pmix_status_t status = pmix.Get(&hub, job->key, NULL, 0, &value);
+    if (status != PMIX_SUCCESS || value == NULL)
+        return broken("Get", status);
+    bool right = value->type == PMIX_BYTE_OBJECT && value->data.bo.size == SHMEMI_UID_BYTES;
+    if (right)
+        memcpy(uid, value->data.bo.bytes, SHMEMI_UID_BYTES);
+    if (value->type == PMIX_BYTE_OBJECT)
+        free(value->data.bo.bytes);
+    free(value);
+    return right ? SHMEMX_SUCCESS
+                 : shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "shmem_init", "PMIx gave something else for rank 0's unique id");
 }
 
-static int pmix_barrier(struct shmemi_bootstrap *b)
+/* MPI was here, and with it PMIx: our PMIx_Finalize would be the second. */
+static bool mpi_is_finalized(void)
 {
-    struct pmix_state *s = b->state;
-    char key[64];
-    round_key(s, key);
-    int status = put_and_fence(b, key, "x", 1, false);
-    if (status == SHMEMX_SUCCESS)
-        s->round++;
-    return status;
+    int (*finalized)(int *) = (int (*)(int *))dlsym(RTLD_DEFAULT, "MPI_Finalized");
+    if (finalized == NULL) {
+        void *mpi = dlopen("libmpi.so.40", RTLD_LAZY | RTLD_NOLOAD);
+        finalized = mpi ? (int (*)(int *))dlsym(mpi, "MPI_Finalized") : NULL;
+    }
+    int flag = 0;
+    return finalized && finalized(&flag) == 0 && flag;
 }
 
 static void pmix_abort(struct shmemi_bootstrap *b, int status)
 {
-    (void)b;
-    pmix.Abort(status, "libshmem: the program ended the job", NULL, 0);
+    pmix_proc_t me;
+    char text[80];
+    snprintf(text, sizeof text, "libshmem: PE %d ended the job with status %d", b->rank, status);
+    if (pmix.Init(&me, NULL, 0) == PMIX_SUCCESS)
+        pmix.Abort(status, text, NULL, 0);
 }
 
 static void pmix_close(struct shmemi_bootstrap *b)
 {
-    free(b->state);
-    memset(b, 0, sizeof *b);
+    memset(b, 0, sizeof *b); /* the star stays, see above */
 }
 
-/* Without it the launcher takes the end of the process for a failure. */
-static void end_use(void)
+/* Rank 0's id to everybody, through PMIx. *size becomes the number of PEs. */
+static int speak(const char *space, bool finalize, unsigned char uid[SHMEMI_UID_BYTES], int32_t *size_out)
 {
-    if (user == getpid()) /* not in a forked child */
-        pmix.Finalize(NULL, 0);
-}
-
-static int begin_use(const char *rank, const char *space)
-{
-    if (user == getpid())
-        return SHMEMX_SUCCESS;
-    pmix_status_t status = pmix.Init(&self, NULL, 0);
+    static const char call[] = "shmem_init";
+    struct job job;
+    memset(&job, 0, sizeof job);
+    pmix_status_t status = pmix.Init(&job.me, NULL, 0);
     if (status != PMIX_SUCCESS)
-        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "shmem_init", "PMIx_Init as rank %.20s of %.100s: %s (%d), library %.200s",
-                           rank, space, pmix.Error_string(status), status, library);
+        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "PMIx_Init in job %.100s: %s (%d), library %.200s", space,
+                           pmix.Error_string(status), status, library);
+    snprintf(job.key, sizeof job.key, "libshmem.%u", attempts);
+    pmix_proc_t whole = job.me;
+    whole.rank = PMIX_RANK_WILDCARD;
+    pmix_value_t *size = NULL;
+    status = pmix.Get(&whole, "pmix.job.size", NULL, 0, &size);
+    bool right = status == PMIX_SUCCESS && size && size->type == PMIX_UINT32 && size->data.uint32 <= INT32_MAX &&
+                 job.me.rank < size->data.uint32;
+    job.size = right ? (int)size->data.uint32 : 0;
+    free(size);
+    int error = right ? share_uid(&job, uid)
+                      : shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call,
+                                    "the PMIx server does not tell the size of job %.100s: %s (%d)", space,
+                                    pmix.Error_string(status), status);
+    *size_out = job.size;
+    if (finalize)
+        pmix.Finalize(NULL, 0);
+    return error;
+}
+
+/* What the child tells its parent. */
+struct answer {
+    int32_t error, size;
+    unsigned char uid[SHMEMI_UID_BYTES];
+    char text[512];
+};
+
+static bool pass(int fd, void *bytes, size_t n, bool out)
+{
+    for (size_t done = 0; done < n;) {
+        ssize_t k = out ? send(fd, (char *)bytes + done, n - done, MSG_NOSIGNAL)
+                        : recv(fd, (char *)bytes + done, n - done, 0);
+        if (k < 0 && errno == EINTR)
+            continue;
+        if (k <= 0)
+            return false;
+        done += (size_t)k;
+    }
+    return true;
+}
+
+static void child(int fd, pid_t parent, const char *space, bool first)
+{
+    struct answer a;
+    memset(&a, 0, sizeof a);
+    prctl(PR_SET_PDEATHSIG, SIGKILL);
+    if (getppid() != parent || (first && !pass(fd, a.uid, sizeof a.uid, false)))
+        _exit(1);
+    shmemx_log_errors(false); /* the parent does */
+    a.error = speak(space, true, a.uid, &a.size);
+    const char *text = strstr(shmemx_last_error(), "shmem_init: ");
+    snprintf(a.text, sizeof a.text, "%s", text ? text + strlen("shmem_init: ") : shmemx_last_error());
+    _exit(pass(fd, &a, sizeof a, true) ? 0 : 1);
+}
+
+/* The same as speak, by a child. `first`: we are rank 0, whose id it is. */
+static int speak_by_child(const char *space, bool first, unsigned char uid[SHMEMI_UID_BYTES], int32_t *size)
+{
+    static const char call[] = "shmem_init";
+    int ends[2];
+    pid_t parent = getpid();
+    if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, ends) != 0)
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "socketpair: %s", strerror(errno));
+    pid_t pid = fork();
+    if (pid == 0) {
+        close(ends[0]);
+        child(ends[1], parent, space, first);
+    }
+    close(ends[1]);
+    if (pid < 0) {
+        close(ends[0]);
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "fork: %s", strerror(errno));
+    }
+    int error = SHMEMX_SUCCESS;
+    struct answer a;
+    memset(&a, 0, sizeof a);
+    /* After the fork, since making the id starts a thread. */
+    if (first && (error = shmemi_bootstrap_uid(a.uid)) == SHMEMX_SUCCESS)
+        pass(ends[0], a.uid, sizeof a.uid, true);
+    /* The child has a deadline for the fence and the question who is missing; PMIx_Init has none. */
+    struct pollfd p = {.fd = ends[0], .events = POLLIN};
+    double deadline = shmemi_now() + shmemi_bootstrap_patience() + 10;
+    while (error == SHMEMX_SUCCESS && shmemi_now() < deadline && poll(&p, 1, 100) <= 0)
+        continue;
+    if (error == SHMEMX_SUCCESS && !p.revents)
+        error = shmemi_fail(SHMEMX_ERR_TIMEOUT, call, "no answer from the PMIx server of job %.100s within %g s", space,
+                            shmemi_bootstrap_patience() + 10);
+    else if (error == SHMEMX_SUCCESS && !pass(ends[0], &a, sizeof a, false))
+        error = shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "the process that asks PMIx ended early (library %.200s)",
+                            library);
+    else if (error == SHMEMX_SUCCESS && a.error != SHMEMX_SUCCESS)
+        error = shmemi_fail(a.error, call, "%.*s", (int)sizeof a.text - 1, a.text);
+    close(ends[0]);
+    if (error != SHMEMX_SUCCESS)
+        kill(pid, SIGKILL);
+    while (waitpid(pid, NULL, 0) < 0 && errno == EINTR)
+        continue;
+    memcpy(uid, a.uid, SHMEMI_UID_BYTES);
+    *size = a.size;
+    return error;
+}
+
+static int open_star(const char *rank_text, const char *space)
+{
+    static const char call[] = "shmem_init";
+    char *end;
+    long rank = strtol(rank_text, &end, 10);
+    if (end == rank_text || *end || rank < 0 || rank >= INT32_MAX)
+        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "PMIX_RANK=\"%.40s\" is not a rank", rank_text);
     user = getpid();
-    atexit(end_use); /* after PMIx was loaded, hence before its own destructors */
+    unsigned char uid[SHMEMI_UID_BYTES];
+    int32_t size = 0;
+    int error = SHMEMX_SUCCESS;
+    bool live = pmix.Initialized() != 0;
+    if (live || mpi_is_finalized()) { /* after MPI's own, a PMIx_Finalize of ours would be the second */
+        if (rank == 0)
+            error = shmemi_bootstrap_uid(uid);
+        if (error == SHMEMX_SUCCESS)
+            error = speak(space, live, uid, &size);
+    } else {
+        error = speak_by_child(space, rank == 0, uid, &size);
+    }
+    attempts++;
+    if (error != SHMEMX_SUCCESS)
+        return error;
+    struct shmemi_bootstrap_request request = {(int)rank, size, uid};
+    error = shmemi_bootstrap_tcp(&star, &request);
+    if (error < 0)
+        return error;
+    char hub[64];
+    snprintf(hub, sizeof hub, "%.60s", star.detail);
+    snprintf(star.detail, sizeof star.detail, "%.80s, then %s", library, hub);
+    star.name = "pmix";
+    star.launched = true;
+    star.abort = pmix_abort;
+    star.close = pmix_close;
     return SHMEMX_SUCCESS;
 }
 
@@ -463,38 +582,11 @@ int shmemi_bootstrap_pmix(struct shmemi_bootstrap *b, char *why, size_t n)
         return 0;
     if (!find_library(why, n)) /* a launcher that meant several PEs must not become as many single jobs */
         return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "%s", why);
-    int error = begin_use(rank, space);
-    if (error != SHMEMX_SUCCESS)
-        return error;
-    pmix_proc_t job = self;
-    job.rank = PMIX_RANK_WILDCARD;
-    pmix_value_t *size = NULL;
-    pmix_status_t status = pmix.Get(&job, "pmix.job.size", NULL, 0, &size);
-    if (status != PMIX_SUCCESS || size == NULL || size->type != PMIX_UINT32 || size->data.uint32 > INT32_MAX ||
-        self.rank >= size->data.uint32) {
-        free(size);
-        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "the PMIx server does not tell the size of job %.100s: %s (%d)",
-                           space, pmix.Error_string(status), status);
+    if (star.state == NULL) {
+        int error = open_star(rank, space);
+        if (error != SHMEMX_SUCCESS)
+            return error;
     }
-    struct pmix_state *s = calloc(1, sizeof *s);
-    if (s == NULL) {
-        free(size);
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "no memory for the bootstrap");
-    }
-    s->me = self;
-    s->generation = generation++;
-    *b = (struct shmemi_bootstrap){
-        .name = "pmix",
-        .rank = (int)s->me.rank,
-        .size = (int)size->data.uint32,
-        .launched = true,
-        .state = s,
-        .allgather = pmix_allgather,
-        .barrier = pmix_barrier,
-        .abort = pmix_abort,
-        .close = pmix_close,
-    };
-    free(size);
-    snprintf(b->detail, sizeof b->detail, "job %.40s, %.90s", s->me.nspace, library);
+    *b = star;
     return 1;
 }

@@ -1,0 +1,60 @@
+"""pyshmem: OpenSHMEM for Python.
+
+    import numpy as np
+    import pyshmem as shmem
+
+    me, n = shmem.my_pe(), shmem.n_pes()
+    a = shmem.zeros(1, dtype=np.int64)                    # symmetric: every PE has one
+    shmem.put(a, np.array([me]), (me + 1) % n)            # into the neighbour's
+    shmem.barrier_all()
+    print(f"PE {me} of {n}: from {a[0]}")
+
+Started as ``mpirun -n 4 python program.py``. Names, arguments and meaning are those of shmem4py, so its programs run
+with the import changed.
+"""
+
+# ruff: noqa: F401, F403
+# mypy: implicit-reexport
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+
+from . import amo, coll, ctx, errors, heap, lock, order, rma, setup, signal, symmetric, team, types
+from . import sync as _sync  # the name itself is the function
+from ._core import ffi, lib
+from .amo import *
+from .coll import *
+from .ctx import *
+from .errors import ShmemError
+from .heap import *
+from .lock import *
+from .order import *
+from .rma import *
+from .setup import *
+from .signal import *
+from .symmetric import *
+from .sync import *
+from .team import *
+from .types import *
+
+try:
+    __version__ = version("sushmem")
+except PackageNotFoundError:  # run from a source tree
+    __version__ = "0"
+
+__all__ = [
+    "ShmemError",
+    *amo.__all__,
+    *coll.__all__,
+    *ctx.__all__,
+    *heap.__all__,
+    *lock.__all__,
+    *order.__all__,
+    *rma.__all__,
+    *setup.__all__,
+    *signal.__all__,
+    *symmetric.__all__,
+    *_sync.__all__,
+    *types.__all__,
+    *team.__all__,
+]
