@@ -9,8 +9,8 @@
     shmem.barrier_all()
     print(f"PE {me} of {n}: from {a[0]}")
 
-Started as ``mpirun -n 4 python program.py``. Names, arguments and meaning are those of shmem4py, so its programs run
-with the import changed.
+Started as ``mpirun -n 4 python program.py``. Names, arguments and meaning are those of shmem4py, so its
+programs run with the import changed.
 """
 
 # ruff: noqa: F401, F403

@@ -1,16 +1,16 @@
 """Atomics on one element of a symmetric array, on any PE.
 
-All operations take int32, int64, uint32 and uint64; fetch, set and swap also float32 and float64. The target is
-a symmetric array of exactly one element: a slice ``a[i:i+1]`` of a larger one, for example. Operands must fit the
-dtype (OverflowError). Operations that fetch return a Python number, and are complete when they return; the others
-are complete after `quiet` or a barrier, and the ``_nbi`` forms write `fetch`, a local array of one element and
-the same dtype, by then.
+All operations take int32, int64, uint32 and uint64; fetch, set and swap also float32 and float64. The target
+is a symmetric array of exactly one element: a slice ``a[i:i+1]`` of a larger one, for example. Operands must
+fit the dtype (OverflowError). Operations that fetch return a Python number, and are complete when they
+return; the others are complete after `quiet` or a barrier, and the ``_nbi`` forms write `fetch`, a local
+array of one element and the same dtype, by then.
 
 Every function takes the number of a PE in the context's team, and raises PEError, AddressError, ArgumentError
 (more than one element) or TypeError (dtype) with nothing written.
 
-Cost of a fetch-and-add, measured with one PE (Python 3.11, cffi 2.1): the call of 8 arguments into C is 150 ns, reading
-the fetched cell 30, taking and giving back the cell 20, the checks 80.
+Cost of a fetch-and-add, measured with one PE (Python 3.11, cffi 2.1): the call of 8 arguments into C is 150
+ns, reading the fetched cell 30, taking and giving back the cell 20, the checks 80.
 """
 
 from __future__ import annotations
@@ -93,7 +93,10 @@ def _fetch(
     bits = value if type(value) is int and 0 <= value <= word.top else word.bits(value)
     if op == _COMPARE_SWAP:
         cond = word.bits(cond)
-    cell = word.pool.pop() if word.pool else word.cell()
+    try:  # word.cell(), without the call
+        cell = word.pool.pop()
+    except IndexError:
+        cell = ffi.new(word.ctype)
     code = _atomic(_DEFAULT if ctx is None else ctx.ob_ctx, op, word.size, pointer, bits, cond, pe, cell)
     if code:
         fail(code)
@@ -199,7 +202,9 @@ def atomic_swap_nbi(fetch: Array, target: Array, value: Number, pe: int, ctx: Ct
     _fetch_nbi(fetch, target, _SWAP, value, pe, ctx, "atomic_swap_nbi")
 
 
-def atomic_compare_swap_nbi(fetch: Array, target: Array, cond: Number, value: Number, pe: int, ctx: Ctx | None = None) -> None:
+def atomic_compare_swap_nbi(
+    fetch: Array, target: Array, cond: Number, value: Number, pe: int, ctx: Ctx | None = None
+) -> None:
     """As `atomic_compare_swap`; `fetch` has what was there after `quiet`."""
     _fetch_nbi(fetch, target, _COMPARE_SWAP, value, pe, ctx, "atomic_compare_swap_nbi", cond)
 

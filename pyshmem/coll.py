@@ -1,10 +1,10 @@
 """Collectives: every member of the team calls, in the same order, with matching arguments.
 
-Without `team` the world takes part. Targets and sources are symmetric arrays of one dtype, contiguous; elements are
-taken in the order of memory, whatever the shape. They may be the same array in reductions (and on the root of a
-broadcast), else they must not overlap. When a call returns, this PE's target is complete and its source can be
-reused. Errors are found before anything is written, as far as this PE can see them; a member that does not
-come raises TimeoutError or PeerDeadError on the others.
+Without `team` the world takes part. Targets and sources are symmetric arrays of one dtype, contiguous;
+elements are taken in the order of memory, whatever the shape. They may be the same array in reductions (and
+on the root of a broadcast), else they must not overlap. When a call returns, this PE's target is complete and
+its source can be reused. Errors are found before anything is written, as far as this PE can see them; a
+member that does not come raises TimeoutError or PeerDeadError on the others.
 """
 
 from __future__ import annotations
@@ -121,13 +121,20 @@ def broadcast(
         fail(code)
 
 
-def _collect(target: Array, source: Array, size: int | None, members: int, call: str) -> tuple[CData, CData, int]:
+def _collect(
+    target: Array, source: Array, size: int | None, members: int, call: str
+) -> tuple[CData, CData, int]:
     to, to_bytes, there, there_bytes, dtype = _pair(target, source, call)
-    nbytes = span(size, max(to_bytes, there_bytes), there_bytes, dtype.itemsize, call) if size is not None else there_bytes
+    nbytes = (
+        span(size, max(to_bytes, there_bytes), there_bytes, dtype.itemsize, call)
+        if size is not None
+        else there_bytes
+    )
     if nbytes * members > to_bytes:
         itemsize = max(dtype.itemsize, 1)
         raise _ArgumentError(
-            f"{call}: target has {to_bytes // itemsize} elements, {members} times {nbytes // itemsize} are needed"
+            f"{call}: target has {to_bytes // itemsize} elements, "
+            f"{members} times {nbytes // itemsize} are needed"
         )
     return to, there, nbytes
 
@@ -165,13 +172,17 @@ def _block(have: int, size: int | None, members: int, call: str) -> int:
     if size is None:
         count, rest = divmod(have, members)
         if rest:
-            raise _ArgumentError(f"{call}: {have} elements are not a multiple of {members} members; give size")
+            raise _ArgumentError(
+                f"{call}: {have} elements are not a multiple of {members} members; give size"
+            )
         return count
     count = operator.index(size)
     if count < 0:
         raise _ArgumentError(f"{call}: size {count} is negative")
     if count * members > have:
-        raise _ArgumentError(f"{call}: size {count} times {members} members exceeds the {have} elements there are")
+        raise _ArgumentError(
+            f"{call}: size {count} times {members} members exceeds the {have} elements there are"
+        )
     return count
 
 
@@ -183,7 +194,8 @@ def alltoall(target: Array, source: Array, size: int | None = None, team: Team |
     target, source : array
         Symmetric, of one dtype, with a block for each member.
     size : int, optional
-        Elements of a block; by default the smaller side divided by the number of members, which must divide it.
+        Elements of a block; by default the smaller side divided by the number of members, which must divide
+        it.
     team : Team, optional
         Who takes part.
     """
@@ -197,9 +209,16 @@ def alltoall(target: Array, source: Array, size: int | None = None, team: Team |
 
 
 def alltoalls(
-    target: Array, source: Array, tst: int = 1, sst: int = 1, size: int | None = None, team: Team | None = None
+    target: Array,
+    source: Array,
+    tst: int = 1,
+    sst: int = 1,
+    size: int | None = None,
+    team: Team | None = None,
 ) -> None:
-    """As `alltoall`, with elements `tst` apart in the target and `sst` apart in the source (elements, at least 1)."""
+    """As `alltoall`, with elements `tst` apart in the target and `sst` apart in the source (elements, at
+    least 1).
+    """
     to, to_bytes, there, there_bytes, dtype = _pair(target, source, "alltoalls")
     have = strided(to_bytes, there_bytes, dtype.itemsize, tst, sst, None, "alltoalls")
     count = _block(have, size, _members(team), "alltoalls")

@@ -22,8 +22,8 @@ _INVALID = ffi.cast(_TYPE, lib.SHMEMX_CTX_INVALID)
 class Ctx:
     """A communication context; functions take it as ``ctx=``, with PE numbers of the context's team.
 
-    ``Ctx(other)`` is another name for the same context, ``Ctx()`` is invalid; `Ctx.create` makes one. As a context
-    manager it is destroyed at the end of the block. It is false when invalid or destroyed.
+    ``Ctx(other)`` is another name for the same context, ``Ctx()`` is invalid; `Ctx.create` makes one. As a
+    context manager it is destroyed at the end of the block. It is false when invalid or destroyed.
     """
 
     __slots__ = ("key", "ob_ctx")
@@ -89,7 +89,9 @@ class Ctx:
         return Ctx(made[0])
 
     def destroy(self) -> None:
-        """Completes the context's operations and ends it. The default context and an invalid one stay as they are."""
+        """Completes the context's operations and ends it. The default context and an invalid one stay as they
+        are.
+        """
         if self is CTX_DEFAULT or self is CTX_INVALID:
             return
         handle, key = self.ob_ctx, self.key

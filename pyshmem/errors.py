@@ -1,8 +1,8 @@
 """Exceptions: one class for each row of libshmem's table of errors, made from that table at import.
 
 `ShmemError` is the base of all and a RuntimeError. The class of a row is named after it and derives also from
-the Python exception that the table names, so that both ``except pyshmem.ShmemError`` and ``except IndexError``
-catch a PE number that is out of range:
+the Python exception that the table names, so that both ``except pyshmem.ShmemError`` and ``except
+IndexError`` catch a PE number that is out of range:
 
 ========================  ====================  ===========================================
 class                     also a                when

@@ -1,14 +1,15 @@
 """The symmetric heap: arrays and memory that every PE has at the same offset, so that peers can reach them.
 
-Symmetric arrays are NumPy arrays (`SymmetricArray`, a subclass). Slices and reshaped views of one are symmetric as
-well; copies and results of arithmetic are plain arrays. All functions that allocate or free are collective: every
-PE calls them, in the same order, with the same arguments.
+Symmetric arrays are NumPy arrays (`SymmetricArray`, a subclass). Slices and reshaped views of one are
+symmetric as well; copies and results of arithmetic are plain arrays. All functions that allocate or free are
+collective: every PE calls them, in the same order, with the same arguments.
 
 When memory is given back. ``free(a)`` does it at once. An array that is merely dropped cannot be freed by its
-destructor, because the garbage collector runs at a different moment on every PE, and freeing is collective. The
-destructor only marks the block as dropped; each allocation first lets the PEs agree on the blocks that all have dropped,
-and frees those in the order of their allocation. The agreement costs one reduction of 8 bytes, and a second of one bit a
-block when every PE has dropped something. `reclaim` does it on demand. A block that one PE still holds stays.
+destructor, because the garbage collector runs at a different moment on every PE, and freeing is collective.
+The destructor only marks the block as dropped; each allocation first lets the PEs agree on the blocks that
+all have dropped, and frees those in the order of their allocation. The agreement costs one reduction of 8
+bytes, and a second of one bit a block when every PE has dropped something. `reclaim` does it on demand. A
+block that one PE still holds stays.
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ _from_buffer = ffi.from_buffer
 Shape = int | Sequence[int]
 
 
-# ---- blocks: what malloc returned ---------------------------------------------------------------------------
+# ---- blocks: what malloc returned --------------------------------------------------------------------------
 
 
 class Block:
@@ -186,7 +187,7 @@ def reclaim() -> int:
     return len(agreed)
 
 
-# ---- allocation ------------------------------------------------------------------------------------------------
+# ---- allocation --------------------------------------------------------------------------------------------
 
 
 def _bytes_of(shape: Shape, dtype: np.dtype[Any], call: str) -> tuple[tuple[int, ...], int]:
@@ -272,7 +273,9 @@ def free(mem: memoryview | Array) -> None:
         found, block = root_block(mem)
         address = mem.__array_interface__["data"][0]
         if found and (block is None or not block.live):
-            refuse(mem, "free", "mem", "was freed before" if state.ready else "was in a heap that is finalized")
+            refuse(
+                mem, "free", "mem", "was freed before" if state.ready else "was in a heap that is finalized"
+            )
         block = _block_at(address)
         what = f"the array (shape {mem.shape}, {mem.dtype})"
     elif isinstance(mem, memoryview):
@@ -282,14 +285,21 @@ def free(mem: memoryview | Array) -> None:
     else:
         raise TypeError(f"free: mem is {type(mem).__name__}, not an array or memoryview")
     if block is None:
-        raise _AddressError(f"free: {what} at {address:#x} is not in a block of the symmetric heap; freed before?")
+        raise _AddressError(
+            f"free: {what} at {address:#x} is not in a block of the symmetric heap; freed before?"
+        )
     if address != block.address:
-        raise _AddressError(f"free: {what} starts {address - block.address} bytes inside its block; free the whole")
+        raise _AddressError(
+            f"free: {what} starts {address - block.address} bytes inside its block; free the whole"
+        )
     _release(block)
 
 
 def fromalloc(
-    mem: memoryview, shape: Shape | None = None, dtype: npt.DTypeLike = None, order: Literal["C", "F"] = "C"
+    mem: memoryview,
+    shape: Shape | None = None,
+    dtype: npt.DTypeLike | None = None,
+    order: Literal["C", "F"] = "C",
 ) -> SymmetricArray:
     """An array over memory from `alloc`. Local; nothing is copied.
 
@@ -316,7 +326,9 @@ def fromalloc(
         shape = mem.nbytes // kind.itemsize
     sizes, nbytes = _bytes_of(shape, kind, "fromalloc")
     if nbytes > mem.nbytes:
-        raise _ArgumentError(f"fromalloc: shape {sizes} of {kind} takes {nbytes} bytes, the memory has {mem.nbytes}")
+        raise _ArgumentError(
+            f"fromalloc: shape {sizes} of {kind} takes {nbytes} bytes, the memory has {mem.nbytes}"
+        )
     made = _view(mem, sizes, kind, order)
     if made._block is None:
         raise _AddressError(f"fromalloc: the memory of {mem.nbytes} bytes is not from alloc, or was freed")
@@ -333,7 +345,7 @@ def new_array(
     return _view(_new_block(nbytes, _options(align, hints, "new_array"), clear), sizes, kind, order)
 
 
-def del_array(a: Array) -> None:
+def del_array(a: Any) -> None:
     """Frees an array; the same as `free`. Collective."""
     if not isinstance(a, np.ndarray):
         raise TypeError(f"del_array: {type(a).__name__} is not an array")
@@ -341,7 +353,7 @@ def del_array(a: Array) -> None:
 
 
 def array(
-    obj: Any, dtype: npt.DTypeLike = None, *, order: Literal["K", "A", "C", "F"] = "K",
+    obj: Any, dtype: npt.DTypeLike | None = None, *, order: Literal["K", "A", "C", "F"] = "K",
     align: int | None = None, hints: int | None = None,
 ) -> SymmetricArray:  # fmt: skip
     """Allocates a symmetric array with the contents of `obj`, as `numpy.array`. Collective.
@@ -383,11 +395,11 @@ def ones(
 
 
 def full(
-    shape: Shape, fill_value: Number, dtype: npt.DTypeLike = None, order: Literal["C", "F"] = "C", *,
+    shape: Shape, fill_value: Number, dtype: npt.DTypeLike | None = None, order: Literal["C", "F"] = "C", *,
     align: int | None = None, hints: int | None = None,
 ) -> SymmetricArray:  # fmt: skip
-    """Allocates a symmetric array of `fill_value`, by default of its dtype. Collective; all PEs' are filled when
-    it returns. The value may differ between PEs, the dtype may not."""
+    """Allocates a symmetric array of `fill_value`, by default of its dtype. Collective; all PEs' are filled
+    when it returns. The value may differ between PEs, the dtype may not."""
     if dtype is None:
         dtype = np.asarray(fill_value).dtype
     made = new_array(shape, dtype, order, align=align, hints=hints, clear=False)
@@ -396,7 +408,7 @@ def full(
     return made
 
 
-# ---- queries -----------------------------------------------------------------------------------------------------
+# ---- queries -----------------------------------------------------------------------------------------------
 
 
 def is_symmetric(a: Array) -> bool:
@@ -429,8 +441,8 @@ def ptr(target: Array, pe: int) -> Array | None:
     Returns
     -------
     ndarray or None
-        Shape, strides, dtype and writeability as `target`; None where that PE's memory is not mapped here (other
-        node, no such PE). It keeps `target` from being dropped, and is invalid once `target` is freed.
+        Shape, strides, dtype and writeability as `target`; None where that PE's memory is not mapped here
+        (other node, no such PE). It keeps `target` from being dropped, and is invalid once `target` is freed.
     """
     pointer, nbytes, dtype = symmetric(target, "ptr", "target")
     there = lib.shmem_ptr(pointer, pe)

@@ -17,8 +17,8 @@ _DEFAULT = ffi.cast("shmem_ctx_t", lib.SHMEMX_CTX_DEFAULT)
 _DEFAULT_KEY: int = lib.SHMEMX_CTX_DEFAULT
 _fence, _quiet = lib.shmemx_fence, lib.shmemx_quiet
 
-# Arguments of nonblocking calls, by context: the transport may use their memory until quiet, so they must not be
-# collected before. Calls append; quiet of the context empties its list.
+# Arguments of nonblocking calls, by context: the transport may use their memory until quiet, so they must not
+# be collected before. Calls append; quiet of the context empties its list.
 in_flight: dict[int, list[Any]] = {}
 setup.after_finalize.append(in_flight.clear)
 
@@ -54,11 +54,8 @@ def quiet(ctx: Ctx | None = None) -> None:
     ctx : Ctx, optional
         The context whose operations complete; the default context without it.
     """
-    if in_flight:
-        # Taken before, dropped after: what another thread issues meanwhile is the next quiet's.
-        done = in_flight.pop(_DEFAULT_KEY if ctx is None else ctx.key, None)
-    else:
-        done = None
+    # Taken before, dropped after: what another thread issues meanwhile is the next quiet's.
+    done = in_flight.pop(_DEFAULT_KEY if ctx is None else ctx.key, None) if in_flight else None
     code = _quiet(_DEFAULT if ctx is None else ctx.ob_ctx)
     del done
     if code:

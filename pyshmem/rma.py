@@ -1,16 +1,16 @@
 """Remote memory access: put and get, strided and nonblocking.
 
-`put` has read its source when it returns and is complete after `quiet` or a barrier; `get` is complete when it
-returns; the ``_nbi`` forms are complete, and their local side free to use, after `quiet`.
+`put` has read its source when it returns and is complete after `quiet` or a barrier; `get` is complete when
+it returns; the ``_nbi`` forms are complete, and their local side free to use, after `quiet`.
 
-Any NumPy dtype without Python objects can be sent. Target and source have the same dtype and are contiguous, in C or
-Fortran order; shapes may differ, elements are taken in the order of memory. Without `size`, the smaller of the
-two counts is transferred.
+Any NumPy dtype without Python objects can be sent. Target and source have the same dtype and are contiguous,
+in C or Fortran order; shapes may differ, elements are taken in the order of memory. Without `size`, the
+smaller of the two counts is transferred.
 
 Cost of an 8-byte put, measured with one PE (Python 3.11, cffi 2.1): the call into C is 120 ns, the checks 40,
 ``ffi.from_buffer`` of a NumPy source 95. What made that possible: the pointer and dtype are slots of the
-symmetric array, found once; functions of C are bound to names of the module; dtypes compare by identity first;
-``type(a) is`` decides the path, since a missing attribute costs 250 ns.
+symmetric array, found once; functions of C are bound to names of the module; dtypes compare by identity
+first; ``type(a) is`` decides the path, since a missing attribute costs 250 ns.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ def span(size: int | None, target_bytes: int, source_bytes: int, itemsize: int, 
         raise _ArgumentError(f"{call}: size {size} is negative")
     for name, have in (("target", target_bytes), ("source", source_bytes)):
         if nbytes > have:
-            raise _ArgumentError(f"{call}: size {size} exceeds the {have // max(itemsize, 1)} elements of {name}")
+            raise _ArgumentError(
+                f"{call}: size {size} exceeds the {have // max(itemsize, 1)} elements of {name}"
+            )
     return nbytes
 
 
@@ -189,7 +191,9 @@ def strided(
         raise _ArgumentError(f"{call}: size {count} is negative")
     for name, have, stride in (("target", targets, tst), ("source", sources, sst)):
         if count > have:
-            raise _ArgumentError(f"{call}: size {count} exceeds the {have} elements of {name} at stride {stride}")
+            raise _ArgumentError(
+                f"{call}: size {count} exceeds the {have} elements of {name} at stride {stride}"
+            )
     return count
 
 

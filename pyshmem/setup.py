@@ -1,13 +1,15 @@
 """Setup and query: init, finalize, who am I, how to end.
 
-Importing pyshmem initializes nothing. A program calls `init`, or nothing at all: then the first call that needs
-the job (`my_pe`, `n_pes`, an allocation, a barrier, a team or context) initializes it, so that programs written for
-shmem4py, which initializes when imported, run unchanged. Initialization is collective: all PEs must reach that
-call. ``pyshmem.rc.initialize = False`` switches this off. After `finalize` only `init` starts again.
+Importing pyshmem initializes nothing. A program calls `init`, or nothing at all: then the first call that
+needs the job (`my_pe`, `n_pes`, an allocation, a barrier, a team or context) initializes it, so that programs
+written for shmem4py, which initializes when imported, run unchanged. Initialization is collective: all PEs
+must reach that call. ``pyshmem.rc.initialize = False`` switches this off. After `finalize` only `init` starts
+again.
 
-At the normal end of the interpreter a job that is still initialized is finalized, which waits for the other PEs. After an
-unhandled exception it is abandoned instead, without waiting: the process ends with Python's status 1, the launcher sees
-it, and PEs that wait for this one are told. ``sys.exit(n)`` is a normal end; to end all PEs at once use `global_exit`.
+At the normal end of the interpreter a job that is still initialized is finalized, which waits for the other
+PEs. After an unhandled exception it is abandoned instead, without waiting: the process ends with Python's
+status 1, the launcher sees it, and PEs that wait for this one are told. ``sys.exit(n)`` is a normal end; to
+end all PEs at once use `global_exit`.
 """
 
 from __future__ import annotations
@@ -109,8 +111,8 @@ after_finalize: list[Callable[[], None]] = []
 def _mpi_world() -> Any:
     """MPI.COMM_WORLD where MPI already runs and the launcher's own ways must be left to it, else None.
 
-    PMI-1 is one connection a process (PMI_FD), which MPI owns once it is initialized. PMIx counts its users, and
-    a job of one process needs nobody.
+    PMI-1 is one connection a process (PMI_FD), which MPI owns once it is initialized. PMIx counts its users,
+    and a job of one process needs nobody.
     """
     module = sys.modules.get("mpi4py.MPI")
     if module is None or os.environ.get("SHMEM_BOOTSTRAP", "auto") not in ("", "auto"):
@@ -137,11 +139,15 @@ def _init_comm(comm: Any) -> None:
 def _check_comm(comm: Any) -> None:
     for name in ("Get_rank", "Get_size", "bcast"):
         if not callable(getattr(comm, name, None)):
-            raise TypeError(f"init: {type(comm).__name__} object is not an mpi4py communicator: it has no {name}")
+            raise TypeError(
+                f"init: {type(comm).__name__} object is not an mpi4py communicator: it has no {name}"
+            )
     if not comm:
         raise _ArgumentError("init: the communicator is COMM_NULL: this process is not a member")
     if getattr(comm, "is_inter", False):
-        raise _ArgumentError("init: an intercommunicator has two groups; merge it or hand over an intracommunicator")
+        raise _ArgumentError(
+            "init: an intercommunicator has two groups; merge it or hand over an intracommunicator"
+        )
 
 
 def _start(comm: Any) -> None:
@@ -188,9 +194,10 @@ def init(comm: Any = None) -> None:
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm, optional
-        Its processes become the PEs, in the order of their ranks; it may be a part of the world. Without it, the
-        PEs are found as `pyshmem info` describes: PMIx, PMI-1, torchrun's variables, or one process alone. When
-        mpi4py runs MPI on PMI-1, COMM_WORLD is taken by itself, because that channel belongs to MPI.
+        Its processes become the PEs, in the order of their ranks; it may be a part of the world. Without it,
+        the PEs are found as `pyshmem info` describes: PMIx, PMI-1, torchrun's variables, or one process
+        alone. When mpi4py runs MPI on PMI-1, COMM_WORLD is taken by itself, because that channel belongs to
+        MPI.
 
     Raises
     ------
@@ -230,7 +237,7 @@ def initialized() -> bool:
     return _c_initialized()
 
 
-# ---- the end -------------------------------------------------------------------------------------------------
+# ---- the end -----------------------------------------------------------------------------------------------
 
 
 def finalize() -> None:
@@ -316,7 +323,7 @@ def _at_exit() -> None:
 atexit.register(_at_exit)
 
 
-# ---- queries -------------------------------------------------------------------------------------------------
+# ---- queries -----------------------------------------------------------------------------------------------
 
 
 def my_pe() -> int:

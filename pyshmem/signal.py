@@ -1,7 +1,8 @@
 """Signals: a put whose arrival is announced in a 64-bit signal word at the target.
 
-When the target sees the word changed (`signal_wait_until`, `wait_until`, `test`), the data of that put is there. A
-signal is a symmetric uint64 array of one element; `new_signal` makes one, and any other such array serves too.
+When the target sees the word changed (`signal_wait_until`, `wait_until`, `test`), the data of that put is
+there. A signal is a symmetric uint64 array of one element; `new_signal` makes one, and any other such array
+serves too.
 """
 
 from __future__ import annotations
@@ -39,7 +40,11 @@ _NULL = ffi.NULL
 _UINT64 = {np.dtype(np.uint64): INT_WORDS[np.dtype(np.uint64)]}
 _WORD = _UINT64[np.dtype(np.uint64)]
 _put_signal, _put_signal_nbi = lib.shmemx_put_signal, lib.shmemx_put_signal_nbi
-_signal_fetch, _signal_wait, _atomic = lib.shmemx_signal_fetch, lib.shmemx_signal_wait_until, lib.shmemx_atomic
+_signal_fetch, _signal_wait, _atomic = (
+    lib.shmemx_signal_fetch,
+    lib.shmemx_signal_wait_until,
+    lib.shmemx_atomic,
+)
 
 SigAddr: TypeAlias = SymmetricArray
 """A signal word: a symmetric uint64 array of one element."""
@@ -85,8 +90,8 @@ def _put(
 
 
 def put_signal(
-    target: Array, source: Array, pe: int, signal: SigAddr, value: int, sigop: SIGNAL, size: int | None = None,
-    ctx: Ctx | None = None,
+    target: Array, source: Array, pe: int, signal: SigAddr, value: int, sigop: SIGNAL,
+    size: int | None = None, ctx: Ctx | None = None,
 ) -> None:  # fmt: skip
     """Copies local `source` to `target` on PE `pe`, then sets or adds `value` in that PE's `signal`.
 
@@ -105,8 +110,8 @@ def put_signal(
 
 
 def put_signal_nbi(
-    target: Array, source: Array, pe: int, signal: SigAddr, value: int, sigop: SIGNAL, size: int | None = None,
-    ctx: Ctx | None = None,
+    target: Array, source: Array, pe: int, signal: SigAddr, value: int, sigop: SIGNAL,
+    size: int | None = None, ctx: Ctx | None = None,
 ) -> None:  # fmt: skip
     """As `put_signal`, but `source` must not change before `quiet`, which completes it on this side."""
     _put(_put_signal_nbi, target, source, pe, signal, value, sigop, size, ctx, "put_signal_nbi")

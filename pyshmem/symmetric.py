@@ -1,12 +1,12 @@
 """The symmetric array, and how calls read their array arguments.
 
-Calls need an argument's pointer, bytes and dtype. For a symmetric array they are found once, with all checks, and kept
-in slots of the array; asking the array again costs 3 ns a slot, where ``arr.ctypes.data`` costs 900.
+Calls need an argument's pointer, bytes and dtype. For a symmetric array they are found once, with all checks,
+and kept in slots of the array; asking the array again costs 3 ns a slot, where ``arr.ctypes.data`` costs 900.
 """
 
 from __future__ import annotations
 
-from typing import Any, Literal, NoReturn, SupportsIndex
+from typing import Any, NoReturn, SupportsIndex
 
 import numpy as np
 
@@ -22,7 +22,7 @@ _AddressError = CLASSES[lib.SHMEMX_ERR_ADDRESS]
 _from_buffer = ffi.from_buffer
 
 
-# ---- the array ------------------------------------------------------------------------------------------------
+# ---- the array ---------------------------------------------------------------------------------------------
 
 
 class SymmetricArray(np.ndarray[Any, np.dtype[Any]]):
@@ -31,7 +31,7 @@ class SymmetricArray(np.ndarray[Any, np.dtype[Any]]):
     It behaves as any ndarray. Arithmetic, `copy`, `astype`, pickling and deepcopy give plain arrays.
     """
 
-    # What calls need, found once (_Place): reading it costs 3 ns a slot. Unset until the first use.
+    # What calls need, found once by symmetric(); unset until the first use.
     __slots__ = ("_block", "_kind", "_nbytes", "_ptr", "_word")
 
     _block: Any  # heap.Block of the memory; None where it is not ours
@@ -50,33 +50,31 @@ class SymmetricArray(np.ndarray[Any, np.dtype[Any]]):
         if name in ("dtype", "shape", "strides", "data"):
             _uncache(self)
 
-    def setflags(
-        self, write: bool | None = None, align: bool | None = None, uic: bool | None = None
-    ) -> None:
-        super().setflags(write, align, uic)  # type: ignore[arg-type]
+    def setflags(self, write: bool | None = None, align: bool | None = None, uic: bool | None = None) -> None:
+        super().setflags(write=write, align=align, uic=uic)
         _uncache(self)
 
-    def copy(self, order: Literal["K", "A", "C", "F"] | None = "C") -> Array:  # type: ignore[override]
+    def copy(self, order: Any = "C") -> Array:
         return np.array(self, copy=True, order=order, subok=False)
 
     def astype(self, *args: Any, **kwargs: Any) -> Any:
         return np.asarray(self).astype(*args, **kwargs)
 
-    def __copy__(self) -> Array:  # type: ignore[override]
+    def __copy__(self) -> Array:
         return self.copy()
 
-    def __deepcopy__(self, memo: dict[int, Any] | None, /) -> Array:  # type: ignore[override]
+    def __deepcopy__(self, memo: dict[int, Any] | None, /) -> Array:
         return self.copy("K")
 
     def __reduce_ex__(self, protocol: SupportsIndex, /) -> Any:
         return np.asarray(self).__reduce_ex__(protocol)
 
 
-set_block = SymmetricArray._block.__set__  # type: ignore[attr-defined]
-_set_kind = SymmetricArray._kind.__set__  # type: ignore[attr-defined]
-_set_nbytes = SymmetricArray._nbytes.__set__  # type: ignore[attr-defined]
-_set_ptr = SymmetricArray._ptr.__set__  # type: ignore[attr-defined]
-_set_word = SymmetricArray._word.__set__  # type: ignore[attr-defined]
+# Setting a slot by attribute would go through __setattr__ above, 10 times slower.
+_slots: Any = SymmetricArray.__dict__
+set_block, _set_kind, _set_nbytes, _set_ptr, _set_word = (
+    _slots[name].__set__ for name in ("_block", "_kind", "_nbytes", "_ptr", "_word")
+)
 
 
 def _uncache(a: SymmetricArray) -> None:
@@ -85,16 +83,17 @@ def _uncache(a: SymmetricArray) -> None:
     _set_word(a, None)
 
 
-# ---- arguments: from an array to address, bytes and dtype --------------------------------------------------------
+# ---- arguments: from an array to address, bytes and dtype --------------------------------------------------
 
 
 def root_block(a: Array) -> tuple[bool, Any]:
     """Follows the views of `a` down; (True, its block) if they end in a symmetric array."""
     base: Any = a
     while isinstance(base, np.ndarray):
-        if type(base) is SymmetricArray and base.base is not None and not isinstance(base.base, np.ndarray):
+        below: Any = base.base
+        if type(base) is SymmetricArray and below is not None and not isinstance(below, np.ndarray):
             return True, getattr(base, "_block", None)
-        base = base.base
+        base = below
     return False, None
 
 
@@ -111,9 +110,11 @@ def _contiguous(a: Any, call: str, name: str, *, write: bool) -> Array:
     if write and not a.flags.writeable:
         raise _ArgumentError(f"{call}: {name} (shape {a.shape}, {a.dtype}) is read-only")
     if a.flags.c_contiguous:
-        return a
+        array: Array = a
+        return array
     if a.flags.f_contiguous:
-        return a.T
+        array = a.T
+        return array
     raise _ArgumentError(
         f"{call}: {name} is not contiguous: shape {a.shape}, strides {a.strides}, itemsize {a.itemsize}"
     )
@@ -130,8 +131,8 @@ def _pointer(a: Array) -> CData:
 def symmetric(a: Array, call: str, name: str, *, write: bool = False) -> tuple[CData, int, np.dtype[Any]]:
     """(pointer, bytes, dtype) of a symmetric argument.
 
-    Raises AddressError for memory that was freed and for copies; plain arrays that pyshmem did not allocate are left to
-    the library, which knows its heap.
+    Raises AddressError for memory that was freed and for copies; plain arrays that pyshmem did not allocate
+    are left to the library, which knows its heap.
     """
     if type(a) is SymmetricArray:
         kind = getattr(a, "_kind", None)

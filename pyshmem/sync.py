@@ -1,14 +1,17 @@
-"""Point-to-point synchronization: wait until, or test whether, elements of this PE's symmetric memory compare true.
+"""Point-to-point synchronization: wait until, or test whether, elements of this PE's symmetric memory compare
+true.
 
-The elements are int32, int64, uint32 or uint64 and are changed by other PEs' puts, atomics and signals. When a wait
-returns, or a test is true, what the other PE sent before it (in the order that `fence` gives) is visible.
+The elements are int32, int64, uint32 or uint64 and are changed by other PEs' puts, atomics and signals. When
+a wait returns, or a test is true, what the other PE sent before it (in the order that `fence` gives) is
+visible.
 
-The plain forms take one element, `_all`, `_any` and `_some` an array, compared with one value; the ``_vector`` forms
-compare element i with ``values[i]``. `status` is an optional mask: elements where it is nonzero are left out. A
-wait on no element returns at once. Waits end with TimeoutError or PeerDeadError instead of blocking forever
-(SHMEM_TIMEOUT).
+The plain forms take one element, `_all`, `_any` and `_some` an array, compared with one value; the
+``_vector`` forms compare element i with ``values[i]``. `status` is an optional mask: elements where it is
+nonzero are left out. A wait on no element returns at once. Waits end with TimeoutError or PeerDeadError
+instead of blocking forever (SHMEM_TIMEOUT).
 """
 
+# ruff: noqa: PT028 (these tests are no tests of pytest's)
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
@@ -60,13 +63,19 @@ def _one(function: Callable[..., int], ivar: Array, cmp: CMP | int | str, value:
     if word is None or not word.is_int:
         pointer, word = word_of(ivar, call, "ivar", INT_WORDS)
     number = cmp if type(cmp) is CMP else comparison(cmp, call)
-    cell = word.pool.pop() if word.pool else word.cell()
+    try:  # word.cell(), without the call
+        cell = word.pool.pop()
+    except IndexError:
+        cell = ffi.new(word.ctype)
     cell[0] = value
-    result = _results.pop() if _results else ffi.new("size_t *")
+    try:
+        result = _results.pop()
+    except IndexError:
+        result = ffi.new("size_t *")
     code = function(word.core, _ALL, pointer, 1, _NULL, _NULL, number, cell, 0, result)
     if code:
         fail(code)
-    answer = result[0] != 0
+    answer: bool = result[0] != 0
     word.pool.append(cell)
     _results.append(result)
     return answer
@@ -101,7 +110,9 @@ def _many(
     if status is not None:
         excluded = np.ascontiguousarray(np.asarray(status).reshape(-1) != 0, np.intc)
         if excluded.size < count:
-            raise _ArgumentError(f"{call}: status has {excluded.size} entries for the {count} elements of ivars")
+            raise _ArgumentError(
+                f"{call}: status has {excluded.size} entries for the {count} elements of ivars"
+            )
         mask = ffi.from_buffer("int[]", excluded)
     indices = ffi.new("size_t[]", max(count, 1)) if which == _SOME else _NULL
     result = ffi.new("size_t *")
@@ -146,13 +157,16 @@ def test(ivar: Array, cmp: CMP, value: Number) -> bool:
 
 test.__test__ = False  # type: ignore[attr-defined]  # not a test of pytest's
 
+
 def wait_until_all(ivars: Array, cmp: CMP, value: Number, status: Status = None) -> None:
     """Blocks until ``ivars[i] cmp value`` holds for every element that `status` leaves."""
     _many(_wait, _ALL, ivars, cmp, value, status, False, "wait_until_all")
 
 
 def wait_until_any(ivars: Array, cmp: CMP, value: Number, status: Status = None) -> int | None:
-    """Blocks until ``ivars[i] cmp value`` holds for one element; returns its index, or None if there is none to wait for."""
+    """Blocks until ``ivars[i] cmp value`` holds for one element; returns its index, or None if there is none
+    to wait for.
+    """
     found = _many(_wait, _ANY, ivars, cmp, value, status, False, "wait_until_any")
     return _index(found, ivars)
 
@@ -168,19 +182,23 @@ def wait_until_all_vector(ivars: Array, cmp: CMP, values: Values, status: Status
 
 
 def wait_until_any_vector(ivars: Array, cmp: CMP, values: Values, status: Status = None) -> int | None:
-    """Blocks until ``ivars[i] cmp values[i]`` holds for one element; returns its index, or None if there is none to wait for."""
+    """Blocks until ``ivars[i] cmp values[i]`` holds for one element; returns its index, or None if there is
+    none to wait for.
+    """
     found = _many(_wait, _ANY, ivars, cmp, values, status, True, "wait_until_any_vector")
     return _index(found, ivars)
 
 
 def wait_until_some_vector(ivars: Array, cmp: CMP, values: Values, status: Status = None) -> list[int]:
-    """Blocks until ``ivars[i] cmp values[i]`` holds for at least one element; returns the indices of all such."""
+    """Blocks until ``ivars[i] cmp values[i]`` holds for at least one element; returns the indices of all
+    such.
+    """
     return _indices(_many(_wait, _SOME, ivars, cmp, values, status, True, "wait_until_some_vector"))
 
 
 def test_all(ivars: Array, cmp: CMP, value: Number, status: Status = None) -> bool:
     """Whether ``ivars[i] cmp value`` holds for every element that `status` leaves."""
-    return _many(_test, _ALL, ivars, cmp, value, status, False, "test_all")[0] != 0
+    return bool(_many(_test, _ALL, ivars, cmp, value, status, False, "test_all")[0] != 0)
 
 
 def test_any(ivars: Array, cmp: CMP, value: Number, status: Status = None) -> int | None:
@@ -196,7 +214,7 @@ def test_some(ivars: Array, cmp: CMP, value: Number, status: Status = None) -> l
 
 def test_all_vector(ivars: Array, cmp: CMP, values: Values, status: Status = None) -> bool:
     """Whether ``ivars[i] cmp values[i]`` holds for every element that `status` leaves."""
-    return _many(_test, _ALL, ivars, cmp, values, status, True, "test_all_vector")[0] != 0
+    return bool(_many(_test, _ALL, ivars, cmp, values, status, True, "test_all_vector")[0] != 0)
 
 
 def test_any_vector(ivars: Array, cmp: CMP, values: Values, status: Status = None) -> int | None:
@@ -210,5 +228,6 @@ def test_some_vector(ivars: Array, cmp: CMP, values: Values, status: Status = No
     return _indices(_many(_test, _SOME, ivars, cmp, values, status, True, "test_some_vector"))
 
 
-for _function in (test_all, test_any, test_some, test_all_vector, test_any_vector, test_some_vector):
-    _function.__test__ = False  # type: ignore[attr-defined]
+_tests: tuple[Any, ...] = (test_all, test_any, test_some, test_all_vector, test_any_vector, test_some_vector)
+for _function in _tests:
+    _function.__test__ = False

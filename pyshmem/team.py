@@ -35,9 +35,9 @@ def _config(config: Mapping[str, int] | None, more: Mapping[str, int], call: str
 class Team:
     """A team of PEs; functions take it as ``team=``.
 
-    ``Team(other)`` is another name for the same team, ``Team()`` is invalid; `split_strided` and `split_2d` make
-    new ones. As a context manager it is destroyed at the end of the block. It is false when invalid or destroyed, and
-    on PEs that are not members.
+    ``Team(other)`` is another name for the same team, ``Team()`` is invalid; `split_strided` and `split_2d`
+    make new ones. As a context manager it is destroyed at the end of the block. It is false when invalid or
+    destroyed, and on PEs that are not members.
     """
 
     __slots__ = ("key", "ob_team")
@@ -75,7 +75,9 @@ class Team:
         return bool(self.key != lib.SHMEMX_TEAM_INVALID)
 
     def __repr__(self) -> str:
-        return f"<Team {dict(zip(_FIXED, ('INVALID', 'WORLD', 'SHARED'), strict=True)).get(self.key, self.key)}>"
+        return (
+            f"<Team {dict(zip(_FIXED, ('INVALID', 'WORLD', 'SHARED'), strict=True)).get(self.key, self.key)}>"
+        )
 
     def __enter__(self) -> Team:
         return self
@@ -119,10 +121,7 @@ class Team:
         handle = self._valid("split_strided")
         if size is None:
             npes = lib.shmem_team_n_pes(handle)
-            if stride == 0:
-                size = 1
-            else:
-                size = len(range(start, npes if stride > 0 else -1, stride))
+            size = 1 if stride == 0 else len(range(start, npes if stride > 0 else -1, stride))
         made = ffi.new("shmem_team_t *")
         settings, mask = _config(config, kwargs, "split_strided")
         check(lib.shmem_team_split_strided(handle, start, stride, size, settings, mask, made))
@@ -210,7 +209,6 @@ class Team:
         del done
         if code:
             fail(code)
-
 
 
 TEAM_WORLD = Team(ffi.cast(_TYPE, lib.SHMEMX_TEAM_WORLD))

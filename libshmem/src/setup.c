@@ -288,6 +288,7 @@ static void say_BOOL(struct sink *s, bool v) { say(s, "%d", v); }
 static void say_INT(struct sink *s, long v) __attribute__((unused));
 static void say_INT(struct sink *s, long v) { say(s, "%ld", v); }
 static void say_STRING(struct sink *s, const char *v) { say(s, "%s", v); }
+static void say_SECRET(struct sink *s, const char *v) { say(s, "%s", *v ? "(set)" : ""); }
 
 size_t shmemx_info(char *text, size_t size)
 {

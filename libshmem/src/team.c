@@ -58,13 +58,15 @@ static void describe(uint64_t tag, char *text, size_t n)
     };
     unsigned kind = tag & 0xff, argument = tag >> 8 & 0xffff;
     const char *name = kind < sizeof names / sizeof *names ? names[kind] : "an unknown call";
-    const char *what = kind == SHMEMI_BROADCAST ? "root" : kind == SHMEMI_REDUCE ? "operation and type" : NULL;
+    unsigned long long bytes = tag >> 24;
     if (kind == SHMEMI_REFUSED || kind == SHMEMI_SYNC || kind == SHMEMI_MEMORY || kind == SHMEMI_TEAM)
         snprintf(text, n, "%s", name);
-    else if (what)
-        snprintf(text, n, "%s, %s %u, %llu bytes", name, what, argument, (unsigned long long)(tag >> 24));
+    else if (kind == SHMEMI_BROADCAST)
+        snprintf(text, n, "%s, root %u, %llu bytes", name, argument, bytes);
+    else if (kind == SHMEMI_REDUCE) /* enum shmemx_reduce_op and shmemx_type */
+        snprintf(text, n, "%s, operation %u, type %u, %llu bytes", name, argument >> 8, argument & 0xff, bytes);
     else
-        snprintf(text, n, "%s, %llu bytes", name, (unsigned long long)(tag >> 24));
+        snprintf(text, n, "%s, %llu bytes", name, bytes);
 }
 
 int shmemi_disagree(const char *call, const struct shmemi_team *t, int member)

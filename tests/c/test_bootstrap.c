@@ -60,8 +60,7 @@ static void exchanges(struct shmemi_bootstrap *b)
     }
 }
 
-/* What started this process, three times over. */
-static void ordinary(void)
+static void ordinary(void) /* what started this process, three times over */
 {
     for (int again = 0; again < 3; again++) {
         struct shmemi_bootstrap b;
@@ -156,14 +155,15 @@ static void set_timeout(const char *seconds)
     CHECK(shmemi_env_read("test") == 0, "%s", shmemx_last_error());
 }
 
-static void by_uid(int actor)
+static void by_uid(int actor) /* the maker is not rank 0 */
 {
     struct shmemi_bootstrap b[2];
-    share_uid(actor == 2); /* not rank 0 */
+    share_uid(actor == 2);
     for (int which = 0; which < 2; which++)
         CHECK(open_uid(&b[which], actor, 4, which) == 0, "%s", shmemx_last_error());
     for (int which = 0; which < 2; which++) {
-        CHECK(strcmp(b[which].name, "uid") == 0 && b[which].rank == actor && b[which].size == 4, "%s", b[which].name);
+        CHECK(strcmp(b[which].name, "uid") == 0 && b[which].rank == actor && b[which].size == 4, "%s",
+              b[which].name);
         CHECK(!b[which].launched, "a unique id has no launcher");
         exchanges(&b[which]);
     }
@@ -171,8 +171,7 @@ static void by_uid(int actor)
         b[which].close(&b[which]);
 }
 
-/* The maker is no PE of the job. */
-static void by_stranger(int actor)
+static void by_stranger(int actor) /* the maker is no PE of the job */
 {
     share_uid(actor == 3);
     if (actor < 3) {
@@ -326,21 +325,21 @@ static void set_env(int rank, int size, int port, const char *run)
     setenv("TORCHELASTIC_RUN_ID", run, 1);
 }
 
-/* A listener that never answers, as torchrun's store does not; its port becomes stage->port. */
+/* A silent listener, like torchrun's store; its port becomes stage->port. */
 static int occupy(void)
 {
     struct sockaddr_in a = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t n = sizeof a;
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
     CHECK(fd >= 0 && bind(fd, (struct sockaddr *)&a, sizeof a) == 0 && listen(fd, 8) == 0 &&
-              getsockname(fd, (struct sockaddr *)&a, &n) == 0, "errno %d", errno);
+              getsockname(fd, (struct sockaddr *)&a, &n) == 0,
+          "errno %d", errno);
     atomic_store(&stage->port, ntohs(a.sin_port));
     atomic_fetch_add(&stage->ready, 1);
     return fd;
 }
 
-/* Two jobs of three on one MASTER_PORT, which is taken. */
-static void two_jobs(int actor)
+static void two_jobs(int actor) /* of three PEs on one MASTER_PORT, which is taken */
 {
     int fd = -1;
     if (actor == 0)
@@ -354,8 +353,8 @@ static void two_jobs(int actor)
         CHECK(strcmp(b.name, "env") == 0 && b.rank == actor / 2 && b.size == 3, "%s", b.name);
         int job = actor % 2, all[3];
         CHECK(b.allgather(&b, &job, all, sizeof job) == 0, "%s", shmemx_last_error());
-        CHECK(all[0] == job && all[1] == job && all[2] == job, "two jobs were mixed: %d %d %d", all[0], all[1],
-              all[2]);
+        CHECK(all[0] == job && all[1] == job && all[2] == job, "two jobs were mixed: %d %d %d", all[0],
+              all[1], all[2]);
         exchanges(&b);
         CHECK(b.barrier(&b) == 0, "%s", shmemx_last_error());
         b.close(&b);
@@ -389,13 +388,12 @@ static void no_rank_0(int actor)
 
 static int dial(int port)
 {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons((uint16_t)port),
-                            .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {
+        .sin_family = AF_INET, .sin_port = htons((uint16_t)port), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd >= 0 && connect(fd, (struct sockaddr *)&a, sizeof a) == 0)
+    if (connect(fd, (struct sockaddr *)&a, sizeof a) == 0)
         return fd;
-    if (fd >= 0)
-        close(fd);
+    close(fd);
     return -1;
 }
 
@@ -453,14 +451,18 @@ static void junk(int actor)
 static void bad_variables(int actor)
 {
     (void)actor;
-    static const char *const cases[][3] = {{"RANK", "5", "0 to 1"},        {"RANK", "-1", "0 to 1"},
-                                           {"RANK", "x", "\"x\""},         {"WORLD_SIZE", "0", "WORLD_SIZE"},
-                                           {"MASTER_PORT", "99999", "99999"}, {"MASTER_PORT", "1x", "\"1x\""}};
+    static const char *const cases[][3] = {{"RANK", "5", "0 to 1"},
+                                           {"RANK", "-1", "0 to 1"},
+                                           {"RANK", "x", "\"x\""},
+                                           {"WORLD_SIZE", "0", "WORLD_SIZE"},
+                                           {"MASTER_PORT", "99999", "99999"},
+                                           {"MASTER_PORT", "1x", "\"1x\""}};
     struct shmemi_bootstrap b;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         set_env(0, 2, 4711, "run");
         setenv(cases[i][0], cases[i][1], 1);
-        CHECK(shmemi_bootstrap_open(&b, NULL) == SHMEMX_ERR_BOOTSTRAP && strstr(shmemx_last_error(), cases[i][2]),
+        CHECK(shmemi_bootstrap_open(&b, NULL) == SHMEMX_ERR_BOOTSTRAP &&
+                  strstr(shmemx_last_error(), cases[i][2]),
               "%s=%s: %s", cases[i][0], cases[i][1], shmemx_last_error());
     }
     unsetenv("RANK");
@@ -468,19 +470,20 @@ static void bad_variables(int actor)
           shmemx_last_error());
     exchanges(&b);
     b.close(&b);
-    static const char *const ways[][2] = {{"pmix", "PMIX_RANK"}, {"pmi", "PMI_FD"}, {"env", "RANK"},
-                                          {"uid", "unique id"}};
+    static const char *const ways[][2] = {
+        {"pmix", "PMIX_RANK"}, {"pmi", "PMI_FD"}, {"env", "RANK"}, {"uid", "unique id"}};
     for (size_t i = 0; i < sizeof ways / sizeof *ways; i++) {
         setenv("SHMEM_BOOTSTRAP", ways[i][0], 1);
         CHECK(shmemi_env_read("test") == 0, "%s", shmemx_last_error());
-        CHECK(shmemi_bootstrap_open(&b, NULL) == SHMEMX_ERR_BOOTSTRAP && strstr(shmemx_last_error(), ways[i][1]), "%s",
-              shmemx_last_error());
+        CHECK(shmemi_bootstrap_open(&b, NULL) == SHMEMX_ERR_BOOTSTRAP &&
+                  strstr(shmemx_last_error(), ways[i][1]),
+              "%s", shmemx_last_error());
     }
     setenv("SHMEM_BOOTSTRAP", "carrier-pigeon", 1);
     CHECK(shmemi_env_read("test") == 0, "%s", shmemx_last_error());
-    CHECK(shmemi_bootstrap_open(&b, NULL) == SHMEMX_ERR_ARGUMENT && strstr(shmemx_last_error(), "carrier-pigeon"), "%s",
-          shmemx_last_error());
-    unsetenv("SHMEM_BOOTSTRAP");
+    CHECK(shmemi_bootstrap_open(&b, NULL) == SHMEMX_ERR_ARGUMENT &&
+              strstr(shmemx_last_error(), "carrier-pigeon"),
+          "%s", shmemx_last_error());
 }
 
 static void variables(int actor)
@@ -489,16 +492,17 @@ static void variables(int actor)
     static const struct {
         const char *text;
         size_t bytes; /* SIZE_MAX: an error */
-    } sizes[] = {{"4096", 4096}, {"64M", 64u << 20}, {"2g", (size_t)2 << 30}, {"20m", 20971520}, {"3.1M", 3250586},
-                 {".5k", 512}, {"1T", (size_t)1 << 40}, {"1GiB", 1u << 30}, {"", 1u << 30}, {" 7 ", 7},
-                 {"M", SIZE_MAX}, {"-1", SIZE_MAX}, {"1x", SIZE_MAX}, {"0x10", SIZE_MAX}, {"1e30", SIZE_MAX},
-                 {"nan", SIZE_MAX}, {"inf", SIZE_MAX}, {"many", SIZE_MAX}};
+    } sizes[] = {{"4096", 4096},    {"64M", 64u << 20}, {"2g", (size_t)2 << 30}, {"20m", 20971520},
+                 {"3.1M", 3250586}, {".5k", 512},       {"1T", (size_t)1 << 40}, {"1GiB", 1u << 30},
+                 {"", 1u << 30},    {" 7 ", 7},         {"M", SIZE_MAX},         {"-1", SIZE_MAX},
+                 {"1x", SIZE_MAX},  {"0x10", SIZE_MAX}, {"1e30", SIZE_MAX},      {"nan", SIZE_MAX},
+                 {"inf", SIZE_MAX}, {"many", SIZE_MAX}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         setenv("SHMEM_SYMMETRIC_SIZE", sizes[i].text, 1);
         int status = shmemi_env_read("test");
         if (sizes[i].bytes == SIZE_MAX)
-            CHECK(status == SHMEMX_ERR_ARGUMENT && strstr(shmemx_last_error(), "SHMEM_SYMMETRIC_SIZE"), "\"%s\": %s",
-                  sizes[i].text, shmemx_last_error());
+            CHECK(status == SHMEMX_ERR_ARGUMENT && strstr(shmemx_last_error(), "SHMEM_SYMMETRIC_SIZE"),
+                  "\"%s\": %s", sizes[i].text, shmemx_last_error());
         else
             CHECK(status == 0 && shmemi_env.SYMMETRIC_SIZE == sizes[i].bytes, "\"%s\": %zu", sizes[i].text,
                   shmemi_env.SYMMETRIC_SIZE);
@@ -522,12 +526,14 @@ static void variables(int actor)
     int value, count = 0;
     const char *name, *python;
     for (; shmemx_error_info(count, &value, &name, &python) == 0; count++)
-        CHECK(strcmp(shmemx_error_name(value), name) == 0 && shmemx_strerror(value)[0] && value <= 0, "%d", value);
+        CHECK(strcmp(shmemx_error_name(value), name) == 0 && shmemx_strerror(value)[0] && value <= 0, "%d",
+              value);
     CHECK(count > 10 && shmemx_error_info(-1, NULL, NULL, NULL) == SHMEMX_ERR_ARGUMENT, "%d", count);
     CHECK(strcmp(shmemx_error_name(77), "UNKNOWN") == 0, "%s", shmemx_error_name(77));
     const char *why = NULL;
     CHECK(shmemi_dl_open((const char *const[]){"libno-such.so.1", "libnor-this.so", NULL}, &why) == NULL &&
-              strstr(why, "libno-such.so.1") && strstr(why, "libnor-this.so"), "%s", why);
+              strstr(why, "libno-such.so.1") && strstr(why, "libnor-this.so"),
+          "%s", why);
 }
 
 /* All noted `status` within `most` seconds, with `text` in the message. */
@@ -535,7 +541,8 @@ static void all_noted(const char *scene, const int *actors, int n, int status, d
 {
     for (int i = 0; i < n; i++) {
         int a = actors[i];
-        CHECK(stage->note[a].status == status && stage->note[a].took < most && strstr(stage->note[a].text, text),
+        CHECK(stage->note[a].status == status && stage->note[a].took < most &&
+                  strstr(stage->note[a].text, text),
               "scene %s, process %d: %s after %.2f s: %s", scene, a, shmemx_error_name(stage->note[a].status),
               stage->note[a].took, stage->note[a].text);
     }
@@ -543,8 +550,8 @@ static void all_noted(const char *scene, const int *actors, int n, int status, d
 
 static void scenes(void)
 {
-    static const int first_two[] = {0, 1}, all[] = {0, 1, 2}, not_1[] = {0, 2}, not_0[] = {1, 2}, only_0[] = {0},
-                     only_1[] = {1};
+    static const int first_two[] = {0, 1}, all[] = {0, 1, 2}, not_1[] = {0, 2}, not_0[] = {1, 2},
+                     only_0[] = {0}, only_1[] = {1};
     play("by_uid", 4, by_uid);
     play("by_stranger", 4, by_stranger);
     for (int i = 0; i < 10; i++)

@@ -1,4 +1,4 @@
-/* Contexts: of the world and of teams, whose PE numbers they use; completion, limits, handles that are gone. */
+/* Contexts: of the world and of teams, whose PE numbers they use; completion, limits, dead handles. */
 #include "pes.h"
 
 static long *cells; /* one a PE */

@@ -1,10 +1,10 @@
-/* Jobs that go wrong: a PE that never comes, dies, leaves or ends the job. The others must end soon, with a message
- * that says who is missing and on what, and nothing may be left behind.
+/* Jobs that go wrong: a PE that never comes, dies, leaves or ends the job. The others must end soon, with a
+ * message that says who is missing and on what, and nothing may be left behind.
  *
  * pes: 1
  *
- * Without an argument this program is the driver: it starts jobs of itself with ./launch, one a row of `cases`. With
- * an argument it is a PE of such a job and does what the argument names. */
+ * Without an argument this program is the driver: it starts jobs of itself with ./launch, one a row of `cases`.
+ * With an argument it is a PE of such a job and does what the argument names. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -19,7 +19,7 @@
 
 enum { MISSING = 1 }; /* the PE that makes the trouble */
 
-/* ---- the PEs ------------------------------------------------------------------------------------------------ */
+/* ---- the PEs ------------------------------------------------------------------------------------------- */
 
 static long *words; /* 64 symmetric words */
 
@@ -164,7 +164,11 @@ static int pe_main(const char *how, const char *call)
     return 0;
 }
 
-/* ---- the driver ------------------------------------------------------------------------------------------------ */
+/* A status: any but 0 and the launcher's own (124: it had to kill them, 125, 126). Of a PE that dies and one that
+ * sees it die, the launcher may learn in any order. */
+enum { FAILS = -1 };
+
+/* ---- the driver ---------------------------------------------------------------------------------------- */
 
 struct result {
     int status;
@@ -273,7 +277,7 @@ static int spawn(char *const argv[], pid_t *pid)
     return ends[0];
 }
 
-/* Reads until every process of the job has closed its end, or the text holds `until` (if any) `times` times. */
+/* Reads until every process of the job has closed its end, or the text has `until` (if any) `times` times. */
 static void read_output(int fd, struct result *r, size_t *n, const char *until, int times, double limit)
 {
     const double deadline = seconds() + limit;
@@ -312,8 +316,6 @@ static void run_job(struct result *r, int n_pes, const char *how, const char *ca
     r->seconds = seconds() - start;
 }
 
-enum { FAILS = -1 }; /* any status but 0 and the launcher's own (124: it had to kill them, 125, 126) */
-
 static void check_job(const char *what, const struct result *r, int status, double least, double most)
 {
     bool right =
@@ -348,16 +350,16 @@ static const struct {
     {"absent", "split", 1, {"PE 1", "SHMEM_TIMEOUT", "split"}},
     {"absent", "finalize", 1, {"PE 1", "SHMEM_TIMEOUT", "finalize"}},
     /* dies: they end at once, without any deadline */
-    {"killed", "barrier", 137, {"PE 1", "barrier", "ended without shmem_finalize"}},
-    {"killed", "broadcast", 137, {"PE 1", "broadcast", "ended without shmem_finalize"}},
-    {"killed", "reduce", 137, {"PE 1", "reduce", "ended without shmem_finalize"}},
-    {"killed", "wait_until", 137, {"PE 1", "wait_until", "ended without shmem_finalize"}},
-    {"killed", "wait_until_any", 137, {"PE 1", "wait_until", "ended without shmem_finalize"}},
-    {"killed", "signal_wait_until", 137, {"PE 1", "signal_wait_until", "ended without shmem_finalize"}},
-    {"killed", "lock", 137, {"PE 1", "shmem_set_lock", "ended without shmem_finalize"}},
-    {"killed", "malloc", 137, {"PE 1", "malloc", "ended without shmem_finalize"}},
-    {"killed", "finalize", 137, {"PE 1", "finalize", "ended without shmem_finalize"}},
-    {"killed", "get", 137, {"PE 1", "barrier", "ended without shmem_finalize"}},
+    {"killed", "barrier", FAILS, {"PE 1", "barrier", "ended without shmem_finalize"}},
+    {"killed", "broadcast", FAILS, {"PE 1", "broadcast", "ended without shmem_finalize"}},
+    {"killed", "reduce", FAILS, {"PE 1", "reduce", "ended without shmem_finalize"}},
+    {"killed", "wait_until", FAILS, {"PE 1", "wait_until", "ended without shmem_finalize"}},
+    {"killed", "wait_until_any", FAILS, {"PE 1", "wait_until", "ended without shmem_finalize"}},
+    {"killed", "signal_wait_until", FAILS, {"PE 1", "signal_wait_until", "ended without shmem_finalize"}},
+    {"killed", "lock", FAILS, {"PE 1", "shmem_set_lock", "ended without shmem_finalize"}},
+    {"killed", "malloc", FAILS, {"PE 1", "malloc", "ended without shmem_finalize"}},
+    {"killed", "finalize", FAILS, {"PE 1", "finalize", "ended without shmem_finalize"}},
+    {"killed", "get", FAILS, {"PE 1", "barrier", "ended without shmem_finalize"}},
     {"crashed", "barrier", FAILS, {"PE 1", "barrier", "ended without shmem_finalize"}},
     {"return", "barrier", 1, {"PE 1", "barrier", "ended without shmem_finalize"}},
     {"exit", "wait_until", 1, {"PE 1", "wait_until", "ended without shmem_finalize"}},

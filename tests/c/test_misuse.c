@@ -1,5 +1,5 @@
-/* Mistakes that programs make: each is refused with a message that has the values, and nothing is written; the void
- * forms are harmless. Then the library still works. */
+/* Mistakes that programs make: each is refused with a message that has the values, and nothing is written; the
+ * void forms are harmless. Then the library still works. */
 #include "pes.h"
 
 enum { WORDS = 64 };

@@ -1,4 +1,6 @@
-/* Reductions: every operation and type against the same computation here; in place; the same bits on every PE. */
+/* Reductions: every operation and type against the same computation here; in place; same bits on every PE.
+ *
+ * pes: 1 2 3 4 8 16 */
 #include <complex.h>
 #include <math.h>
 
@@ -126,7 +128,7 @@ static void test_teams(void)
     pes_teams_destroy(teams);
 }
 
-/* One PE's NaN is everybody's result, where it is and nowhere else; infinities and signed zeros are numbers. */
+/* One PE's NaN is everybody's result, where it is and nowhere else; infinities are numbers. */
 #define DEFINE_NAN(NAME, T)                                                                                  \
     static void nan_##NAME(void)                                                                             \
     {                                                                                                        \

@@ -172,16 +172,15 @@ static void blank(const struct kind *k, unsigned char *p, size_t n)
 static void expect(const struct kind *k, const char *what, const unsigned char *p, size_t n, size_t stride,
                    size_t all, int who, size_t source_stride)
 {
-    for (size_t at = 0; at < all; at++) {
+    size_t first = SIZE_MAX;
+    for (size_t at = all; at-- > 0;) {
         bool written = at % stride == 0 && at / stride < n;
         unsigned x = written ? mix(who, at / stride * source_stride, salt) : untouched;
-        if (!k->is(p + at * k->size, x)) {
-            CHECK(false, "%s %s of %zu elements at stride %zu from PE %d: element %zu is wrong (%s)", k->name,
-                  what, n, stride, who, at, written ? "should be written" : "should not be touched");
-            return;
-        }
+        if (!k->is(p + at * k->size, x))
+            first = at;
     }
-    CHECK(true, "all right");
+    CHECK(first == SIZE_MAX, "%s %s of %zu elements at stride %zu from PE %d: element %zu is wrong", k->name, what, n,
+          stride, who, first);
 }
 
 static void test_put(const struct kind *k, int form, size_t n)

@@ -1,6 +1,8 @@
-/* Collectives back to back in random order over several teams, PEs late at random: what one leaves in the library's
- * buffers must never reach the next. Each has a dest of its own, as the standard wants, and between two barriers no
- * other synchronization. */
+/* Collectives back to back in random order over several teams, PEs late at random: what one leaves in the
+ * library's buffers must never reach the next. Each has a dest of its own, as the standard wants, and between two
+ * barriers there is no other synchronization.
+ *
+ * pes: 1 2 3 4 8 16 */
 #include "pes.h"
 
 enum { BURST = 24, BURSTS = 40, MOST = 2500 /* int64s a member */ };

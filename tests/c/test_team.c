@@ -1,4 +1,6 @@
-/* Teams: who is in them, translation, nested splits, destroy and reuse, limits. */
+/* Teams: who is in them, translation, nested splits, destroy and reuse, limits.
+ *
+ * pes: 1 2 3 4 8 16 */
 #include "pes.h"
 
 static long *cell;

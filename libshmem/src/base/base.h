@@ -45,6 +45,7 @@ struct shmemi_env {
 #define SHMEMI_ENV_BOOL bool
 #define SHMEMI_ENV_INT long
 #define SHMEMI_ENV_STRING const char *
+#define SHMEMI_ENV_SECRET const char *
 #define SHMEM_ENV(name, kind, dflt, text) SHMEMI_ENV_##kind name;
 #include "environment.def"
 #undef SHMEM_ENV

@@ -61,8 +61,9 @@ int shmemi_bootstrap_open(struct shmemi_bootstrap *b, const struct shmemi_bootst
     bool given = strcmp(wanted, "auto") != 0;
     opened_once = true;
     for (int way = 0; way < WAYS; way++)
-        note(way, only >= 0 && way != only ? given ? "not wanted (SHMEM_BOOTSTRAP)" : "not wanted (a unique id was given)"
-                                           : "not reached");
+        note(way, only >= 0 && way != only
+                      ? given ? "not wanted (SHMEM_BOOTSTRAP)" : "not wanted (a unique id was given)"
+                      : "not reached");
     for (int way = only < 0 ? 0 : only; way < WAYS; way++) {
         char why[WHY_BYTES] = "";
         memset(b, 0, sizeof *b);

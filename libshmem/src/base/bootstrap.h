@@ -22,7 +22,8 @@ struct shmemi_bootstrap {
     int (*barrier)(struct shmemi_bootstrap *b);
     /* asks the launcher to end the whole job with `status`; may return (then the caller exits). */
     void (*abort)(struct shmemi_bootstrap *b, int status);
-    /* local: frees state; not collective. After it the struct is dead. */
+    /* local, not collective. After it the struct is dead. What the launcher gives only once stays with the
+     * process: PMI-1's connection, the star that PMIx introduced. */
     void (*close)(struct shmemi_bootstrap *b);
 };
 
@@ -36,10 +37,11 @@ struct shmemi_bootstrap_request {
 /* Chooses by SHMEM_BOOTSTRAP: auto = uid if one is given, else pmix, pmi, env, single.
  * A way that sees no sign of its launcher is passed over and says why (shmemi_bootstrap_report). */
 int shmemi_bootstrap_open(struct shmemi_bootstrap *b, const struct shmemi_bootstrap_request *req);
-/* Fills a fresh unique id: addresses to reach this process, port, random secret. The listener
- * lives in this process until it has served one init or the process ends. */
+/* Fills a fresh unique id: addresses to reach this process, port, random secret. A hub thread serves it in
+ * this process, which may be any PE or none of them, until one job has been served or the process ends. */
 int shmemi_bootstrap_uid(unsigned char uid[SHMEMI_UID_BYTES]);
-/* One line a way: "pmix: no PMIX_RANK in the environment" ...; what was tried at the last open (or would be). */
+/* One line a way: "pmix: no PMIX_RANK in the environment", "env: chosen: PE 1 of 4, ...": what the last open
+ * tried; "not tried yet" before the first. */
 void shmemi_bootstrap_report(char *text, size_t n);
 
 /* Each way: 1 = opened, 0 = not present here (why says), negative = present but failed. */

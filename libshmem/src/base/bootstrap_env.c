@@ -49,12 +49,12 @@ static void job_key(uint8_t key[STAR_KEY_BYTES], const char *host, long port, lo
 {
     static const uint8_t zero[STAR_KEY_BYTES];
     const char *run = getenv("TORCHELASTIC_RUN_ID"), *restart = getenv("TORCHELASTIC_RESTART_COUNT");
-    const char *secret = getenv("SHMEM_JOB_SECRET");
+    const char *secret = shmemi_env.JOB_SECRET;
     char names[1024];
-    int n = snprintf(names, sizeof names, "libshmem\n%ld\n%ld\n%u\n%.256s\n%.256s\n%.64s\n", port, size, generation,
-                     host, run ? run : "", restart ? restart : "");
+    int n = snprintf(names, sizeof names, "libshmem\n%ld\n%ld\n%u\n%.256s\n%.256s\n%.64s\n", port, size,
+                     generation, host, run ? run : "", restart ? restart : "");
     uint8_t first[STAR_KEY_BYTES] = {0};
-    if (secret) /* first, so that a secret of any length counts in full */
+    if (secret && *secret) /* first, so that a secret of any length counts in full */
         shmemi_star_mac(first, zero, secret, strlen(secret));
     shmemi_star_mac(key, first, names, (size_t)n);
 }
@@ -135,14 +135,14 @@ int shmemi_bootstrap_env(struct shmemi_bootstrap *b, char *why, size_t n)
     }
     long rank, size, port;
     const char *host = values[2];
-    snprintf(why, n, "RANK=%.20s WORLD_SIZE=%.20s MASTER_ADDR=%.60s MASTER_PORT=%.20s", values[0], values[1], host,
-             values[3]);
+    snprintf(why, n, "RANK=%.20s WORLD_SIZE=%.20s MASTER_ADDR=%.60s MASTER_PORT=%.20s", values[0], values[1],
+             host, values[3]);
     if (!parse_number(values[1], 1, INT32_MAX, &size))
         return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "WORLD_SIZE=\"%.40s\" is not a number of processes",
                            values[1]);
     if (!parse_number(values[0], 0, size - 1, &rank))
-        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "RANK=\"%.40s\" is not a number from 0 to %ld", values[0],
-                           size - 1);
+        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "RANK=\"%.40s\" is not a number from 0 to %ld",
+                           values[0], size - 1);
     if (!parse_number(values[3], 1, 65535, &port))
         return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "MASTER_PORT=\"%.40s\" is not a port", values[3]);
 
@@ -169,10 +169,16 @@ int shmemi_bootstrap_env(struct shmemi_bootstrap *b, char *why, size_t n)
             }
     }
     char hint[240];
-    snprintf(hint, sizeof hint, "rank 0 listens on one of ports %ld..%ld at MASTER_ADDR=%.100s: does it run?", port,
-             port + PORTS - 1 < 65535 ? port + PORTS - 1 : 65535, host);
-    struct star_join join = {.addresses = ways, .count = count, .retry = true, .key = key, .rank = (int)rank,
-                             .size = (int)size, .name = "env", .hint = hint};
+    snprintf(hint, sizeof hint, "rank 0 listens on one of ports %ld..%ld at MASTER_ADDR=%.100s: does it run?",
+             port, port + PORTS - 1 < 65535 ? port + PORTS - 1 : 65535, host);
+    struct star_join join = {.addresses = ways,
+                             .count = count,
+                             .retry = true,
+                             .key = key,
+                             .rank = (int)rank,
+                             .size = (int)size,
+                             .name = "env",
+                             .hint = hint};
     int status = shmemi_star_join(b, &join);
     if (status != SHMEMX_SUCCESS)
         return status;

@@ -22,7 +22,8 @@
 #include <unistd.h>
 
 static const double hello_patience = 10; /* seconds for a connection to say who it is */
-static const double linger = 5; /* seconds after an error in which latecomers hear of it; then as many to go */
+static const double linger =
+    5; /* seconds after an error in which latecomers hear of it; then as many to go */
 enum { MAX_STRANGERS = 4096, STACK_BYTES = 256 << 10 };
 #define MAX_GATHER ((uint64_t)1 << 32) /* bytes of one allgather's result; a larger one is a mistake */
 
@@ -105,7 +106,8 @@ static void name_missing(struct hub *h, char *text, size_t n)
             snprintf(text + used, n - used, ", ...");
             break;
         }
-        used += (size_t)snprintf(text + used, n - used, last > first ? "%s%d-%d" : "%s%d", separator, first, last);
+        used += (size_t)snprintf(text + used, n - used, last > first ? "%s%d-%d" : "%s%d", separator, first,
+                                 last);
         separator = ", ";
         first = last;
     }
@@ -278,8 +280,8 @@ static void take_frame(struct hub *h, struct connection *c)
     }
     if ((f->op != STAR_ALLGATHER && f->op != STAR_BARRIER) || c->in_round || h->listener >= 0 ||
         f->round != h->round) {
-        fail(h, SHMEMX_ERR_BOOTSTRAP, "PE %d sent a frame out of turn (kind %d, round %llu, now %llu)", c->rank,
-             f->op, (unsigned long long)f->round, (unsigned long long)h->round);
+        fail(h, SHMEMX_ERR_BOOTSTRAP, "PE %d sent a frame out of turn (kind %d, round %llu, now %llu)",
+             c->rank, f->op, (unsigned long long)f->round, (unsigned long long)h->round);
         return;
     }
     for (size_t i = 0; i < h->count; i++)
@@ -448,7 +450,9 @@ static double next_deadline(struct hub *h)
             h->op = STAR_JOIN;
         name_missing(h, missing, sizeof missing);
         fail(h, SHMEMX_ERR_TIMEOUT, "%s of %d did not %s within %g s (SHMEM_TIMEOUT)", missing, h->size,
-             h->op == STAR_JOIN ? "arrive" : h->op == STAR_BARRIER ? "enter the barrier" : "enter the exchange",
+             h->op == STAR_JOIN      ? "arrive"
+             : h->op == STAR_BARRIER ? "enter the barrier"
+                                     : "enter the exchange",
              h->patience);
     }
     if (!h->error && h->started != 0)

@@ -99,15 +99,16 @@ static const char *own_file(char path[PATH_MAX])
 
 static bool is_launcher(const char *name)
 {
-    static const char *const launchers[] = {"hydra_", "mpiexec", "mpirun", "prte", "prun", "orted", "slurmstepd"};
+    static const char *const launchers[] = {"hydra_", "mpiexec", "mpirun",    "prte",
+                                            "prun",   "orted",   "slurmstepd"};
     for (size_t i = 0; i < sizeof launchers / sizeof *launchers; i++)
         if (strncmp(name, launchers[i], strlen(launchers[i])) == 0)
             return true;
     return false;
 }
 
-bool shmemi_bootstrap_inherited(const char *const *names, const char *const *libraries, bool own_library, char *why,
-                                size_t n)
+bool shmemi_bootstrap_inherited(const char *const *names, const char *const *libraries, bool own_library,
+                                char *why, size_t n)
 {
     char path[PATH_MAX], name[64], which[128];
     const char *own = own_library ? own_file(path) : NULL;
@@ -117,8 +118,8 @@ bool shmemi_bootstrap_inherited(const char *const *names, const char *const *lib
         if (is_launcher(name) || !same_values(pid, names))
             return false;
         if (has_mapped(pid, libraries, own, which, sizeof which)) {
-            snprintf(why, n, "the variables are those of our ancestor, process %d (%.40s, has %.60s)", (int)pid,
-                     name, which);
+            snprintf(why, n, "the variables are those of our ancestor, process %d (%.40s, has %.60s)",
+                     (int)pid, name, which);
             return true;
         }
         pid = next;

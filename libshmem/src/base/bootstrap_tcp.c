@@ -106,8 +106,8 @@ int shmemi_bootstrap_tcp(struct shmemi_bootstrap *b, const struct shmemi_bootstr
     check_of(check, &u);
     if (memcmp(u.magic, uid_magic, sizeof u.magic) != 0 || !shmemi_star_equal(check, u.check, sizeof check) ||
         u.count < 1 || u.count > UID_ADDRESSES)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "the %d bytes are not a unique id (damaged, or never filled)",
-                           SHMEMI_UID_BYTES);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "the %d bytes are not a unique id (damaged, or never filled)", SHMEMI_UID_BYTES);
     if (u.version != UID_VERSION)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "the unique id is of version %u, this library knows %d",
                            u.version, UID_VERSION);
@@ -125,9 +125,14 @@ int shmemi_bootstrap_tcp(struct shmemi_bootstrap *b, const struct shmemi_bootstr
     if (count == 0)
         return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call,
                            "the unique id was made on another machine without a network address");
-    struct star_join join = {.addresses = ways, .count = count, .key = u.key, .rank = req->rank,
-                             .size = req->size, .name = "uid",
-                             .hint = "the process that made the unique id must be running, and an id serves one init"};
+    struct star_join join = {
+        .addresses = ways,
+        .count = count,
+        .key = u.key,
+        .rank = req->rank,
+        .size = req->size,
+        .name = "uid",
+        .hint = "the process that made the unique id must be running, and an id serves one init"};
     int status = shmemi_star_join(b, &join);
     return status != SHMEMX_SUCCESS ? status : 1;
 }

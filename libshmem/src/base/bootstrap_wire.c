@@ -44,11 +44,12 @@ static void store64(uint8_t *p, uint64_t x)
         p[i] = (uint8_t)x;
 }
 
-void shmemi_star_mac(uint8_t mac[STAR_MAC_BYTES], const uint8_t key[STAR_KEY_BYTES], const void *data, size_t n)
+void shmemi_star_mac(uint8_t mac[STAR_MAC_BYTES], const uint8_t key[STAR_KEY_BYTES], const void *data,
+                     size_t n)
 {
     uint64_t k0 = load64(key), k1 = load64(key + 8);
-    uint64_t v[4] = {k0 ^ 0x736f6d6570736575u, k1 ^ 0x646f72616e646f6du ^ 0xee,
-                     k0 ^ 0x6c7967656e657261u, k1 ^ 0x7465646279746573u};
+    uint64_t v[4] = {k0 ^ 0x736f6d6570736575u, k1 ^ 0x646f72616e646f6du ^ 0xee, k0 ^ 0x6c7967656e657261u,
+                     k1 ^ 0x7465646279746573u};
     const uint8_t *p = data;
     uint64_t last = (uint64_t)n << 56;
     for (; n >= 8; n -= 8, p += 8) {
@@ -159,7 +160,8 @@ bool shmemi_star_foreign_user(int fd)
     socklen_t n = sizeof here, m = sizeof there;
     char local[64], remote[64];
     bool v6, peer_v6;
-    if (getsockname(fd, (struct sockaddr *)&here, &n) != 0 || getpeername(fd, (struct sockaddr *)&there, &m) != 0)
+    if (getsockname(fd, (struct sockaddr *)&here, &n) != 0 ||
+        getpeername(fd, (struct sockaddr *)&there, &m) != 0)
         return false;
     if (!proc_form(&here, local, sizeof local, &v6) || !proc_form(&there, remote, sizeof remote, &peer_v6))
         return false;

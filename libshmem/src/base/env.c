@@ -79,7 +79,7 @@ PARSER bool parse_BOOL(const char *s, bool *out)
     static const struct {
         const char *word;
         bool value;
-    } words[] = {{"0", false}, {"1", true},  {"no", false},    {"yes", true},
+    } words[] = {{"0", false},   {"1", true},  {"no", false},    {"yes", true},
                  {"off", false}, {"on", true}, {"false", false}, {"true", true}};
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         if (strcasecmp(s, words[i].word) == 0) {
@@ -107,16 +107,26 @@ PARSER bool parse_STRING(const char *s, const char **out)
     return *out != NULL;
 }
 
+PARSER bool parse_SECRET(const char *s, const char **out)
+{
+    return parse_STRING(s, out);
+}
+
 PARSER const char kind_SIZE[] = "bytes, with a suffix K, M, G or T if wanted (64M)";
 PARSER const char kind_SECONDS[] = "seconds, not negative (2.5)";
 PARSER const char kind_BOOL[] = "0, 1, no, yes, off or on";
 PARSER const char kind_INT[] = "a whole number";
 PARSER const char kind_STRING[] = "text";
+PARSER const char kind_SECRET[] = "text";
 
 PARSER void free_STRING(const char **s)
 {
     free((char *)*s);
     *s = NULL;
+}
+PARSER void free_SECRET(const char **s)
+{
+    free_STRING(s);
 }
 PARSER void free_SIZE(size_t *s)
 {
@@ -148,14 +158,15 @@ int shmemi_env_read(const char *call)
     memset(&fresh, 0, sizeof fresh);
     const char *value;
     /* An empty variable counts as unset: `SHMEM_DEBUG= prog` is how a shell clears one. */
-#define SHMEM_ENV(name, kind, dflt, text)                                                                   \
-    value = getenv("SHMEM_" #name);                                                                         \
-    if (value == NULL || *value == 0)                                                                       \
-        value = dflt;                                                                                       \
-    if (!parse_##kind(value, &fresh.name)) {                                                                \
-        release(&fresh);                                                                                    \
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "environment variable SHMEM_" #name                   \
-                           "=\"%.100s\" is not understood; wanted: %s", value, kind_##kind);                \
+#define SHMEM_ENV(name, kind, dflt, text)                                                                    \
+    value = getenv("SHMEM_" #name);                                                                          \
+    if (value == NULL || *value == 0)                                                                        \
+        value = dflt;                                                                                        \
+    if (!parse_##kind(value, &fresh.name)) {                                                                 \
+        release(&fresh);                                                                                     \
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,                                                        \
+                           "environment variable SHMEM_" #name "=\"%.100s\" is not understood; wanted: %s",  \
+                           value, kind_##kind);                                                              \
     }
 #include "environment.def"
 #undef SHMEM_ENV

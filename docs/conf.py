@@ -1,0 +1,117 @@
+"""Sphinx configuration, and the directive that turns libshmem's tables (*.def) into tables of the documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+from sphinx.application import Sphinx
+from sphinx.util.nodes import make_refnode
+
+ROOT = Path(__file__).resolve().parent.parent
+INCLUDE = ROOT / "libshmem" / "include"
+
+project = "libshmem and pyshmem"
+author = "the libshmem developers"
+copyright = author
+release = re.search(r'^version = "(.+?)"', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]  # type: ignore[index]
+version = release
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+myst_enable_extensions = ["colon_fence", "deflist"]
+myst_heading_anchors = 3
+exclude_patterns = ["_build", "reference"]  # reference/c.md is included by c-reference.md
+default_role = "py:obj"  # `put` in a docstring is a link where pyshmem has one such name
+add_module_names = False
+python_maximum_signature_line_length = 100
+autodoc_member_order = "bysource"
+autodoc_typehints_format = "short"
+autodoc_preserve_defaults = True
+napoleon_google_docstring = False
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"libshmem and pyshmem {release}"
+html_copy_source = False
+html_show_sphinx = False
+
+# The tables: file, macro, heads of the columns, and which arguments of the macro they show.
+TABLES = {
+    "environment": ("environment.def", "SHMEM_ENV", ["Variable", "Kind", "Default", "Meaning"]),
+    "errors": ("errors.def", "SHMEMX_ERROR", ["Code", "Value", "Also a", "Meaning"]),
+    "transports": ("transports.def", "SHMEM_TRANSPORT", ["Transport", "Meaning"]),
+}
+PREFIX = {"environment": "SHMEM_", "errors": "SHMEMX_ERR_", "transports": ""}
+
+
+def read_table(name: str) -> list[list[str]]:
+    """The rows of a table, quotes removed; ValueError when the file has a row that is not understood."""
+    file, macro, heads = TABLES[name]
+    source = re.sub(r"/\*.*?\*/", "", (INCLUDE / file).read_text(encoding="utf-8"), flags=re.DOTALL)
+    argument = r'\s*("(?:[^"\\]|\\.)*"|[^",()]+?)\s*'
+    rows = [
+        [value.strip('"') for value in match.groups()]
+        for match in re.finditer(rf"{macro}\({','.join([argument] * len(heads))}\)", source)
+    ]
+    if not rows or len(rows) != source.count(f"{macro}("):
+        raise ValueError(f"{file}: {len(rows)} of {source.count(f'{macro}(')} rows of {macro} are understood")
+    return rows
+
+
+class DefTable(Directive):
+    """``{deftable} environment``: the rows of a .def file, first column as code."""
+
+    required_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        name = self.arguments[0]
+        self.state.document.settings.env.note_dependency(str(INCLUDE / TABLES[name][0]))
+        heads = TABLES[name][2]
+        table, group = nodes.table(classes=["colwidths-auto"]), nodes.tgroup(cols=len(heads))
+        group += [nodes.colspec(colwidth=1) for _ in heads]
+        head, body = nodes.thead(), nodes.tbody()
+        head += _row([nodes.Text(text) for text in heads])
+        for row in read_table(name):
+            if name == "errors" and row[0] == "SUCCESS":
+                row[0] = "SHMEMX_SUCCESS"
+            elif not row[0].startswith("SHMEM"):
+                row[0] = PREFIX[name] + row[0]
+            first = nodes.literal(text=row[0])
+            rest = [nodes.Text(text or "–") for text in row[1:]]
+            body += _row([first, *rest])
+        group += [head, body]
+        table += group
+        return [table]
+
+
+def _row(cells: list[nodes.Node]) -> nodes.row:
+    row = nodes.row()
+    for cell in cells:
+        entry, paragraph = nodes.entry(), nodes.paragraph()
+        paragraph += cell
+        entry += paragraph
+        row += entry
+    return row
+
+
+def find_elsewhere(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nodes.Node | None:
+    """`quiet`, written in pyshmem.rma, is pyshmem.order.quiet: links a bare name that only one module has."""
+    if node.get("refdomain") != "py" or "." in node["reftarget"]:
+        return None
+    known = env.get_domain("py").objects
+    found = [name for name in known if name.startswith("pyshmem.") and name.endswith("." + node["reftarget"])]
+    functions = [name for name in found if known[name].objtype != "method" and known[name].objtype != "attribute"]
+    if len(functions) != 1:
+        return None
+    entry = known[functions[0]]
+    return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, functions[0])
+
+
+def setup(app: Sphinx) -> None:
+    if not (ROOT / "docs" / "reference" / "c.md").is_file():
+        raise SystemExit("docs/reference/c.md is missing: `make docs` makes it from the headers")
+    app.add_directive("deftable", DefTable)
+    app.connect("missing-reference", find_elsewhere)
