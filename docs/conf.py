@@ -1,4 +1,4 @@
-"""Sphinx configuration, and the directive that turns libshmem's tables (*.def) into tables of the documentation."""
+"""Sphinx configuration, and the directive that shows libshmem's tables (*.def) as tables."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
 napoleon_google_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True  # properties are documented where they are defined
 
 html_theme = "furo"
 html_title = f"libshmem and pyshmem {release}"
@@ -103,11 +104,46 @@ def find_elsewhere(app: Sphinx, env: Any, node: Any, content: nodes.Node) -> nod
         return None
     known = env.get_domain("py").objects
     found = [name for name in known if name.startswith("pyshmem.") and name.endswith("." + node["reftarget"])]
-    functions = [name for name in found if known[name].objtype != "method" and known[name].objtype != "attribute"]
+    functions = [name for name in found if known[name].objtype not in ("method", "attribute")]
     if len(functions) != 1:
         return None
     entry = known[functions[0]]
     return make_refnode(app.builder, node["refdoc"], entry.docname, entry.node_id, content, functions[0])
+
+
+def literal_blocks(app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Examples and aligned tables in docstrings become literal blocks: they are shown as written."""
+    out: list[str] = []
+    start = 0
+    while start < len(lines):
+        if not lines[start].strip():
+            out.append("")
+            start += 1
+            continue
+        if start + 1 < len(lines) and set(lines[start + 1].strip()) == {"-"}:
+            break  # a section of numpydoc, and all that follows
+        end = start
+        while end < len(lines) and lines[end].strip():
+            end += 1
+        block = lines[start:end]
+        columns = sum(bool(re.match(r"\S+(?: \S+)*\s{2,}\S", line)) for line in block)
+        if block[0].startswith("    ") and not _in_literal(out):
+            out += ["::", "", *block]
+        elif columns >= 2 and "==" not in block[0]:
+            out += ["::", "", *("    " + line for line in block)]
+        else:
+            for before, line in zip(["", *block], block, strict=False):
+                if before.startswith(" ") and not line.startswith(" "):
+                    out.append("")  # an indented list ends
+                out.append(line)
+        start = end
+    lines[:] = out + lines[start:]
+
+
+def _in_literal(out: list[str]) -> bool:
+    """Whether an indented block that follows continues a literal block or a directive."""
+    written = [line for line in out if line.strip()]
+    return bool(written) and (written[-1].startswith("    ") or written[-1].endswith("::"))
 
 
 def setup(app: Sphinx) -> None:
@@ -115,3 +151,4 @@ def setup(app: Sphinx) -> None:
         raise SystemExit("docs/reference/c.md is missing: `make docs` makes it from the headers")
     app.add_directive("deftable", DefTable)
     app.connect("missing-reference", find_elsewhere)
+    app.connect("autodoc-process-docstring", literal_blocks, priority=400)  # before napoleon

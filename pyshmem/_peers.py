@@ -1,8 +1,8 @@
 """What pyshmem is measured against: the same work, done well, with mpi4py. Used by `pyshmem bench` only.
 
-MoE dispatch and combine over MPI: permute the rows by destination, exchange the counts, Alltoallv the rows, and the
-same back with a weighted sum. All buffers are made once, copies go through `take(out=...)`, and no loop runs over
-tokens: what a careful NumPy programmer would write.
+MoE dispatch and combine over MPI: permute the rows by destination, exchange the counts, Alltoallv the rows,
+and the same back with a weighted sum. All buffers are made once, copies go through `take(out=...)`, and no
+loop runs over tokens: what a careful NumPy programmer would write.
 """
 
 from __future__ import annotations
@@ -26,12 +26,20 @@ class AlltoallvMoE:
     num_experts, hidden, topk, max_tokens : int
         As in `pyshmem.moe.ExpertParallel`; num_experts must be divisible by the number of ranks here.
     per_choice : bool
-        False: one row for each (token, rank), as pyshmem does, with its ids and weights beside it. True: one row for
-        each choice, the usual permutation of MoE layers, which needs no ids at the receiver but moves more.
+        False: one row for each (token, rank), as pyshmem does, with its ids and weights beside it. True: one
+        row for each choice, the usual permutation of MoE layers, which needs no ids at the receiver but moves
+        more.
     """
 
     def __init__(
-        self, comm: Any, num_experts: int, hidden: int, topk: int, max_tokens: int, *, per_choice: bool = False
+        self,
+        comm: Any,
+        num_experts: int,
+        hidden: int,
+        topk: int,
+        max_tokens: int,
+        *,
+        per_choice: bool = False,
     ) -> None:
         from mpi4py import MPI
 
@@ -54,8 +62,9 @@ class AlltoallvMoE:
         self._counts_out, self._counts_in = np.empty(self.ranks, np.int32), np.empty(self.ranks, np.int32)
 
     def dispatch(self, x: Array, topk_idx: Array, topk_weights: Array) -> tuple[Array, Array, Array]:
-        """x float32 [T, H], topk_idx int64 [T, K], topk_weights float32 [T, K] -> the received rows [N, H], their
-        local ids int32 [N, K] (-1 = elsewhere; per choice: [N, 1]) and weights float32 of the same shape."""
+        """x float32 [T, H], topk_idx int64 [T, K], topk_weights float32 [T, K] -> the received rows [N,
+        H], their local ids int32 [N, K] (-1 = elsewhere; per choice: [N, 1]) and weights float32 of the
+        same shape."""
         owner = np.where(topk_idx >= 0, topk_idx // self._each, -1)
         if self.per_choice:
             kept = np.flatnonzero(owner >= 0)
@@ -75,31 +84,30 @@ class AlltoallvMoE:
         self._comm.Alltoall(self._counts_out, self._counts_in)
         np.take(x, self._tokens, axis=0, out=self._send[:n], mode="clip")
         got = int(self._counts_in.sum())
-        self._exchange(self._send, self._counts_out, self._receive, self._counts_in)
+        self._exchange(self._send, self._counts_out, self._receive, self._counts_in, self.hidden, self._float)
         outgoing = self._send_meta.reshape(-1)[: n * 2 * width].reshape(n, 2 * width)
         outgoing[:, :width] = ids
         outgoing[:, width:].view(np.float32)[:] = weights
-        self._comm.Alltoallv(
-            [outgoing, self._counts_out * (2 * width), self._starts(self._counts_out) * (2 * width), self._int],
-            [self._receive_meta, self._counts_in * (2 * width), self._starts(self._counts_in) * (2 * width),
-             self._int],
-        )  # fmt: skip
+        self._exchange(outgoing, self._counts_out, self._receive_meta, self._counts_in, 2 * width, self._int)
         meta = self._receive_meta.reshape(-1)[: got * 2 * width].reshape(got, 2 * width)
         self._n, self._got, self._count = n, got, len(x)
         return self._receive[:got], meta[:, :width], meta[:, width:].view(np.float32)
 
     def combine(self, y: Array, weights: Array, out: Array) -> Array:
-        """y float32 [N, H] in the order of the received rows, weights as received: out [T, H] becomes the sum of
-        y times the sum of its row's weights, over all rows of each token."""
+        """y float32 [N, H] in the order of the received rows, weights as received: out [T, H] becomes the
+        sum of y times the sum of its row's weights, over all rows of each token."""
         ready = self._weighted[: self._got]
         np.multiply(y, weights.sum(axis=1, keepdims=True), out=ready)
-        self._exchange(self._weighted, self._counts_in, self._back, self._counts_out)
+        self._exchange(
+            self._weighted, self._counts_in, self._back, self._counts_out, self.hidden, self._float
+        )
         if self.per_choice:
             out[:] = 0
             np.add.at(out, self._tokens, self._back[: self._n])
             return out
         out[:] = 0
-        for begin, count in zip(self._starts(self._counts_out).tolist(), self._counts_out.tolist(), strict=True):
+        starts = self._starts(self._counts_out).tolist()
+        for begin, count in zip(starts, self._counts_out.tolist(), strict=True):
             tokens = self._tokens[begin : begin + count]
             if count == len(out):  # every token: no gather needed
                 np.add(out, self._back[begin : begin + count], out=out)
@@ -114,9 +122,10 @@ class AlltoallvMoE:
     def _starts(counts: Array) -> Array:
         return np.concatenate([[0], np.cumsum(counts[:-1])]).astype(np.int32)
 
-    def _exchange(self, source: Array, out_rows: Array, target: Array, in_rows: Array) -> None:
-        h = self.hidden
+    def _exchange(
+        self, source: Array, out_rows: Array, target: Array, in_rows: Array, columns: int, kind: Any
+    ) -> None:
         self._comm.Alltoallv(
-            [source, out_rows * h, self._starts(out_rows) * h, self._float],
-            [target, in_rows * h, self._starts(in_rows) * h, self._float],
+            [source, out_rows * columns, self._starts(out_rows) * columns, kind],
+            [target, in_rows * columns, self._starts(in_rows) * columns, kind],
         )

@@ -50,8 +50,7 @@ def _text(cdata: object) -> str:
 
 
 def _class_name(name: str) -> str:
-    words = name.split("_")
-    return "".join(word if len(word) < 3 else word.capitalize() for word in words) + "Error"
+    return "".join(word if word == "PE" else word.capitalize() for word in name.split("_")) + "Error"
 
 
 def _from_table() -> dict[int, type[ShmemError]]:

@@ -7,14 +7,16 @@
             y[begin:end] = my_experts[e](got.recv_x[begin:end])
         out = ep.combine(y, got)  # [tokens, hidden]: the weighted sum over each token's experts
 
-Shapes: T tokens of this PE, H hidden, K choices a token, E experts in all, R ranks (members of the team). Expert ids
-are 0 .. E - 1 in contiguous blocks, E // R a rank, the first E % R ranks hold one more; -1 is a dropped choice.
+Shapes: T tokens of this PE, H hidden, K choices a token, E experts in all, R ranks (members of the team).
+Expert ids are 0 .. E - 1 in contiguous blocks, E // R a rank, the first E % R ranks hold one more; -1 is a
+dropped choice.
 
 Backward. Dispatch and an unweighted combine are each other's transpose: the gradient of `combine` is
-``dispatch(grad_out, routing=got)``, the gradient of `dispatch` is ``combine(grad_recv, got, weighted=False)``.
+``dispatch(grad_out, routing=got)``, the gradient of `dispatch` is ``combine(grad_recv, got,
+weighted=False)``.
 
-Mistakes. An error of one PE is raised there, and as MismatchError naming that PE on all others; nobody hangs and the
-object stays usable. That holds for dispatch, combine and creation.
+Mistakes. An error of one PE is raised there, and as MismatchError naming that PE on all others; nobody hangs
+and the object stays usable. That holds for dispatch, combine and creation.
 
 Algorithm and wire format: shmemx_moe.h.
 """
@@ -22,7 +24,6 @@ Algorithm and wire format: shmemx_moe.h.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Literal, NamedTuple, NoReturn
 
@@ -32,17 +33,14 @@ import numpy.typing as npt
 
 from . import setup
 from ._core import ffi, lib
+from ._dispatched import Array, Dispatched, Float32s, Int32s, Int64s, address
 from .errors import CLASSES, check
 from .setup import ensure, state
-from .team import Team
+from .team import TEAM_WORLD, Team
 from .types import CData
 
 __all__ = ["Dispatched", "ExpertParallel", "Layout", "Stats"]
 
-Array = npt.NDArray[Any]
-Int32s = npt.NDArray[np.int32]
-Int64s = npt.NDArray[np.int64]
-Float32s = npt.NDArray[np.float32]
 Quant = Literal["none", "int8"]
 
 _ArgumentError = CLASSES[lib.SHMEMX_ERR_ARGUMENT]
@@ -84,11 +82,6 @@ class Stats(NamedTuple):
     """NaN and infinities replaced by ``nonfinite="saturate"``."""
 
 
-def _address(a: Array) -> CData:
-    # Works for bfloat16 and for strided rows, where the buffer protocol does not; 0.5 us, ctypes takes 2.3.
-    return ffi.cast("void *", a.__array_interface__["data"][0])
-
-
 def _pick(table: dict[Any, int], value: Any, name: str) -> int:
     try:
         return table[value]
@@ -104,7 +97,7 @@ def _type_of(dtype: npt.DTypeLike) -> tuple[np.dtype[Any], int]:
     return kind, _TYPES[kind]
 
 
-# ---- objects that were dropped ------------------------------------------------------------------------------
+# ---- objects that were dropped ----------------------------------------------------------------------------
 
 
 class _Object:
@@ -157,143 +150,7 @@ def _reclaim() -> None:
         _objects.remove(items[i])
 
 
-# ---- results --------------------------------------------------------------------------------------------------
-
-
-class Dispatched:
-    """What this PE received in one dispatch; also the handle that `combine` and ``dispatch(routing=...)`` take.
-
-    Rows are in the order of source rank, then of the source's tokens. In mode "worst_case" rank r's tokens lie from
-    row r * max_tokens on, and unused slots have topk_idx -1, source_rank -1 and undefined recv_x.
-
-    Attributes
-    ----------
-    recv_x : ndarray
-        Token form [rows, H], expert form [expert_rows, H] (grouped by local expert, see `expert_offsets`; padding rows
-        are 0). The object's dtype, or int8 when `quantized`. It shows a buffer of the object: it stays until the
-        results-th later dispatch begins, then reading this attribute raises ArgumentError; copy it to keep it.
-        Rows may be further apart than H elements (``recv_x.strides``).
-    scales : ndarray or None
-        float32 [rows or expert_rows, groups] when `quantized`: recv_x * its group's scale is the value. Same lifetime.
-    by_expert, quantized : bool
-        The form of recv_x.
-    rows, expert_rows, tokens : int
-        Row slots of the token form, rows of the expert form with its padding, T of this PE's own tokens.
-    bytes_remote, bytes_local : int
-        What this PE sent to others, and stored into its own buffer.
-    """
-
-    __slots__ = (
-        "__weakref__", "_handle", "_kept", "_number", "_owner", "_view", "_x", "_scales", "by_expert", "bytes_local",
-        "bytes_remote", "expert_rows", "quantized", "rows", "tokens",
-    )  # fmt: skip
-
-    def __init__(self, owner: ExpertParallel, handle: CData, number: int, by_expert: bool, quantized: bool) -> None:
-        self._owner = owner
-        self._handle = ffi.gc(handle, lib.shmemx_moe_handle_free)
-        self._number = number
-        self._kept: dict[str, Array] = {}
-        self._view = ffi.new("shmemx_moe_received_t *")
-        check(lib.shmemx_moe_received(handle, self._view))
-        self.by_expert = by_expert
-        self.quantized = quantized
-        self.rows: int = self._view.rows
-        self.expert_rows: int = self._view.expert_rows
-        self.tokens: int = self._view.tokens
-        self.bytes_remote = self.bytes_local = 0
-        self._x: Array
-        self._scales: Array | None = None
-
-    def __repr__(self) -> str:
-        form = f"{self.expert_rows} rows by expert" if self.by_expert else f"{self.rows} rows by token"
-        return f"<Dispatched {form}{', int8' if self.quantized else ''}>"
-
-    def _living(self) -> None:
-        if self._handle is None or self._owner._object.moe == ffi.NULL:
-            raise _ArgumentError("recv_x is gone: its ExpertParallel is closed; copy it to keep it")
-        check(lib.shmemx_moe_received(self._handle, self._view))
-        if self._view.x == ffi.NULL:
-            raise _ArgumentError(
-                f"recv_x is gone: {self._owner.results} later dispatches have begun (results="
-                f"{self._owner.results}); copy it to keep it"
-            )
-
-    @property
-    def recv_x(self) -> Array:
-        """The received rows."""
-        self._living()
-        return self._x
-
-    @property
-    def scales(self) -> Float32s | None:
-        """Scales of quantized rows."""
-        self._living()
-        return self._scales
-
-    def _table(self, name: str, shape: tuple[int, ...], dtype: npt.DTypeLike) -> Array:
-        """A copy of one of the handle's arrays, made at the first use."""
-        found = self._kept.get(name)
-        if found is None:
-            if self._handle is None:
-                raise _ArgumentError(f"{name}: the object of this result is closed")
-            found = np.empty(shape, dtype)
-            ffi.memmove(_address(found), getattr(self._view, name), found.nbytes)
-            found.flags.writeable = False
-            self._kept[name] = found
-        return found
-
-    @property
-    def topk_idx(self) -> Int64s:
-        """int64 [rows, K]: numbers of experts within this rank; -1 for choices elsewhere, dropped, and empty slots."""
-        return self._table("topk_idx", (self.rows, self._owner.topk), np.int64)
-
-    @property
-    def topk_weights(self) -> Float32s:
-        """float32 [rows, K], 0 where topk_idx is -1."""
-        return self._table("topk_weights", (self.rows, self._owner.topk), np.float32)
-
-    @property
-    def source_rank(self) -> Int32s:
-        """int32 [rows]: rank that the row came from, -1 for an empty slot."""
-        return self._table("source_rank", (self.rows,), np.int32)
-
-    @property
-    def source_token(self) -> Int32s:
-        """int32 [rows]: its number there, -1 for an empty slot."""
-        return self._table("source_token", (self.rows,), np.int32)
-
-    @property
-    def tokens_per_expert(self) -> Int32s:
-        """int32 [local experts]: rows that chose it."""
-        return self._table("tokens_per_expert", (self._owner.local_experts,), np.int32)
-
-    @property
-    def tokens_per_source(self) -> Int32s:
-        """int32 [R]: rows from each rank."""
-        return self._table("tokens_per_source", (self._owner.ranks,), np.int32)
-
-    @property
-    def expert_offsets(self) -> Int64s:
-        """int64 [local experts + 1]: first row of each expert in the expert form, a multiple of expert_alignment."""
-        return self._table("expert_offsets", (self._owner.local_experts + 1,), np.int64)
-
-    @property
-    def expert_position(self) -> Int32s:
-        """int32 [rows, K]: row of each choice in the expert form, -1 where topk_idx is."""
-        return self._table("expert_position", (self.rows, self._owner.topk), np.int32)
-
-    def expert_ranges(self) -> Iterator[tuple[int, int]]:
-        """(first row, row after the last) of each local expert in the expert form, without padding."""
-        for begin, count in zip(self.expert_offsets.tolist(), self.tokens_per_expert.tolist(), strict=False):
-            yield begin, begin + count
-
-    def _release(self) -> None:
-        if self._handle is not None:
-            ffi.release(self._handle)
-            self._handle = None
-
-
-# ---- the object --------------------------------------------------------------------------------------------------
+# ---- the object -------------------------------------------------------------------------------------------
 
 
 class ExpertParallel:
@@ -312,10 +169,11 @@ class ExpertParallel:
     dtype : dtype
         float32, float16 or ml_dtypes.bfloat16: of x, y, bias and the results.
     team : Team, optional
-        The ranks; by default all PEs. PEs outside pass their own team, or an invalid one; they can only `close`.
+        The ranks; by default all PEs. PEs outside pass their own team, or an invalid one; they can only
+        `close`.
     quant, combine_quant : {"none", "int8"}
-        How hidden travels, out and back: INT8 with a float32 scale a group, 3.6 times fewer bytes than float32.
-        Rows that stay on their PE are not quantized by combine.
+        How hidden travels, out and back: INT8 with a float32 scale a group, 3.6 times fewer bytes than
+        float32. Rows that stay on their PE are not quantized by combine.
     group : {128, 64, 32, "row"}
         Columns a scale.
     nonfinite : {"error", "saturate"}
@@ -323,8 +181,8 @@ class ExpertParallel:
     mode : {"exchange", "worst_case"}
         Exchange counts first and pack rows; or no exchange and R * max_tokens row slots.
     capacity : int, optional
-        Mode "exchange": rows that a rank can receive; more raise LimitError on all PEs, nothing written. By default
-        R * max_tokens, which always suffices.
+        Mode "exchange": rows that a rank can receive; more raise LimitError on all PEs, nothing written. By
+        default R * max_tokens, which always suffices.
     expert_alignment : int
         Each expert's rows begin at a multiple of it in the expert form.
     results : int
@@ -373,7 +231,7 @@ class ExpertParallel:
         config = ffi.new("shmemx_moe_config_t *")
         try:
             self.dtype, config.type = _type_of(dtype)
-            config.team = ffi.cast("shmem_team_t", lib.SHMEMX_TEAM_WORLD) if team is None else Team(team).ob_team
+            config.team = Team(TEAM_WORLD if team is None else team).ob_team
             config.mode = _pick(_MODES, mode, "mode")
             config.quant = _pick(_QUANTS, quant, "quant")
             config.combine_quant = _pick(_QUANTS, combine_quant, "combine_quant")
@@ -425,8 +283,8 @@ class ExpertParallel:
     def close(self) -> None:
         """Frees the heap memory; results and recv_x end. Collective over the world. Closing twice is allowed.
 
-        An object that is dropped without close, or left through an exception, is freed when a later ExpertParallel
-        is created after all PEs have dropped it, or at the end of the job.
+        An object that is dropped without close, or left through an exception, is freed when a later
+        ExpertParallel is created after all PEs have dropped it, or at the end of the job.
         """
         item = self._object
         if item.moe == ffi.NULL:
@@ -444,8 +302,8 @@ class ExpertParallel:
         if self._object.moe == ffi.NULL:
             return "<ExpertParallel, closed>"
         return (
-            f"<ExpertParallel rank {self.rank} of {self.ranks}: {self.num_experts} experts, hidden {self.hidden} "
-            f"{self.dtype}, top-{self.topk}, quant {self.quant}/{self.combine_quant}>"
+            f"<ExpertParallel rank {self.rank} of {self.ranks}: {self.num_experts} experts, "
+            f"hidden {self.hidden} {self.dtype}, top-{self.topk}, quant {self.quant}/{self.combine_quant}>"
         )
 
     def _moe(self) -> CData:
@@ -472,7 +330,8 @@ class ExpertParallel:
         raise error
 
     def _rows(self, a: Any, call: str, name: str, write: bool = False) -> tuple[CData, int, int]:
-        """(pointer, stride in bytes, rows) of an array [rows, H] of the object's dtype, elements of a row adjacent."""
+        """(pointer, stride in bytes, rows) of an array [rows, H] of the object's dtype, elements of a row
+        adjacent."""
         if not isinstance(a, np.ndarray):
             raise TypeError(f"{call}: {name} is {type(a).__name__}, not a NumPy array")
         if a.dtype != self.dtype:
@@ -482,13 +341,14 @@ class ExpertParallel:
         stride, step = a.strides
         if len(a) < 2:
             stride = self._row_bytes
-        if (step != a.itemsize and a.shape[1] > 1) or stride < self._row_bytes:
+        if len(a) and (step != a.itemsize or stride < self._row_bytes):
             raise _ArgumentError(
-                f"{call}: {name} has strides {a.strides}; elements of a row must be adjacent, rows must not overlap"
+                f"{call}: {name} has strides {a.strides}; elements of a row must be adjacent, rows must not "
+                "overlap"
             )
         if write and not a.flags.writeable:
             raise _ArgumentError(f"{call}: {name} (shape {a.shape}) is read-only")
-        return _address(a), stride, len(a)
+        return address(a), stride, len(a)
 
     def _choices(self, a: Any, tokens: int | None, call: str) -> tuple[CData, int, int]:
         """(pointer, core type, tokens) of topk_idx."""
@@ -500,7 +360,7 @@ class ExpertParallel:
             raise _ArgumentError(f"{call}: topk_idx has shape {a.shape}, must be ({want}, {self.topk})")
         if not a.flags.c_contiguous:
             raise _ArgumentError(f"{call}: topk_idx is not contiguous: shape {a.shape}, strides {a.strides}")
-        return _address(a), _IDS[a.dtype], len(a)
+        return address(a), _IDS[a.dtype], len(a)
 
     def _weights(self, a: Any, rows: int, call: str, name: str) -> CData:
         if a is None:
@@ -512,7 +372,7 @@ class ExpertParallel:
             raise _ArgumentError(f"{call}: {name} has shape {a.shape}, must be ({rows}, {self.topk})")
         if not a.flags.c_contiguous:
             raise _ArgumentError(f"{call}: {name} is not contiguous: shape {a.shape}, strides {a.strides}")
-        return _address(a)
+        return address(a)
 
     # ---- layout ----
 
@@ -535,8 +395,8 @@ class ExpertParallel:
         inside = np.empty((tokens, self.ranks), np.bool_)
         check(
             lib.shmemx_moe_layout(
-                moe, pointer, kind, tokens, ffi.cast("int32_t *", _address(per_rank)),
-                ffi.cast("int32_t *", _address(per_expert)), ffi.cast("uint8_t *", _address(inside)),
+                moe, pointer, kind, tokens, ffi.cast("int32_t *", address(per_rank)),
+                ffi.cast("int32_t *", address(per_expert)), ffi.cast("uint8_t *", address(inside)),
             )
         )  # fmt: skip
         return Layout(per_rank, per_expert, inside)
@@ -644,17 +504,17 @@ class ExpertParallel:
             got._x = np.ndarray((rows, hidden), self.dtype, memory)
             stride = self._row_bytes
             if got.by_expert:
-                check(lib.shmemx_moe_expert_rows(got._handle, 0, _address(got._x), stride, ffi.NULL, 0))
+                check(lib.shmemx_moe_expert_rows(got._handle, 0, address(got._x), stride, ffi.NULL, 0))
             else:
-                check(lib.shmemx_moe_rows(got._handle, _address(got._x), stride))
+                check(lib.shmemx_moe_rows(got._handle, address(got._x), stride))
             return
         values = -(-rows * hidden // 64) * 64
         memory = self._buffer(got._number, values + rows * self._groups * 4)
         got._x = np.ndarray((rows, hidden), np.int8, memory)
         got._scales = np.ndarray((rows, self._groups), np.float32, memory, values)
-        scales = ffi.cast("float *", _address(got._scales))
+        scales = ffi.cast("float *", address(got._scales))
         stride = self._groups * 4
-        check(lib.shmemx_moe_expert_rows(got._handle, 1, _address(got._x), hidden, scales, stride))
+        check(lib.shmemx_moe_expert_rows(got._handle, 1, address(got._x), hidden, scales, stride))
 
     # ---- combine ----
 
@@ -668,21 +528,22 @@ class ExpertParallel:
         bias: Array | None = None,
         out: Array | None = None,
     ) -> Any:
-        """Sends the rows that the experts made back, and adds up what belongs to each token. Collective over the team.
+        """Sends the rows that the experts made back, and adds up what belongs to each token. Collective over
+        the team.
 
-        One row travels for each (token, rank) pair. The sum over ranks is taken in float32, in rank order, and
-        rounded once; in expert form a token's rows on one rank are added in float32 before they travel.
+        One row travels for each (token, rank) pair. The sum over ranks is taken in float32, in rank order,
+        and rounded once; in expert form a token's rows on one rank are added in float32 before they travel.
 
         Parameters
         ----------
         y : ndarray
-            Of the object's dtype: [rows, H] for a result in token form, [expert_rows, H] in expert form; rows may be
-            strided. Padding and empty slots are ignored.
+            Of the object's dtype: [rows, H] for a result in token form, [expert_rows, H] in expert form; rows
+            may be strided. Padding and empty slots are ignored.
         got : Dispatched
             What dispatch gave.
         weighted : bool, optional
-            Multiply by the dispatched weights: each choice's row by its own, in token form the row by the sum of the
-            token's weights on that rank. By default True in expert form, False in token form.
+            Multiply by the dispatched weights: each choice's row by its own, in token form the row by the sum
+            of the token's weights on that rank. By default True in expert form, False in token form.
         topk_weights : ndarray, optional
             float32 [rows, K], sent back with the rows (a gradient of the weights); on all PEs or on none.
         bias : ndarray, optional
@@ -693,8 +554,8 @@ class ExpertParallel:
         Returns
         -------
         ndarray or tuple
-            [T, H]; tokens that went nowhere are 0 (or the bias). With topk_weights also float32 [T, K]: what came
-            back for each choice, 0 for dropped ones.
+            [T, H]; tokens that went nowhere are 0 (or the bias). With topk_weights also float32 [T, K]: what
+            came back for each choice, 0 for dropped ones.
 
         Raises
         ------
@@ -725,7 +586,7 @@ class ExpertParallel:
             args.out, args.out_stride, rows = self._rows(out, "combine", "out", write=True)
             self._same_tokens(rows, got, "out")
             returned = None if topk_weights is None else np.empty((got.tokens, self.topk), np.float32)
-            args.out_weights = ffi.NULL if returned is None else ffi.cast("float *", _address(returned))
+            args.out_weights = ffi.NULL if returned is None else ffi.cast("float *", address(returned))
         except Exception as error:
             self._refuse(error)
         check(lib.shmemx_moe_combine(moe, got._handle, args))

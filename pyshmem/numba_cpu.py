@@ -26,8 +26,8 @@ with ``nogil=True``.
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numba
@@ -37,15 +37,19 @@ from numba.core.errors import TypingError
 from numba.core.typing import cffi_utils
 from numba.extending import intrinsic, overload
 
-from . import _core, amo, coll, order, rma, setup, signal, sync
+from . import _core, amo, coll, order, rma, setup, signal
 from ._core import ffi, lib
 from .errors import fail
+from .sync import test, wait_until
 from .types import INT_WORDS, WORDS, core_type
 
 # A handle is an opaque pointer: for Numba, a pointer to bytes.
-for _handle in ("shmem_ctx_t", "shmem_team_t"):
-    cffi_utils.register_type(ffi.typeof(_handle).item, types.uint8)
+for _opaque in ("shmem_ctx_t", "shmem_team_t"):
+    cffi_utils.register_type(ffi.typeof(_opaque).item, types.uint8)
 cffi_utils.register_module(_core)
+
+# Not strict: the typed half has annotations that the compiled half must not have.
+_implements = partial(overload, strict=False)
 
 _CTX, _WORLD = lib.SHMEMX_CTX_DEFAULT, lib.SHMEMX_TEAM_WORLD
 _c_my_pe, _c_n_pes = lib.shmem_my_pe, lib.shmem_n_pes
@@ -56,15 +60,25 @@ _c_signal_wait, _c_reduce = lib.shmemx_signal_wait_until, lib.shmemx_reduce
 _c_broadcast, _c_fcollect, _c_alltoall = lib.shmemx_broadcast, lib.shmemx_fcollect, lib.shmemx_alltoall
 
 
-@intrinsic
-def _handle_of(typing_context: Any, number: Any) -> Any:
-    """A handle of the core, from its number."""
+def _pointer_from_number(kind: Any) -> Any:
+    """Intrinsic: a pointer of that Numba type from a number; for handles, NULL and addresses."""
 
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        value = context.cast(builder, arguments[0], signature.args[0], types.uintp)
-        return builder.inttoptr(value, context.get_value_type(signature.return_type))
+    @intrinsic
+    def pointer(typing_context: Any, number: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            value = context.cast(builder, arguments[0], signature.args[0], types.uintp)
+            return builder.inttoptr(value, context.get_value_type(signature.return_type))
 
-    return types.CPointer(types.uint8)(number), generate
+        return kind(number), generate
+
+    return pointer
+
+
+_handle = _pointer_from_number(types.CPointer(types.uint8))
+_void_pointer = _pointer_from_number(types.voidptr)
+_int_pointer = _pointer_from_number(types.CPointer(types.intc))
+_word_pointer = _pointer_from_number(types.CPointer(types.uint64))
+_size_pointer = _pointer_from_number(types.CPointer(types.uintp))
 
 
 @numba.njit
@@ -120,48 +134,47 @@ def _one_element(size: int) -> None:
 
 
 @numba.njit
-def _elements(size: int, target: int, source: int) -> int:
-    """How many elements a call transfers; -1 stands for the default."""
-    if size < -1:
+def _checked(size: int, target: int, source: int) -> int:
+    if size < 0:
         raise ValueError("a pyshmem call got a negative size")
     if size > target or size > source:
         raise ValueError("a pyshmem call got a size that exceeds the target or the source")
-    return min(target, source) if size == -1 else size
+    return size
 
 
 # ---- setup, order ---------------------------------------------------------------------------------------------
 
 
-@overload(setup.my_pe)
+@_implements(setup.my_pe)
 def _my_pe() -> Any:
     return lambda: _c_my_pe()
 
 
-@overload(setup.n_pes)
+@_implements(setup.n_pes)
 def _n_pes() -> Any:
     return lambda: _c_n_pes()
 
 
-@overload(coll.barrier_all)
+@_implements(coll.barrier_all)
 def _barrier_all() -> Any:
-    return lambda: _check(_c_barrier(_handle_of(_WORLD)))
+    return lambda: _check(_c_barrier(_handle(_WORLD)))
 
 
-@overload(coll.sync_all)
+@_implements(coll.sync_all)
 def _sync_all() -> Any:
-    return lambda: _check(_c_sync(_handle_of(_WORLD)))
+    return lambda: _check(_c_sync(_handle(_WORLD)))
 
 
-@overload(order.quiet)
+@_implements(order.quiet)
 def _quiet(ctx: Any = None) -> Any:
     _only_defaults("quiet", ctx=ctx)
-    return lambda ctx=None: _check(_c_quiet(_handle_of(_CTX)))
+    return lambda ctx=None: _check(_c_quiet(_handle(_CTX)))
 
 
-@overload(order.fence)
+@_implements(order.fence)
 def _fence(ctx: Any = None) -> Any:
     _only_defaults("fence", ctx=ctx)
-    return lambda ctx=None: _check(_c_fence(_handle_of(_CTX)))
+    return lambda ctx=None: _check(_c_fence(_handle(_CTX)))
 
 
 # ---- RMA --------------------------------------------------------------------------------------------------------
@@ -170,7 +183,7 @@ def _fence(ctx: Any = None) -> Any:
 def _overload_rma(function: Callable[..., None], core: Any) -> None:
     call = function.__name__
 
-    @overload(function)
+    @_implements(function)
     def _rma(target: Any, source: Any, pe: Any, size: Any = None, ctx: Any = None) -> Any:
         _only_defaults(call, ctx=ctx)
         _pair(target, source, call)
@@ -178,15 +191,13 @@ def _overload_rma(function: Callable[..., None], core: Any) -> None:
 
             def all_elements(target, source, pe, size=None, ctx=None):  # type: ignore[no-untyped-def]
                 n = min(target.nbytes, source.nbytes)
-                _check(core(_handle_of(_CTX), target.ctypes, source.ctypes, n, pe))
+                _check(core(_handle(_CTX), target.ctypes, source.ctypes, n, pe))
 
             return all_elements
 
         def some_elements(target, source, pe, size=None, ctx=None):  # type: ignore[no-untyped-def]
-            if size < 0:
-                raise ValueError("a pyshmem call got a negative size")
-            n = _elements(size, target.size, source.size) * target.itemsize
-            _check(core(_handle_of(_CTX), target.ctypes, source.ctypes, n, pe))
+            n = _checked(size, target.size, source.size) * target.itemsize
+            _check(core(_handle(_CTX), target.ctypes, source.ctypes, n, pe))
 
         return some_elements
 
@@ -201,7 +212,7 @@ _overload_rma(rma.get_nbi, lib.shmemx_get_nbi)
 
 
 def _atomic(target: Any, call: str, op: int, fetches: bool) -> Any:
-    """Compiled f(target, value, cond, pe): one call of the core for the target's dtype."""
+    """Compiled f(target, value, cond, pe) -> old value: one call of the core for the target's dtype."""
     any_dtype = op in (lib.SHMEMX_AMO_FETCH, lib.SHMEMX_AMO_SET, lib.SHMEMX_AMO_SWAP)
     word = _word(target, call, "target", WORDS if any_dtype else INT_WORDS)
     dtype, size, bits = word.dtype, word.size, np.dtype(f"u{word.size}")
@@ -212,53 +223,241 @@ def _atomic(target: Any, call: str, op: int, fetches: bool) -> Any:
         operands[0] = value
         operands[1] = cond
         raw = operands.view(bits)
-        fetched = np.empty(1, dtype)
-        out = fetched.ctypes if fetches else fetched[:0].ctypes
-        _check(_c_atomic(_handle_of(_CTX), op, size, target.ctypes, raw[0], raw[1], pe, out))
-        return fetched[0]
+        old = np.empty(1, dtype)
+        to = _void_pointer(old.ctypes.data if fetches else 0)
+        _check(_c_atomic(_handle(_CTX), op, size, target.ctypes, raw[0], raw[1], pe, to))
+        return old[0]
 
     return numba.njit(run)
 
 
-def _overload_amo(name: str, op: int) -> None:
+def _overload_update(name: str, op: int) -> None:
     call = f"atomic_{name}"
     function: Any = getattr(amo, call)
-    fetches = "fetch" in name or "swap" in name
+    if name == "inc":
 
-    if name in ("inc", "fetch_inc", "fetch"):
-
-        @overload(function)
-        def _without_value(target: Any, pe: Any, ctx: Any = None) -> Any:
+        @_implements(function)
+        def _inc(target: Any, pe: Any, ctx: Any = None) -> Any:
             _only_defaults(call, ctx=ctx)
-            run, value = _atomic(target, call, op, fetches), 0 if name == "fetch" else 1
-            if fetches and name == "fetch":
-                return lambda source, pe, ctx=None: run(source, value, 0, pe)
-            if fetches:
-                return lambda target, pe, ctx=None: run(target, value, 0, pe)
+            run = _atomic(target, call, op, False)
 
             def update(target, pe, ctx=None):  # type: ignore[no-untyped-def]
-                run(target, value, 0, pe)
+                run(target, 1, 0, pe)
 
             return update
 
-    elif name == "compare_swap":
+        return
 
-        @overload(function)
-        def _compare_swap(target: Any, cond: Any, value: Any, pe: Any, ctx: Any = None) -> Any:
-            _only_defaults(call, ctx=ctx)
-            run = _atomic(target, call, op, True)
-            return lambda target, cond, value, pe, ctx=None: run(target, value, cond, pe)
+    @_implements(function)
+    def _update(target: Any, value: Any, pe: Any, ctx: Any = None) -> Any:
+        _only_defaults(call, ctx=ctx)
+        run = _atomic(target, call, op, False)
 
-    else:
+        def update(target, value, pe, ctx=None):  # type: ignore[no-untyped-def]
+            run(target, value, 0, pe)
 
-        @overload(function)
-        def _with_value(target: Any, value: Any, pe: Any, ctx: Any = None) -> Any:
-            _only_defaults(call, ctx=ctx)
-            run = _atomic(target, call, op, fetches)
-            if fetches:
-                return lambda target, value, pe, ctx=None: run(target, value, 0, pe)
+        return update
 
-            def update(target, value, pe, ctx=None):  # type: ignore[no-untyped-def]
-                run(target, value, 0, pe)
 
-            return update
+def _overload_fetch(name: str, op: int) -> None:
+    call = f"atomic_{name}"
+
+    @_implements(getattr(amo, call))
+    def _fetch(target: Any, value: Any, pe: Any, ctx: Any = None) -> Any:
+        _only_defaults(call, ctx=ctx)
+        run = _atomic(target, call, op, True)
+        return lambda target, value, pe, ctx=None: run(target, value, 0, pe)
+
+
+for _name, _op in (
+    ("set", lib.SHMEMX_AMO_SET), ("inc", lib.SHMEMX_AMO_ADD), ("add", lib.SHMEMX_AMO_ADD),
+    ("and", lib.SHMEMX_AMO_AND), ("or", lib.SHMEMX_AMO_OR), ("xor", lib.SHMEMX_AMO_XOR),
+):  # fmt: skip
+    _overload_update(_name, _op)
+for _name, _op in (
+    ("swap", lib.SHMEMX_AMO_SWAP), ("fetch_add", lib.SHMEMX_AMO_ADD), ("fetch_and", lib.SHMEMX_AMO_AND),
+    ("fetch_or", lib.SHMEMX_AMO_OR), ("fetch_xor", lib.SHMEMX_AMO_XOR),
+):  # fmt: skip
+    _overload_fetch(_name, _op)
+
+
+@_implements(amo.atomic_fetch)
+def _atomic_fetch(source: Any, pe: Any, ctx: Any = None) -> Any:
+    _only_defaults("atomic_fetch", ctx=ctx)
+    run = _atomic(source, "atomic_fetch", lib.SHMEMX_AMO_FETCH, True)
+    return lambda source, pe, ctx=None: run(source, 0, 0, pe)
+
+
+@_implements(amo.atomic_fetch_inc)
+def _atomic_fetch_inc(target: Any, pe: Any, ctx: Any = None) -> Any:
+    _only_defaults("atomic_fetch_inc", ctx=ctx)
+    run = _atomic(target, "atomic_fetch_inc", lib.SHMEMX_AMO_ADD, True)
+    return lambda target, pe, ctx=None: run(target, 1, 0, pe)
+
+
+@_implements(amo.atomic_compare_swap)
+def _atomic_compare_swap(target: Any, cond: Any, value: Any, pe: Any, ctx: Any = None) -> Any:
+    _only_defaults("atomic_compare_swap", ctx=ctx)
+    run = _atomic(target, "atomic_compare_swap", lib.SHMEMX_AMO_COMPARE_SWAP, True)
+    return lambda target, cond, value, pe, ctx=None: run(target, value, cond, pe)
+
+
+# ---- waits and signals -----------------------------------------------------------------------------------------
+
+
+def _compare(ivar: Any, call: str, core: Any) -> Any:
+    """Compiled f(ivar, cmp, value) -> bool."""
+    word = _word(ivar, call, "ivar", INT_WORDS)
+    dtype, number, which = word.dtype, word.core, lib.SHMEMX_ALL
+
+    def run(ivar, cmp, value):  # type: ignore[no-untyped-def]
+        _one_element(ivar.size)
+        operand = np.empty(1, dtype)
+        operand[0] = value
+        result = np.zeros(1, np.uintp)
+        _check(
+            core(
+                number, which, ivar.ctypes, 1, _size_pointer(0), _int_pointer(0), cmp, operand.ctypes, 0,
+                _size_pointer(result.ctypes.data),
+            )
+        )  # fmt: skip
+        return result[0] != 0
+
+    return numba.njit(run)
+
+
+@_implements(wait_until)
+def _wait_until(ivar: Any, cmp: Any, value: Any) -> Any:
+    run = _compare(ivar, "wait_until", _c_wait)
+
+    def wait(ivar, cmp, value):  # type: ignore[no-untyped-def]
+        run(ivar, cmp, value)
+
+    return wait
+
+
+@_implements(test)
+def _test(ivar: Any, cmp: Any, value: Any) -> Any:
+    run = _compare(ivar, "test", _c_test)
+    return lambda ivar, cmp, value: run(ivar, cmp, value)
+
+
+_UINT64 = {np.dtype(np.uint64): INT_WORDS[np.dtype(np.uint64)]}
+
+
+@_implements(signal.put_signal)
+def _put_signal(
+    target: Any, source: Any, pe: Any, signal: Any, value: Any, sigop: Any, size: Any = None, ctx: Any = None
+) -> Any:
+    _only_defaults("put_signal", ctx=ctx, size=size)
+    _pair(target, source, "put_signal")
+    _word(signal, "put_signal", "signal", _UINT64)
+
+    def run(target, source, pe, signal, value, sigop, size=None, ctx=None):  # type: ignore[no-untyped-def]
+        _one_element(signal.size)
+        n = min(target.nbytes, source.nbytes)
+        word = _word_pointer(signal.ctypes.data)
+        _check(_c_put_signal(_handle(_CTX), target.ctypes, source.ctypes, n, word, value, sigop, pe))
+
+    return run
+
+
+@_implements(signal.signal_fetch)
+def _signal_fetch(signal: Any) -> Any:
+    _word(signal, "signal_fetch", "signal", _UINT64)
+
+    def run(signal):  # type: ignore[no-untyped-def]
+        _one_element(signal.size)
+        seen = np.empty(1, np.uint64)
+        _check(_c_signal_fetch(_word_pointer(signal.ctypes.data), _word_pointer(seen.ctypes.data)))
+        return seen[0]
+
+    return run
+
+
+@_implements(signal.signal_wait_until)
+def _signal_wait_until(signal: Any, cmp: Any, value: Any) -> Any:
+    _word(signal, "signal_wait_until", "signal", _UINT64)
+
+    def run(signal, cmp, value):  # type: ignore[no-untyped-def]
+        _one_element(signal.size)
+        seen = np.empty(1, np.uint64)
+        address = _word_pointer(signal.ctypes.data)
+        _check(_c_signal_wait(address, cmp, value, _word_pointer(seen.ctypes.data)))
+        return seen[0]
+
+    return run
+
+
+# ---- collectives ------------------------------------------------------------------------------------------------
+
+
+@_implements(coll.broadcast)
+def _broadcast(target: Any, source: Any, root: Any, size: Any = None, team: Any = None) -> Any:
+    _only_defaults("broadcast", size=size, team=team)
+    _pair(target, source, "broadcast")
+
+    def run(target, source, root, size=None, team=None):  # type: ignore[no-untyped-def]
+        n = min(target.nbytes, source.nbytes)
+        _check(_c_broadcast(_handle(_WORLD), target.ctypes, source.ctypes, n, root))
+
+    return run
+
+
+@_implements(coll.fcollect)
+def _fcollect(target: Any, source: Any, size: Any = None, team: Any = None) -> Any:
+    _only_defaults("fcollect", size=size, team=team)
+    _pair(target, source, "fcollect")
+
+    def run(target, source, size=None, team=None):  # type: ignore[no-untyped-def]
+        if source.nbytes * _c_n_pes() > target.nbytes:
+            raise ValueError("fcollect: the target is smaller than the sources of all PEs together")
+        _check(_c_fcollect(_handle(_WORLD), target.ctypes, source.ctypes, source.nbytes))
+
+    return run
+
+
+@_implements(coll.alltoall)
+def _alltoall(target: Any, source: Any, size: Any = None, team: Any = None) -> Any:
+    _only_defaults("alltoall", size=size, team=team)
+    _pair(target, source, "alltoall")
+
+    def run(target, source, size=None, team=None):  # type: ignore[no-untyped-def]
+        have = min(target.size, source.size)
+        if have % _c_n_pes() != 0:
+            raise ValueError("alltoall: the size is not a multiple of the number of PEs")
+        n = have // _c_n_pes() * target.itemsize
+        _check(_c_alltoall(_handle(_WORLD), target.ctypes, source.ctypes, n))
+
+    return run
+
+
+def _overload_reduce(name: str) -> None:
+    call = f"{name}_reduce"
+    op = getattr(lib, f"SHMEMX_REDUCE_{name.upper()}")
+
+    @_implements(getattr(coll, call))
+    def _reduce(target: Any, source: Any, size: Any = None, team: Any = None) -> Any:
+        _only_defaults(call, team=team)
+        _pair(target, source, call)
+        try:
+            number = core_type(_dtype(target), call, boolean=name not in ("sum", "prod"))
+        except TypeError as error:
+            raise TypingError(str(error)) from None
+        if _is_none(size):
+
+            def all_elements(target, source, size=None, team=None):  # type: ignore[no-untyped-def]
+                n = min(target.size, source.size)
+                _check(_c_reduce(_handle(_WORLD), op, number, target.ctypes, source.ctypes, n))
+
+            return all_elements
+
+        def some_elements(target, source, size=None, team=None):  # type: ignore[no-untyped-def]
+            n = _checked(size, target.size, source.size)
+            _check(_c_reduce(_handle(_WORLD), op, number, target.ctypes, source.ctypes, n))
+
+        return some_elements
+
+
+for _name in ("and", "or", "xor", "max", "min", "sum", "prod"):
+    _overload_reduce(_name)

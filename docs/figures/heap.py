@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+FONT = "system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif"
 BLUE, TEAL, AMBER, SLATE = "#1f5fa8", "#0f766e", "#9a5b0c", "#475569"
 WIDTH, ROW, TOP = 880, 52, 12
 
@@ -11,7 +12,8 @@ WIDTH, ROW, TOP = 880, 52, 12
 def box(x: float, y: float, width: float, colour: str, text: str, size: int = 14) -> str:
     return (
         f'<rect x="{x}" y="{y}" width="{width}" height="40" rx="6" fill="{colour}"/>'
-        f'<text x="{x + width / 2}" y="{y + 25}" font-size="{size}" text-anchor="middle" fill="#fff">{text}</text>'
+        f'<text x="{x + width / 2}" y="{y + 25}" font-size="{size}" text-anchor="middle" '
+        f'fill="#fff">{text}</text>'
     )
 
 
@@ -27,10 +29,7 @@ def draw() -> str:
             box(602, y, 130, "#6b7280", "free"),
         ]
     last = TOP + 2 * (ROW + 22)
-    out.append(
-        '<path d="M262 53 L262 156" stroke="#f59e0b" stroke-width="3" '
-        'marker-end="url(#tip)"/>'
-    )
+    out.append('<path d="M262 53 L262 156" stroke="#f59e0b" stroke-width="3" marker-end="url(#tip)"/>')
     out.append(box(750, TOP, 122, AMBER, "put(x, x, 2)"))
     out.append(
         '<defs><marker id="tip" viewBox="0 0 10 10" refX="7" refY="5" markerWidth="6" markerHeight="6" '
@@ -38,8 +37,8 @@ def draw() -> str:
     )
     height = last + ROW + 4
     return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" '
-        'font-family="system-ui, -apple-system, Segoe UI, Helvetica, Arial, sans-serif" role="img">\n'
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" '
+        f'height="{height}" font-family="{FONT}" role="img">\n'
         "<title>Every PE has x and y at the same offset; PE 0 puts into PE 2's x</title>\n"
         + "\n".join(out)
         + "\n</svg>\n"

@@ -22,7 +22,7 @@
 #include "shmem.h"
 #include "shmemx.h"
 
-enum { MAX_ROUNDS = 1001, MIB = 1 << 20, LARGEST = 4 * MIB, STRIDED = 1024 };
+enum { MAX_ROUNDS = 1001, MIB = 1 << 20, LARGEST = 4 * MIB, COLD_BYTES = 1 << 15, STRIDED = 1024 };
 enum { INT8_ROWS = 128, INT8_COLS = 2048, INT8_GROUP = 128 };
 /* The expert-parallel layer of the speed goals: 512 x 2048 float32 tokens a PE, top-4. */
 enum { TOKENS = 512, HIDDEN = 2048, TOPK = 4, EXPERTS = 32 };
@@ -369,6 +369,8 @@ static struct op *find(const char *name, size_t bytes)
 static double time_one(struct op *op, long iterations)
 {
     bool mine = op->who == ALL || me == 0 || (op->who == PAIR && me == 1);
+    if (mine && op->bytes >= COLD_BYTES)
+        op->run(op, 1); /* else a short loop would show what the operations before it left in the caches */
     shmem_barrier_all();
     double start = now_ns();
     if (mine)
@@ -389,7 +391,8 @@ static double time_one(struct op *op, long iterations)
 static void calibrate(struct op *op, double slice_ns)
 {
     for (long n = 1;; n *= 4) {
-        double took = time_one(op, n) * (double)n;
+        double took =
+            fmin(fmin(time_one(op, n), time_one(op, n)), time_one(op, n)) * (double)n; /* no hiccup */
         long *mine = (long *)src, *all = (long *)dst;
         mine[0] = 0;
         if (me == 0 && (took > slice_ns / 4 || n >= 1 << 22)) {

@@ -16,7 +16,7 @@ bool shmemi_moe_never_direct;
 static struct shmemx_moe *objects;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-/* ---- lists ------------------------------------------------------------------------------------------------------- */
+/* ---- lists --------------------------------------------------------------------------------------------- */
 
 struct shmemx_moe *shmemi_moe_find(const char *call, const struct shmemx_moe *moe, int *rc)
 {
@@ -36,8 +36,9 @@ struct shmemx_moe *shmemi_moe_find(const char *call, const struct shmemx_moe *mo
         *rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%p is no MoE object of this job (destroyed already?)",
                           (const void *)moe);
     else if (m->broken)
-        *rc = shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                          "this object is of no use since a dispatch or combine was given up; PEs are out of step");
+        *rc = shmemi_fail(
+            SHMEMX_ERR_MISMATCH, call,
+            "this object is of no use since a dispatch or combine was given up; PEs are out of step");
     return *rc ? NULL : m;
 }
 
@@ -68,13 +69,13 @@ int shmemi_moe_check_handle(const char *call, const struct shmemx_moe_handle *ha
         found = m->job == shmemi_world.jobs && holds(m, handle);
     pthread_mutex_unlock(&lock);
     if (!found)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%p is no living handle (freed, or its object destroyed?)",
-                           (const void *)handle);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "%p is no living handle (freed, or its object destroyed?)", (const void *)handle);
     return SHMEMX_SUCCESS;
 }
 
-int shmemi_moe_new_handle(const char *call, struct shmemx_moe *moe, struct shmemi_moe_route *route, uint64_t number,
-                          struct shmemx_moe_handle **handle)
+int shmemi_moe_new_handle(const char *call, struct shmemx_moe *moe, struct shmemi_moe_route *route,
+                          uint64_t number, struct shmemx_moe_handle **handle)
 {
     struct shmemx_moe_handle *h = malloc(sizeof *h);
     if (h == NULL)
@@ -104,8 +105,8 @@ int shmemx_moe_handle_free(shmemx_moe_handle_t *handle)
         *link = handle->next;
     pthread_mutex_unlock(&lock);
     if (link == NULL)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__, "%p is no living handle (freed, or its object destroyed?)",
-                           (void *)handle);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__,
+                           "%p is no living handle (freed, or its object destroyed?)", (void *)handle);
     shmemi_moe_route_release(handle->route);
     free(handle);
     return SHMEMX_SUCCESS;
@@ -130,7 +131,7 @@ static void free_object(struct shmemx_moe *m)
     free(m);
 }
 
-/* ---- configuration ------------------------------------------------------------------------------------------------ */
+/* ---- configuration ------------------------------------------------------------------------------------- */
 
 static int bad(const char *call, const char *name, int64_t value, const char *want)
 {
@@ -146,17 +147,20 @@ static int check_kinds(const char *call, const shmemx_moe_config_t *c)
     if (c->quant != SHMEMX_MOE_QUANT_NONE && c->quant != SHMEMX_MOE_QUANT_INT8)
         return bad(call, "quant", c->quant, "SHMEMX_MOE_QUANT_NONE (0) or SHMEMX_MOE_QUANT_INT8 (1)");
     if (c->combine_quant != SHMEMX_MOE_QUANT_NONE && c->combine_quant != SHMEMX_MOE_QUANT_INT8)
-        return bad(call, "combine_quant", c->combine_quant, "SHMEMX_MOE_QUANT_NONE (0) or SHMEMX_MOE_QUANT_INT8 (1)");
+        return bad(call, "combine_quant", c->combine_quant,
+                   "SHMEMX_MOE_QUANT_NONE (0) or SHMEMX_MOE_QUANT_INT8 (1)");
     if (c->group != 0 && c->group != 32 && c->group != 64 && c->group != 128)
         return bad(call, "group", c->group, "32, 64, 128 or 0 (= row)");
     if (c->nonfinite != SHMEMX_NONFINITE_ERROR && c->nonfinite != SHMEMX_NONFINITE_SATURATE)
-        return bad(call, "nonfinite", c->nonfinite, "SHMEMX_NONFINITE_ERROR (0) or SHMEMX_NONFINITE_SATURATE (1)");
+        return bad(call, "nonfinite", c->nonfinite,
+                   "SHMEMX_NONFINITE_ERROR (0) or SHMEMX_NONFINITE_SATURATE (1)");
     return SHMEMX_SUCCESS;
 }
 
 static int check_sizes(const char *call, const shmemx_moe_config_t *c, int ranks)
 {
-    if (c->hidden < 1 || c->hidden > INT32_MAX / 8 || c->hidden * (int64_t)shmemi_float_bytes(c->type) % 16 != 0)
+    if (c->hidden < 1 || c->hidden > INT32_MAX / 8 ||
+        c->hidden * (int64_t)shmemi_float_bytes(c->type) % 16 != 0)
         return bad(call, "hidden", c->hidden, "positive, below 2^28, a row a multiple of 16 bytes");
     if (c->num_experts < 1 || c->num_experts > INT32_MAX)
         return bad(call, "num_experts", c->num_experts, "1 to 2^31 - 1");
@@ -171,7 +175,8 @@ static int check_sizes(const char *call, const shmemx_moe_config_t *c, int ranks
     if (c->max_tokens < 1 || c->max_tokens > INT32_MAX / (ranks * c->topk))
         return bad(call, "max_tokens", c->max_tokens, "positive, with ranks * max_tokens * topk below 2^31");
     if (c->capacity < 1 || c->capacity > (INT32_MAX - local * c->expert_alignment) / c->topk)
-        return bad(call, "capacity", c->capacity, "positive, with capacity * topk and the padding below 2^31");
+        return bad(call, "capacity", c->capacity,
+                   "positive, with capacity * topk and the padding below 2^31");
     return SHMEMX_SUCCESS;
 }
 
@@ -182,7 +187,8 @@ static int prepare(const char *call, const shmemx_moe_config_t *config, struct s
     m->ranks = shmem_team_n_pes(config->team);
     m->me = shmem_team_my_pe(config->team);
     if (m->ranks < 1 || m->me < 0)
-        return shmemi_fail(SHMEMX_ERR_TEAM, call, "team %p is not valid here; PEs of no team give SHMEM_TEAM_INVALID",
+        return shmemi_fail(SHMEMX_ERR_TEAM, call,
+                           "team %p is not valid here; PEs of no team give SHMEM_TEAM_INVALID",
                            (void *)config->team);
     m->c.results = m->c.results ? m->c.results : DEFAULT_RESULTS;
     m->c.expert_alignment = m->c.expert_alignment ? m->c.expert_alignment : 1;
@@ -213,9 +219,11 @@ static void lay_out(struct shmemx_moe *m)
     m->record = up(m->source_at + 16, SHMEMI_CACHE_LINE);
     m->back_weights_at = up(m->back_row, 16);
     m->back_record = up(m->back_weights_at + part, SHMEMI_CACHE_LINE);
-    /* One buffer more where nothing tells a sender that its peers have begun the same dispatch (moe_dispatch.c). */
+    /* One buffer more where nothing tells a sender that its peers have begun the same dispatch
+     * (moe_dispatch.c). */
     m->slots = c->results + (c->mode == SHMEMX_MOE_WORST_CASE);
-    m->combine_rows = c->max_tokens * (c->mode == SHMEMX_MOE_WORST_CASE || m->ranks < c->topk ? m->ranks : c->topk);
+    m->combine_rows =
+        c->max_tokens * (c->mode == SHMEMX_MOE_WORST_CASE || m->ranks < c->topk ? m->ranks : c->topk);
     m->line_bytes = up(sizeof(struct shmemi_moe_line) + ranks * sizeof(int32_t), SHMEMI_CACHE_LINE);
     m->receive_at = up(2 * ranks * m->line_bytes, 4096);
     m->receive_bytes = up((size_t)c->capacity * m->record, 4096);
@@ -242,8 +250,10 @@ static int fill(const char *call, struct shmemx_moe *m)
     m->line = calloc(1, m->line_bytes);
     m->record_scratch = malloc(m->sent_row);
     m->sum = malloc((size_t)m->c.hidden * sizeof *m->sum);
-    if (!m->world || !m->owner || !m->first || !m->peer || !m->stage || !m->line || !m->record_scratch || !m->sum)
-        return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "no private memory for %d ranks, %zu experts", m->ranks, experts);
+    if (!m->world || !m->owner || !m->first || !m->peer || !m->stage || !m->line || !m->record_scratch ||
+        !m->sum)
+        return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "no private memory for %d ranks, %zu experts",
+                           m->ranks, experts);
     int64_t each = m->c.num_experts / m->ranks, more = m->c.num_experts % m->ranks;
     m->first[0] = 0;
     for (int r = 0; r < m->ranks; r++) {
@@ -257,12 +267,14 @@ static int fill(const char *call, struct shmemx_moe *m)
     return SHMEMX_SUCCESS;
 }
 
-/* ---- agreement ----------------------------------------------------------------------------------------------------- */
+/* ---- agreement ----------------------------------------------------------------------------------------- */
 
 /* What must be equal in all members, with the names for the message. */
 #define AGREED(X)                                                                                            \
-    X(type) X(mode) X(quant) X(combine_quant) X(group) X(nonfinite) X(results) X(hidden) X(num_experts)     \
-    X(topk) X(max_tokens) X(capacity) X(expert_alignment)
+    X(type)                                                                                                  \
+    X(mode)                                                                                                  \
+    X(quant) X(combine_quant) X(group) X(nonfinite) X(results) X(hidden) X(num_experts) X(topk)              \
+        X(max_tokens) X(capacity) X(expert_alignment)
 #define ONE(field) +1
 enum { FIELDS = 0 AGREED(ONE) };
 #undef ONE
@@ -274,8 +286,8 @@ static const char *const field_names[FIELDS] = {
 
 /* One PE's part of create, as all see it. */
 struct offer {
-    int64_t error;   /* SHMEMX_ERR_*, 0 = fine */
-    uint64_t team;   /* hash of the members' PE numbers; 0 = member of none */
+    int64_t error; /* SHMEMX_ERR_*, 0 = fine */
+    uint64_t team; /* hash of the members' PE numbers; 0 = member of none */
     int64_t ranks, bytes;
     int64_t fields[FIELDS];
 };
@@ -297,7 +309,8 @@ static void make_offer(const struct shmemx_moe *m, int error, struct offer *o)
 #undef COPY
 }
 
-/* The verdict on all offers: the same on every PE, members of other teams included, since all allocate together. */
+/* The verdict on all offers: the same on every PE, members of other teams included, since all allocate
+ * together. */
 static int judge(const char *call, const struct offer *all, int npes, int me, size_t *bytes)
 {
     *bytes = 0;
@@ -305,8 +318,9 @@ static int judge(const char *call, const struct offer *all, int npes, int me, si
         if (all[p].error && all[me].error)
             return (int)all[me].error; /* logged where it was found */
         if (all[p].error)
-            return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "PE %d could not take part: SHMEMX_ERR_%s (%s); see its message",
-                               p, shmemx_error_name((int)all[p].error), shmemx_strerror((int)all[p].error));
+            return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                               "PE %d could not take part: SHMEMX_ERR_%s (%s); see its message", p,
+                               shmemx_error_name((int)all[p].error), shmemx_strerror((int)all[p].error));
         if ((size_t)all[p].bytes > *bytes)
             *bytes = (size_t)all[p].bytes;
     }
@@ -321,10 +335,12 @@ static int judge(const char *call, const struct offer *all, int npes, int me, si
             for (int f = 0; f < FIELDS; f++)
                 if (all[p].fields[f] != all[q].fields[f])
                     return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "%s is %lld on PE %d and %lld on PE %d",
-                                       field_names[f], (long long)all[p].fields[f], p, (long long)all[q].fields[f], q);
+                                       field_names[f], (long long)all[p].fields[f], p,
+                                       (long long)all[q].fields[f], q);
         }
         if (same != all[p].ranks)
-            return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "team of PE %d has %lld members, %lld PEs gave that team", p,
+            return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                               "team of PE %d has %lld members, %lld PEs gave that team", p,
                                (long long)all[p].ranks, (long long)same);
     }
     return SHMEMX_SUCCESS;
@@ -337,7 +353,7 @@ static int show_offers(struct offer *scratch, const struct offer *mine, int npes
     return shmemx_fcollect(SHMEM_TEAM_WORLD, scratch, &scratch[npes], sizeof *mine);
 }
 
-/* ---- create, destroy -------------------------------------------------------------------------------------------------- */
+/* ---- create, destroy ----------------------------------------------------------------------------------- */
 
 /* After the block is there: pointers to it, and empty lines. */
 static int connect_ranks(const char *call, struct shmemx_moe *m)
@@ -345,13 +361,15 @@ static int connect_ranks(const char *call, struct shmemx_moe *m)
     memset(m->block, 0, m->receive_at);
     size_t in = (size_t)m->c.max_tokens * m->record, back = (size_t)m->c.max_tokens * m->back_record;
     for (int r = 0; r < m->ranks; r++) {
-        m->peer[r] = r == m->me ? m->block : shmemi_moe_never_direct ? NULL : shmem_ptr(m->block, m->world[r]);
+        m->peer[r] = r == m->me                ? m->block
+                     : shmemi_moe_never_direct ? NULL
+                                               : shmem_ptr(m->block, m->world[r]);
         if (m->peer[r])
             continue;
         m->stage[r] = malloc(in > back ? in : back);
         if (m->stage[r] == NULL)
-            return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes to stage rows for PE %d", in > back ? in : back,
-                               m->world[r]);
+            return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes to stage rows for PE %d",
+                               in > back ? in : back, m->world[r]);
     }
     return SHMEMX_SUCCESS;
 }
@@ -428,7 +446,8 @@ int shmemx_moe_destroy(shmemx_moe_t *moe)
     bool found = *link != NULL;
     pthread_mutex_unlock(&lock);
     if (!found)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__, "%p is no MoE object (destroyed already?)", (void *)moe);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__, "%p is no MoE object (destroyed already?)",
+                           (void *)moe);
     int rc = SHMEMX_SUCCESS;
     if (shmemi_world.npes && moe->job == shmemi_world.jobs) /* else the heap that held the block is gone */
         rc = shmemx_free(moe->block);

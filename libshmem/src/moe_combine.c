@@ -11,16 +11,18 @@ struct combine {
     const shmemx_moe_combine_t *a;
     const struct shmemi_int8_kernels *k;
     size_t cols;
-    int type;       /* index into the kernels */
+    int type; /* index into the kernels */
     uint64_t saturated;
 };
 
-static int check_matrix(const char *call, const char *name, const void *p, ptrdiff_t stride, int64_t rows, size_t row)
+static int check_matrix(const char *call, const char *name, const void *p, ptrdiff_t stride, int64_t rows,
+                        size_t row)
 {
     if (rows > 0 && p == NULL)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is NULL with %lld rows", name, (long long)rows);
     if (rows > 1 && stride < (ptrdiff_t)row)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s_stride is %td bytes, a row has %zu", name, stride, row);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s_stride is %td bytes, a row has %zu", name, stride,
+                           row);
     return SHMEMX_SUCCESS;
 }
 
@@ -43,8 +45,9 @@ static int check(const char *call, const struct shmemx_moe *moe, const shmemx_mo
     const struct shmemi_moe_route *r = handle->route;
     int64_t rows = a->by_expert ? r->offsets[moe->info.local_experts] : r->rows;
     if (a->y_rows != rows)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "y has %lld rows, the %s form of this dispatch has %lld",
-                           (long long)a->y_rows, a->by_expert ? "expert" : "token", (long long)rows);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "y has %lld rows, the %s form of this dispatch has %lld", (long long)a->y_rows,
+                           a->by_expert ? "expert" : "token", (long long)rows);
     int rc = check_matrix(call, "y", a->y, a->y_stride, rows, moe->row);
     if (!rc)
         rc = check_matrix(call, "out", a->out, a->out_stride, r->tokens, moe->row);
@@ -104,10 +107,13 @@ static int write_row(struct combine *c, char *record, size_t row)
     struct shmemx_moe *moe = c->moe;
     const shmemx_moe_combine_t *a = c->a;
     bool plain = !a->by_expert && !a->weighted, quant = moe->c.combine_quant == SHMEMX_MOE_QUANT_INT8;
-    const void *source = plain ? y_row(c, (ptrdiff_t)row) : (const char *)moe->sum;
+    /* Float32 rows are added up where they go; 8 KiB that were just written are in L1. */
+    bool in_place = !quant && moe->c.type == SHMEMX_FLOAT32;
+    float *sum = in_place ? (float *)(void *)record : moe->sum;
+    const void *source = plain ? y_row(c, (ptrdiff_t)row) : (const char *)sum;
     if (!plain) {
         bool begun = false;
-        add_received(c, moe->sum, &begun, row);
+        add_received(c, sum, &begun, row);
     }
     int type = plain ? moe->c.type : SHMEMX_FLOAT32;
     if (quant) {
@@ -116,9 +122,9 @@ static int write_row(struct combine *c, char *record, size_t row)
         if (SHMEMI_UNLIKELY(done < c->cols))
             return shmemi_int8_fail_nonfinite(c->call, source, type, row, done);
     } else if (plain) {
-        shmemi_moe_copy(record, source, moe->row);
-    } else {
-        c->k->narrow[c->type](record, moe->sum, c->cols);
+        memcpy(record, source, moe->row);
+    } else if (!in_place) {
+        c->k->narrow[c->type](record, sum, c->cols);
     }
     size_t k = (size_t)moe->c.topk;
     if (a->topk_weights)
@@ -220,8 +226,9 @@ int shmemx_moe_combine(shmemx_moe_t *moe, const shmemx_moe_handle_t *handle, con
         return rc;
     rc = check(__func__, moe, handle, args);
     const struct shmemi_moe_route *r = rc ? NULL : handle->route;
-    struct combine c = {__func__, moe, r, args, shmemi_int8_kernels(), (size_t)moe->c.hidden,
-                        SHMEMI_FLOAT_INDEX(moe->c.type), 0};
+    struct combine c = {
+        __func__, moe, r, args, shmemi_int8_kernels(), (size_t)moe->c.hidden, SHMEMI_FLOAT_INDEX(moe->c.type),
+        0};
     shmemi_moe_begin_round(moe);
     size_t buffer = combine_buffer(moe);
     if (!rc)

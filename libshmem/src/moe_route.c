@@ -13,19 +13,21 @@ static inline int64_t choice(const void *topk_idx, int idx_type, size_t i)
 static int bad_choice(const char *call, const struct shmemx_moe *moe, size_t i, int64_t id)
 {
     size_t k = (size_t)moe->c.topk;
-    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "topk_idx[%zu][%zu] is %lld, not -1 or an expert in [0, %lld)", i / k,
-                       i % k, (long long)id, (long long)moe->c.num_experts);
+    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                       "topk_idx[%zu][%zu] is %lld, not -1 or an expert in [0, %lld)", i / k, i % k,
+                       (long long)id, (long long)moe->c.num_experts);
 }
 
 static int check_choices(const char *call, const struct shmemx_moe *moe, const void *topk_idx, int idx_type,
                          int64_t tokens)
 {
     if (idx_type != SHMEMX_INT64 && idx_type != SHMEMX_INT32)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "idx_type is %d, neither SHMEMX_INT64 (%d) nor SHMEMX_INT32 (%d)",
-                           idx_type, SHMEMX_INT64, SHMEMX_INT32);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "idx_type is %d, neither SHMEMX_INT64 (%d) nor SHMEMX_INT32 (%d)", idx_type,
+                           SHMEMX_INT64, SHMEMX_INT32);
     if (tokens < 0 || tokens > moe->c.max_tokens)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%lld tokens, must be 0 to max_tokens = %lld", (long long)tokens,
-                           (long long)moe->c.max_tokens);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%lld tokens, must be 0 to max_tokens = %lld",
+                           (long long)tokens, (long long)moe->c.max_tokens);
     if (tokens > 0 && topk_idx == NULL)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "topk_idx is NULL with %lld tokens", (long long)tokens);
     size_t n = (size_t)(tokens * moe->c.topk);
@@ -78,7 +80,7 @@ int shmemx_moe_layout(shmemx_moe_t *moe, const void *topk_idx, int idx_type, int
     return SHMEMX_SUCCESS;
 }
 
-/* ---- memory: one block a side, its arrays laid out by the same code that measures it ----------------------- */
+/* ---- memory: one block a side, its arrays laid out by the same code that measures it ------------------- */
 
 static void *carve(char *base, size_t *used, size_t count, size_t size)
 {
@@ -129,10 +131,10 @@ void shmemi_moe_route_release(struct shmemi_moe_route *route)
     free(route);
 }
 
-/* ---- sending side --------------------------------------------------------------------------------------------- */
+/* ---- sending side -------------------------------------------------------------------------------------- */
 
-int shmemi_moe_plan(const char *call, const struct shmemx_moe *moe, const void *topk_idx, int idx_type, int64_t tokens,
-                    struct shmemi_moe_route **route)
+int shmemi_moe_plan(const char *call, const struct shmemx_moe *moe, const void *topk_idx, int idx_type,
+                    int64_t tokens, struct shmemi_moe_route **route)
 {
     *route = NULL;
     int rc = check_choices(call, moe, topk_idx, idx_type, tokens);
@@ -179,7 +181,7 @@ int shmemi_moe_plan(const char *call, const struct shmemx_moe *moe, const void *
     return SHMEMX_SUCCESS;
 }
 
-/* ---- where rows lie ------------------------------------------------------------------------------------------- */
+/* ---- where rows lie ------------------------------------------------------------------------------------ */
 
 /* What rank `from` sends to rank `to`, by the lines of this round. */
 static int32_t count_of(const struct shmemx_moe *moe, int from, int to)
@@ -199,8 +201,9 @@ static int place_packed(const char *call, const struct shmemx_moe *moe, struct s
             total += count_of(moe, from, to);
         }
         if (total > moe->info.capacity)
-            return shmemi_fail(SHMEMX_ERR_LIMIT, call, "rank %d (PE %d) would receive %lld rows, its capacity is %lld",
-                               to, moe->world[to], (long long)total, (long long)moe->info.capacity);
+            return shmemi_fail(SHMEMX_ERR_LIMIT, call,
+                               "rank %d (PE %d) would receive %lld rows, its capacity is %lld", to,
+                               moe->world[to], (long long)total, (long long)moe->info.capacity);
     }
     int32_t in = 0, back = 0;
     for (int from = 0; from < moe->ranks; from++) {
@@ -240,10 +243,10 @@ int shmemi_moe_reserve(const char *call, const struct shmemx_moe *moe, struct sh
     return SHMEMX_SUCCESS;
 }
 
-/* ---- receiving side ------------------------------------------------------------------------------------------- */
+/* ---- receiving side ------------------------------------------------------------------------------------ */
 
-static void read_record(const struct shmemx_moe *moe, struct shmemi_moe_route *r, const char *record, size_t row,
-                        int32_t source)
+static void read_record(const struct shmemx_moe *moe, struct shmemi_moe_route *r, const char *record,
+                        size_t row, int32_t source)
 {
     size_t k = (size_t)moe->c.topk;
     const int32_t *ids = (const int32_t *)(const void *)(record + moe->ids_at);

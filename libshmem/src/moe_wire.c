@@ -5,12 +5,6 @@
 #include "moe.h"
 #include "shmemx.h"
 
-/* Rows of other ranks are read once, by another core, after a whole dispatch has been written. MOE_COPY_FIGURES */
-void shmemi_moe_copy(void *dest, const void *source, size_t n)
-{
-    memcpy(dest, source, n);
-}
-
 void shmemi_moe_begin_round(struct shmemx_moe *moe)
 {
     moe->round++;
@@ -29,7 +23,8 @@ static int tell(struct shmemx_moe *moe, int rank, uint64_t word, size_t bytes)
     if (moe->peer[rank]) {
         struct shmemi_moe_line *there = shmemi_moe_line_of(moe, moe->peer[rank], moe->round, moe->me);
         memcpy(&there->tag, &mine->tag, bytes);
-        /* observers: that rank, which reads the word with acquire in hear, finds tag, counts and all rows stored before */
+        /* observers: that rank, which reads the word with acquire in hear, finds tag, counts and all rows
+         * stored before */
         atomic_store_explicit(&there->word, word, memory_order_release);
         return SHMEMX_SUCCESS;
     }
@@ -38,8 +33,8 @@ static int tell(struct shmemx_moe *moe, int rank, uint64_t word, size_t bytes)
     int rc = shmemx_fence(SHMEM_CTX_DEFAULT);
     if (rc)
         return rc;
-    return shmemx_put_signal(SHMEM_CTX_DEFAULT, &there->tag, &mine->tag, bytes, (uint64_t *)(void *)&there->word, word,
-                             SHMEM_SIGNAL_SET, moe->world[rank]);
+    return shmemx_put_signal(SHMEM_CTX_DEFAULT, &there->tag, &mine->tag, bytes,
+                             (uint64_t *)(void *)&there->word, word, SHMEM_SIGNAL_SET, moe->world[rank]);
 }
 
 /* Waits for that rank's line of this round. */
@@ -54,39 +49,42 @@ static int hear(const char *call, const struct shmemx_moe *moe, int rank, uint64
             return rc;
     }
     if (*word >> 16 > moe->round)
-        return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "PE %d is in round %llu of this object, this PE in round %llu",
-                           moe->world[rank], (unsigned long long)(*word >> 16), (unsigned long long)moe->round);
+        return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                           "PE %d is in round %llu of this object, this PE in round %llu", moe->world[rank],
+                           (unsigned long long)(*word >> 16), (unsigned long long)moe->round);
     return SHMEMX_SUCCESS;
 }
 
 static const char *step_name(unsigned step)
 {
-    static const char *const names[] = {"no call", "the sizes of a dispatch", "the rows of a dispatch", "combine",
-                                        "combine with topk_weights"};
+    static const char *const names[] = {"no call", "the sizes of a dispatch", "the rows of a dispatch",
+                                        "combine", "combine with topk_weights"};
     return step < sizeof names / sizeof *names ? names[step] : "an unknown call";
 }
 
-static int compare(const char *call, const struct shmemx_moe *moe, enum shmemi_moe_step step, uint64_t tag, int rank)
+static int compare(const char *call, const struct shmemx_moe *moe, enum shmemi_moe_step step, uint64_t tag,
+                   int rank)
 {
     const struct shmemi_moe_line *line = shmemi_moe_line_of(moe, moe->block, moe->round, rank);
     uint64_t word = atomic_load_explicit(&line->word, memory_order_relaxed);
     int code = -(int)(word & 0xff), pe = moe->world[rank];
     unsigned theirs = (unsigned)(word >> 8) & 0xff;
     if (code)
-        return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "PE %d could not take part: SHMEMX_ERR_%s (%s); see its message", pe,
+        return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                           "PE %d could not take part: SHMEMX_ERR_%s (%s); see its message", pe,
                            shmemx_error_name(code), shmemx_strerror(code));
     if (theirs != (unsigned)step)
         return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "PE %d is in %s, this PE in %s", pe, step_name(theirs),
                            step_name((unsigned)step));
     if (line->tag != tag)
         return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                           "PE %d uses the routing of round %llu, this PE that of round %llu (0 = a new one)", pe,
-                           (unsigned long long)line->tag, (unsigned long long)tag);
+                           "PE %d uses the routing of round %llu, this PE that of round %llu (0 = a new one)",
+                           pe, (unsigned long long)line->tag, (unsigned long long)tag);
     return SHMEMX_SUCCESS;
 }
 
-/* What the object counts follows from the lines of all ranks and not from what this one called, so that ranks agree
- * on the next buffers even after calls that did not match. */
+/* What the object counts follows from the lines of all ranks and not from what this one called, so that ranks
+ * agree on the next buffers even after calls that did not match. */
 static void note_steps(struct shmemx_moe *moe)
 {
     enum shmemi_moe_step first = moe->c.mode == SHMEMX_MOE_EXCHANGE ? SHMEMI_MOE_SIZES : SHMEMI_MOE_ROWS;

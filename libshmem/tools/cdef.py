@@ -96,8 +96,8 @@ def _own_lines(text: str, include: list[Path]) -> Iterator[tuple[str, int, str]]
 
 def _plain(comment: str) -> str:
     """The text of a comment without its marks."""
-    rows = [re.sub(r"^\s*(?:\*(?!/) ?)?", "", row) for row in comment.strip("/").strip("*").splitlines()]
-    return "\n".join(rows).strip()
+    first, *rest = comment.strip("/").strip("*").splitlines()  # the first may begin with a pointer's star
+    return "\n".join([first, *(re.sub(r"^\s*(?:\*(?!/) ?)?", "", row) for row in rest)]).strip()
 
 
 def declarations(text: str, include: list[Path]) -> list[Declaration]:
@@ -186,19 +186,45 @@ def emit_c(found: list[Declaration], header: str, target: Path) -> None:
         ffi.emit_c_code(str(target))
 
 
-def reference(found: list[Declaration]) -> str:
-    """The C API reference in Markdown: every commented declaration, by header, in the header's order."""
+_BANNER = re.compile(r"/\* -{4} (.+?) -{4,} \*/")
+_FIRST_COMMENT = re.compile(r"\A\s*(/\*.*?\*/)", re.DOTALL)
+
+
+def _as_written(lines: list[str], line: int) -> str:
+    """The declaration that starts in `line` (from 1), with the comments inside it, without SHMEMX_API."""
+    rows: list[str] = []
+    depth = 0
+    for row in lines[line - 1 :]:
+        rows.append(row)
+        code = re.sub(r"/\*.*?\*/", "", row)
+        depth += code.count("{") - code.count("}")
+        if depth <= 0 and code.rstrip().endswith(";"):
+            break
+    return re.sub(r"SHMEMX_API |\s*__attribute__\(\(.*?\)\)", "", "\n".join(rows))
+
+
+def reference(found: list[Declaration], include: list[Path]) -> str:
+    """The C API reference in Markdown: each header's own text, then its declarations by section."""
     pages: list[str] = []
-    file = ""
-    for item in found:
-        if item.file != file:
-            file = item.file
-            pages.append(f"## {file}\n")
-        if item.kind == "function":
-            pages.append(f"### `{item.name}`\n")
-        pages.append(f"```c\n{item.text};\n```\n")
-        if item.comment:
-            pages.append(item.comment + "\n")
+    for file in dict.fromkeys(item.file for item in found):
+        source = next(folder / file for folder in include if (folder / file).is_file()).read_text("utf-8")
+        lines = source.splitlines()
+        pages.append(f"## {file}\n")
+        about = _FIRST_COMMENT.match(source)
+        if about:
+            pages.append(f"```text\n{_plain(about[1])}\n```\n")
+        banners = [
+            (number, match[1]) for number, row in enumerate(lines, 1) if (match := _BANNER.search(row))
+        ]
+        level = "####" if banners else "###"
+        for item in (item for item in found if item.file == file):
+            while banners and banners[0][0] < item.line:
+                pages.append(f"### {banners.pop(0)[1]}\n")
+            if item.kind == "function":
+                pages.append(f"{level} `{item.name}`\n")
+            pages.append(f"```c\n{_as_written(lines, item.line)}\n```\n")
+            if item.comment and not _BANNER.match(f"/* {item.comment} */"):
+                pages.append(f"{item.comment}\n")
     return "\n".join(pages)
 
 
@@ -223,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"cdef.py: {error}", file=sys.stderr)
         return 1
     if options.reference:
-        options.reference.write_text(reference(found), encoding="utf-8")
+        options.reference.write_text(reference(found, options.include), encoding="utf-8")
     if options.list:
         for item in found:
             print(f"{item.file}:{item.line}: {item.text};")

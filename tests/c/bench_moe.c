@@ -1,5 +1,6 @@
-/* Dispatch and combine of 512 x 2048 tokens a PE, top-4 of 16 experts: `launch -n 2 bench_moe [rounds]`. Prints, for each
- * configuration, the median and the fastest round, in microseconds, of the slowest PE; and the bytes that left PE 0. */
+/* Dispatch and combine of 512 x 2048 tokens a PE, top-4 of 16 experts: `launch -n 2 bench_moe [rounds]`.
+ * Prints, for each configuration, the median and the fastest round, in microseconds, of the slowest PE; and
+ * the bytes that left PE 0. */
 #include <math.h>
 
 #include "pes.h"
@@ -19,14 +20,22 @@ static void show(const char *name, double *times, size_t rounds, double *symmetr
     shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_MAX, SHMEMX_FLOAT64, symmetric, symmetric, rounds);
     qsort(symmetric, rounds, sizeof *symmetric, by_size);
     if (me == 0)
-        printf("  %-10s median %7.0f  fastest %7.0f us\n", name, 1e6 * symmetric[rounds / 2], 1e6 * symmetric[0]);
+        printf("  %-10s median %7.0f  fastest %7.0f us\n", name, 1e6 * symmetric[rounds / 2],
+               1e6 * symmetric[0]);
 }
 
 static void run(const char *title, int quant, int combine_quant, int mode, size_t rounds)
 {
-    shmemx_moe_config_t c = {.team = SHMEM_TEAM_WORLD, .type = SHMEMX_FLOAT32, .mode = mode, .quant = quant,
-                             .combine_quant = combine_quant, .group = 128, .hidden = HIDDEN, .num_experts = EXPERTS,
-                             .topk = TOPK, .max_tokens = TOKENS};
+    shmemx_moe_config_t c = {.team = SHMEM_TEAM_WORLD,
+                             .type = SHMEMX_FLOAT32,
+                             .mode = mode,
+                             .quant = quant,
+                             .combine_quant = combine_quant,
+                             .group = 128,
+                             .hidden = HIDDEN,
+                             .num_experts = EXPERTS,
+                             .topk = TOPK,
+                             .max_tokens = TOKENS};
     shmemx_moe_t *moe;
     CHECK(shmemx_moe_create(&c, &moe) == 0, "%s", shmemx_last_error());
     float *x = pes_private(TOKENS * HIDDEN * sizeof *x), *out = pes_private(TOKENS * HIDDEN * sizeof *out);
@@ -51,8 +60,8 @@ static void run(const char *title, int quant, int combine_quant, int mode, size_
               shmemx_last_error());
         double t1 = seconds();
         shmemx_moe_received(handle, &v);
-        shmemx_moe_combine_t a = {.y = v.x, .y_stride = v.stride, .y_rows = v.rows, .out = out,
-                                  .out_stride = HIDDEN * 4};
+        shmemx_moe_combine_t a = {
+            .y = v.x, .y_stride = v.stride, .y_rows = v.rows, .out = out, .out_stride = HIDDEN * 4};
         if (quant) {
             shmemx_moe_rows(handle, rows, HIDDEN * 4);
             a.y = rows;
@@ -70,7 +79,8 @@ static void run(const char *title, int quant, int combine_quant, int mode, size_
     shmemx_moe_info_t info;
     shmemx_moe_info(moe, &info);
     if (me == 0)
-        printf("%s: dispatch sends %ld bytes, combine %ld\n", title, (long)(info.dispatch_bytes_remote / info.dispatches),
+        printf("%s: dispatch sends %ld bytes, combine %ld\n", title,
+               (long)(info.dispatch_bytes_remote / info.dispatches),
                (long)(info.combine_bytes_remote / info.combines));
     show("dispatch", times[0], rounds, symmetric);
     if (quant)

@@ -337,6 +337,31 @@ static void test_free(void)
     untouched();
 }
 
+/* PEs that disagree: every one of them is told, none gets anything. */
+static void test_disagreement(void)
+{
+    if (npes < 2)
+        return;
+    void *p = private_, *a = pes_alloc(64), *b = pes_alloc(64);
+    shmem_team_t team = SHMEM_TEAM_WORLD, other = SHMEM_TEAM_WORLD;
+    size_t before, after;
+    const int code = SHMEMX_ERR_MISMATCH;
+    calls = "different arguments";
+    shmemx_heap_info(NULL, &before, NULL);
+    REFUSED(code, "PE", shmemx_malloc(&p, 100 + (size_t)(me == 1), 0, 0));
+    REFUSED(code, "PE", shmemx_malloc(&p, 128, me == 0 ? 64 : 128, 0));
+    CHECK(p == NULL || p == private_, "%s: malloc gave %p", calls, p);
+    CHECK(shmem_malloc(200 + (size_t)me) == NULL, "%s: malloc", calls);
+    REFUSED(code, "PE", shmemx_free(me == 0 ? a : b));
+    shmemx_heap_info(NULL, &after, NULL);
+    CHECK(before == after, "%s: %zu bytes in use, %zu before", calls, after, before);
+    REFUSED(code, "PE", shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, me ? npes : 1, NULL, 0, &team));
+    REFUSED(code, "PE", shmem_team_split_2d(SHMEM_TEAM_WORLD, 1 + (me == 1), NULL, 0, &team, NULL, 0, &other));
+    CHECK(team == SHMEM_TEAM_INVALID && other == SHMEM_TEAM_INVALID, "%s: a team", calls);
+    shmem_free(a);
+    shmem_free(b);
+}
+
 int main(void)
 {
     shmemx_log_errors(0);
@@ -361,6 +386,7 @@ int main(void)
     test_arguments();
     test_overflow();
     test_free();
+    test_disagreement();
     shmem_barrier_all();
     long value = me;
     shmem_long_put(heap, &value, 1, (me + 1) % npes);

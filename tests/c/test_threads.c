@@ -137,6 +137,26 @@ static void *collect(void *argument)
     return NULL;
 }
 
+/* Teams made and destroyed in all threads, each out of its thread's own. */
+static void *split(void *argument)
+{
+    const long t = (long)argument;
+    for (int round = 0; round < ROUNDS / 5; round++) {
+        shmem_team_t team;
+        long *in = inbox + t * WORDS, *out = cells + t * WORDS;
+        SAFE_CHECK(shmem_team_split_strided(teams[t], 0, 1, 1 + round % npes, NULL, 0, &team) == 0, "%s",
+                   shmemx_last_error());
+        if (team == SHMEM_TEAM_INVALID)
+            continue;
+        *in = t + 1;
+        SAFE_CHECK(shmem_long_sum_reduce(team, out, in, 1) == 0, "%s", shmemx_last_error());
+        SAFE_CHECK(*out == (t + 1) * shmem_team_n_pes(team), "round %d, thread %ld: sum %ld over %d", round, t, *out,
+                   shmem_team_n_pes(team));
+        shmem_team_destroy(team);
+    }
+    return NULL;
+}
+
 /* The lock is the PE's: among its threads a mutex decides, among the PEs the lock. */
 static pthread_mutex_t turn = PTHREAD_MUTEX_INITIALIZER;
 static void *locking(void *argument)
@@ -197,6 +217,7 @@ int main(void)
     CHECK(*cells == (long)ROUNDS * THREADS, "the relay ended at %ld", *cells);
     run(contexts);
     run(collect);
+    run(split);
     run(locking);
     CHECK(me != 0 || *guarded == (long)(ROUNDS / 3) * THREADS * npes, "%ld of them under the lock", *guarded);
     shmemx_log_errors(0);

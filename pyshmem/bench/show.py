@@ -1,0 +1,227 @@
+"""Figures for people: a table on the terminal, the same in Markdown, a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .figures import Figure
+
+__all__ = ["PlotError", "markdown", "plot", "table"]
+
+_HEAD = ("what", "bytes", "median", "quartiles", "target", "unit")
+
+
+class PlotError(RuntimeError):
+    """The picture cannot be drawn; the text says why."""
+
+
+def size_text(nbytes: int) -> str:
+    """ "8 B", "32 KiB", "4 MiB"; empty for 0."""
+    for unit, name in ((1 << 20, "MiB"), (1 << 10, "KiB")):
+        if nbytes >= unit and nbytes % unit == 0:
+            return f"{nbytes // unit} {name}"
+    return f"{nbytes} B" if nbytes else ""
+
+
+def _digits(value: float) -> str:
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+def _unit(f: Figure) -> tuple[str, float]:
+    """Unit to show, and what a value is divided by."""
+    if f.unit != "ns":
+        return f.unit, 1
+    largest = max(f.median, f.target or 0)
+    return ("ns", 1) if largest < 1000 else ("us", 1e3) if largest < 1e6 else ("ms", 1e6)
+
+
+def _mark(f: Figure) -> str:
+    """Met by the median, by the better quartile only, or not."""
+    return "" if f.met is None else "met" if f.met else "met when quiet" if f.met_in_quiet else "missed"
+
+
+def _row(f: Figure) -> tuple[str, ...]:
+    unit, by = _unit(f)
+    target = ""
+    if f.target is not None:
+        target = f"{'>=' if f.at_least else '<='} {f.target / by:g}  {_mark(f)}"
+    spread = f"{_digits(f.q1 / by)} .. {_digits(f.q3 / by)}" if f.rounds > 1 else ""
+    return f.op, size_text(f.bytes), _digits(f.median / by), spread, target, unit
+
+
+def _sections(figures: Iterable[Figure]) -> dict[tuple[str, int], list[Figure]]:
+    found: dict[tuple[str, int], list[Figure]] = {}
+    for f in figures:
+        found.setdefault((f.face, f.npes), []).append(f)
+    return found
+
+
+def _title(face: str, npes: int) -> str:
+    if face.endswith("/ pyshmem"):
+        return f"{face}: how many times longer theirs takes, {npes} PEs"
+    return f"from {face}, {npes} PE{'s' if npes != 1 else ''}"
+
+
+def table(figures: Sequence[Figure], console: Console) -> None:
+    """Prints the figures, a table for each face and number of PEs."""
+    colours = {"met": "green", "met when quiet": "yellow", "missed": "red"}
+    for (face, npes), part in _sections(figures).items():
+        shown = Table(title=_title(face, npes), title_justify="left", title_style="bold")
+        for i, name in enumerate(_HEAD):
+            shown.add_column(name, justify="left" if i in (0, 4, 5) else "right", no_wrap=True)
+        for i, f in enumerate(part):
+            cells = list(_row(f))
+            if f.met is not None:
+                cells[4] = f"[{colours[_mark(f)]}]{cells[4]}[/]"
+            shown.add_row(*cells, end_section=i + 1 < len(part) and part[i + 1].group != f.group)
+        console.print(shown)
+    judged = [f for f in figures if f.met is not None]
+    if judged:
+        quiet = sum(not f.met and bool(f.met_in_quiet) for f in judged)
+        console.print(
+            f"{sum(bool(f.met) for f in judged)} of {len(judged)} targets met by the median, {quiet} more by the "
+            "better quartile, which is what a quieter machine shows"
+        )
+
+
+def markdown(figures: Sequence[Figure]) -> str:
+    """The same tables for a document."""
+    text = []
+    for (face, npes), part in _sections(figures).items():
+        text += [f"### {_title(face, npes)[0].upper()}{_title(face, npes)[1:]}", ""]
+        text += [f"| {' | '.join(_HEAD)} |", "|---|---:|---:|---:|---|---|"]
+        text += [f"| {' | '.join(' '.join(cell.split()) for cell in _row(f))} |" for f in part]
+        text.append("")
+    return "\n".join(text)
+
+
+# ---- picture -----------------------------------------------------------------------------------------------
+
+_COLOURS = {"put": "#1f5fa8", "get": "#c8541b", "memcpy": "#8a8a8a", "memcpy_from": "#c0c0c0"}
+_LABELS = {
+    "put": "put + quiet", "get": "get", "memcpy": "memcpy to the same memory", "memcpy_from": "memcpy from it",
+}  # fmt: skip
+
+
+def _curves(axes: Any, bandwidth: Any, figures: Sequence[Figure]) -> None:
+    largest = max((f.npes for f in figures), default=0)
+    for op in ("memcpy", "memcpy_from", "put", "get"):
+        part = sorted(
+            (f for f in figures if f.face == "C" and f.op == op and f.npes == largest), key=lambda f: f.bytes
+        )
+        if not part:
+            continue
+        x = [f.bytes for f in part]
+        style = "--" if op.startswith("memcpy") else "-"
+        axes.plot(
+            x, [f.median for f in part], style, marker="o", ms=3.5, color=_COLOURS[op], label=_LABELS[op]
+        )
+        axes.fill_between(x, [f.q1 for f in part], [f.q3 for f in part], color=_COLOURS[op], alpha=0.15, lw=0)
+        rates = [f.bytes / f.median for f in part]
+        bandwidth.plot(x, rates, style, marker="o", ms=3.5, color=_COLOURS[op], label=_LABELS[op])
+    for a, name in ((axes, "time of one call"), (bandwidth, "rate")):
+        a.set_xscale("log", base=2)
+        a.set_yscale("log")
+        ticks = [8, 64, 512, 4096, 32768, 1 << 18, 1 << 22]
+        a.set_xticks(ticks, [size_text(t).replace(" ", "\n", 1) for t in ticks])
+        a.minorticks_off()
+        a.set_title(name, loc="left", fontsize=10, fontweight="bold")
+        a.grid(True, color="#dddddd", lw=0.6)
+        if a.get_legend_handles_labels()[0]:
+            a.legend(frameon=False, fontsize=8)
+    low, high = axes.get_ylim()
+    ticks = [(v, t) for v, t in _TIMES if low <= v <= high]
+    axes.set_yticks([v for v, _ in ticks], [t for _, t in ticks])
+    low, high = bandwidth.get_ylim()
+    rates = [v for v in (0.1, 0.3, 1, 3, 10, 30, 100, 300) if low <= v <= high]
+    bandwidth.set_yticks(rates, [f"{v:g} GB/s" for v in rates])
+
+
+_TIMES = [(10.0**e, text) for e, text in zip(range(9), (
+    "1 ns", "10 ns", "100 ns", "1 us", "10 us", "100 us", "1 ms", "10 ms", "100 ms"), strict=True)]  # fmt: skip
+
+
+def _bars(axes: Any, figures: Sequence[Figure]) -> None:
+    judged = [f for f in figures if f.target is not None]
+    colours = {"met": "#3a8f4d", "met when quiet": "#d9a520", "missed": "#b8352b"}
+    for i, f in enumerate(reversed(judged)):
+        assert f.target is not None
+        good = f.target / f.median if f.at_least else f.median / f.target
+        axes.barh(i, good, left=0, height=0.62, color=colours[_mark(f)])
+        unit, by = _unit(f)
+        axes.text(
+            max(good, 1) * 1.06,
+            i,
+            f"{_digits(f.median / by)} {unit}",
+            va="center",
+            fontsize=7.5,
+            color="#333333",
+        )
+    names = [
+        f"{f.op} {size_text(f.bytes)}, {f.face.split(' / ')[0]}" + (f", {f.npes} PEs" if f.npes != 2 else "")
+        for f in reversed(judged)
+    ]
+    axes.set_yticks(range(len(names)), names, fontsize=7.5)
+    axes.set_ylim(-0.6, len(names) - 0.4)
+    axes.set_xscale("log")
+    axes.axvline(1, color="#333333", lw=1)
+    low, high = axes.get_xlim()
+    axes.set_xlim(min(low, 0.1), max(high * 2.2, 3))
+    low, high = axes.get_xlim()
+    ticks = [v for v in (0.01, 0.03, 0.1, 0.3, 1, 3, 10, 30, 100, 1000) if low <= v <= high]
+    axes.set_xticks(ticks, ["target" if v == 1 else f"{v:g} x" for v in ticks])
+    axes.minorticks_off()
+    axes.grid(True, axis="x", color="#dddddd", lw=0.6)
+    axes.set_axisbelow(True)
+    axes.set_title("against the targets; shorter is better", loc="left", fontsize=10, fontweight="bold")
+    for colour, name in zip(colours.values(), ("met", "met by the better quartile", "missed"), strict=True):
+        axes.barh([0], [0], color=colour, label=name)
+    axes.legend(
+        frameon=False, fontsize=7.5, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.3
+    )
+
+
+def require_matplotlib() -> Any:
+    """matplotlib's pyplot without a display, or PlotError that names the extra."""
+    try:
+        import matplotlib
+
+        matplotlib.use("Agg")
+        import matplotlib.pyplot as plt
+    except ImportError as error:
+        raise PlotError(f"--plot needs matplotlib ({error}): pip install 'sushmem[plot]'") from None
+    return plt
+
+
+def plot(figures: Sequence[Figure], path: str, title: str) -> None:
+    """Draws time and rate of put and get over their size, and every figure with a target as a bar. The suffix
+    of `path` chooses the format."""
+    plt = require_matplotlib()
+    bars = sum(f.target is not None for f in figures)
+    curves = any(f.face == "C" and f.op in ("put", "get") for f in figures)
+    if not bars and not curves:
+        raise PlotError("nothing to draw: put, get and figures with a target are drawn, this run has none")
+    height = max(5.4, 0.24 * bars + 1.2)
+    shown = plt.figure(figsize=(12 if curves and bars else 6.5, height), layout="constrained")
+    grid = shown.add_gridspec(
+        2, 2 if curves and bars else 1, width_ratios=[1, 1.15] if curves and bars else [1]
+    )
+    if curves:
+        _curves(shown.add_subplot(grid[0, 0]), shown.add_subplot(grid[1, 0]), figures)
+    if bars:
+        _bars(shown.add_subplot(grid[:, -1]), figures)
+    for a in shown.axes:
+        for side in ("top", "right"):
+            a.spines[side].set_visible(False)
+        a.tick_params(labelsize=8)
+    shown.suptitle(title, x=0.01, ha="left", fontsize=12)
+    try:
+        shown.savefig(path, dpi=140)
+    except (OSError, ValueError) as error:
+        raise PlotError(f"cannot write {path}: {error}") from None
+    finally:
+        plt.close(shown)

@@ -1,0 +1,391 @@
+"""The command `pyshmem`: info (what was found and chosen), config (flags for C programs), bench (speed)."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+
+from ._report import gather, paths
+from .bench.figures import GROUPS, Figure, from_json
+from .bench.launch import LaunchError, find_launchers, in_job, processors, python_command, start
+
+if TYPE_CHECKING:
+    from .bench.run import Options
+
+__all__ = ["main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="sushmem", prog_name="pyshmem")
+def main() -> None:
+    """OpenSHMEM for CPUs and GPUs: what this installation has, and how fast it is."""
+
+
+# ---- info --------------------------------------------------------------------------------------------------
+
+
+def _started() -> tuple[str, str | None, bool]:
+    """The library's text in a running job, why it could not start, and whether this process is to print."""
+    import pyshmem
+
+    error = None
+    try:
+        pyshmem.init()
+    except (pyshmem.ShmemError, OSError) as failure:
+        error = str(failure)
+    return pyshmem.info(), error, error is not None or pyshmem.my_pe() == 0
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+def info(as_json: bool) -> None:
+    """What was found on this machine, what was chosen, and why not the rest.
+
+    Alone it reports a job of one process; under mpirun, PE 0 reports the job. Ends with status 1 if no job
+    can be started here.
+    """
+    text, error, prints = _started()
+    if prints:
+        found = gather(text, error)
+        if as_json:
+            click.echo(json.dumps(found, indent=2))
+        else:
+            _show_info(found)
+    if error is None:
+        import pyshmem
+
+        pyshmem.finalize()
+    else:
+        sys.exit(1)
+
+
+def _section(console: Console, title: str, rows: list[tuple[str, str]]) -> None:
+    console.print(f"[bold]{title}[/]", highlight=False)
+    width = max((len(name) for name, _ in rows), default=0)
+    for name, value in rows:
+        console.print(f"  {name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _colon(line: str) -> tuple[str, str]:
+    name, _, value = line.partition(":")
+    return name, value.strip()
+
+
+def _show_info(found: dict[str, Any]) -> None:
+    console = Console()
+    library, python, machine = found["library"], found["python"], found["machine"]
+    _section(console, "library", [("libshmem", library["version"] or "?"), ("path", library["path"] or "missing"),
+                                  ("int8", found["int8"] or "?")])  # fmt: skip
+    _section(console, "python", [("python", f"{python['version']}  {python['executable']}"),
+                                 *((n, python[n] or "not installed") for n in ("sushmem", "numpy", "cffi", "ml_dtypes")),
+                                 *((n, v or "not installed") for n, v in found["modules"].items())])  # fmt: skip
+    usable = ", ".join(map(str, machine["affinity"]))
+    _section(console, "machine", [("system", machine["system"]),
+                                  ("processors", f"{machine['cpus']}, this process may use {machine['usable']}: {usable}")])  # fmt: skip
+    job = found["job"]
+    rows = [("job", job["text"] or "?")]
+    if job["error"]:
+        rows.append(("failed", job["error"]))
+    if job["node"]:
+        rows.append(("node", job["node"]))
+    if found["heap"]:
+        rows.append(("heap", found["heap"]))
+    _section(console, "job", rows)
+    _section(
+        console, "bootstraps, in the order they are tried", [_colon(line) for line in found["bootstraps"]]
+    )
+    _section(console, "transports", [_colon(line) for line in found["transports"]])
+    mpi = found["mpi"]
+    rows = [("mpirun", f"{m['flavour']} {m['version']}  {m['path']}") for m in mpi["mpirun"]]
+    rows = rows or [
+        ("mpirun", "not found: pip install 'sushmem[mpi]' brings Open MPI's, 'sushmem[mpich]' MPICH's")
+    ]
+    mpi4py = mpi["mpi4py"]
+    rows.append(
+        ("mpi4py", f"{mpi4py['version']}, {mpi4py['library']}" if mpi4py["library"] else mpi4py["why_not"])
+    )
+    if mpi["note"]:
+        rows.append(("note", mpi["note"]))
+    _section(console, "MPI, first mpirun is used", rows)
+    _section(console, "libraries opened when needed", [
+        (name, f"{lib['found'] or 'not found: ' + str(lib['why_not'])}  ({lib['purpose']})")
+        for name, lib in found["libraries"].items()
+    ])  # fmt: skip
+    _section(console, "environment variables", [
+        (v["name"], f"{v['value'] or 'empty'}{' (set)' if v['set'] else ''}  {v['text']}; default {v['default'] or 'empty'}")
+        for v in found["variables"]
+    ])  # fmt: skip
+
+
+# ---- config ------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--cflags", "wanted", flag_value="cflags", multiple=True, help="Options for the compiler.")
+@click.option(
+    "--libs", "wanted", flag_value="libs", multiple=True, help="Options for the linker, with a run path."
+)
+@click.option("--includedir", "wanted", flag_value="includedir", multiple=True, help="Folder of shmem.h.")
+@click.option("--libdir", "wanted", flag_value="libdir", multiple=True, help="Folder of libshmem.so.0.")
+@click.option("--prefix", "wanted", flag_value="prefix", multiple=True, help="Folder of the package.")
+def config(wanted: tuple[str, ...]) -> None:
+    """Flags to compile and link a C program with libshmem.
+
+    \b
+    cc hello.c -o hello $(pyshmem config --cflags --libs)
+    mpirun -n 4 ./hello
+
+    Flags are quoted for the shell where a folder's name needs it: then use eval, or a Makefile's $(shell
+    ...).
+    """
+    where = paths()
+    if not wanted:
+        raise click.UsageError("say what: --cflags, --libs, --includedir, --libdir, --prefix")
+    if not where["library"].exists():
+        raise click.ClickException(f"{where['library']} is missing: this package was not installed by pip")
+    run_path = f"-Wl,-rpath,{where['libdir']}"
+    text = {
+        "cflags": shlex.join([f"-I{where['includedir']}"]),
+        # The wheel holds no symbolic links, so the library is named by its file.
+        "libs": shlex.join([f"-L{where['libdir']}", run_path, "-l:libshmem.so.0"]),
+        **{name: str(where[name]) for name in ("includedir", "libdir", "prefix")},
+    }
+    click.echo(" ".join(text[name] for name in wanted))
+
+
+# ---- bench -------------------------------------------------------------------------------------------------
+
+
+def _groups(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    if value is None:
+        return tuple(GROUPS)
+    names = [name.strip() for name in value.split(",") if name.strip()]
+    unknown = [name for name in names if name not in GROUPS]
+    if unknown or not names:
+        raise click.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(GROUPS)}")
+    return tuple(name for name in GROUPS if name in names)
+
+
+class _Screen:
+    """Takes the results of a run: a line of JSON each, or a progress bar and later a table."""
+
+    def __init__(self, as_json: bool, stream: bool) -> None:
+        self.figures: list[Figure] = []
+        self.header: dict[str, Any] = {}
+        self._json, self._stream = as_json, stream
+        self._errors = Console(stderr=True)
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._stage = ""
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        if self._stream or not self._errors.is_terminal:
+            yield
+            return
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(),
+            TextColumn("{task.percentage:3.0f} %"),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self._errors, transient=True) as self._progress:
+            self._task = self._progress.add_task("starting", total=1.0)
+            yield
+            self._progress.update(self._task, completed=1.0)
+
+    def head(self, header: dict[str, Any]) -> None:
+        self.header = header
+        if self._json:
+            click.echo(json.dumps(header))
+
+    def figure(self, f: Figure) -> None:
+        self.figures.append(f)
+        if self._json:
+            click.echo(f.to_json())
+
+    def progress(self, stage: str, part: float) -> None:
+        if self._stream:
+            click.echo(json.dumps({"stage": stage, "progress": round(part, 3)}))
+        elif self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=stage, completed=part)
+        elif stage != self._stage:
+            self.note(f"measuring {stage} ...")
+        self._stage = stage
+
+    def note(self, text: str) -> None:
+        self._errors.print(f"pyshmem bench: {text}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _machine() -> dict[str, Any]:
+    model = ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return {"cpu": model, "processors": processors(), "load": os.getloadavg()[0]}
+
+
+def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
+    """Measures in the job that a launcher has started this process in."""
+    import pyshmem
+
+    from .bench import others
+    from .bench.run import CoreError, Report, run
+
+    try:
+        mpi = others.start_mpi() if options.peer else None
+        pyshmem.init()
+        if npes not in (None, pyshmem.n_pes()):
+            raise click.UsageError(
+                f"this job has {pyshmem.n_pes()} PE(s), --npes {npes} would need another: without mpirun it starts one"
+            )
+        first = pyshmem.my_pe() == 0
+        report = Report(screen.figure, screen.progress, screen.note)
+        if first:
+            screen.head({"program": "pyshmem bench", "version": f"pyshmem {pyshmem.__version__}", "npes": pyshmem.n_pes(),
+                         "bootstrap": pyshmem.bootstrap_name(), **_machine()})  # fmt: skip
+            with screen.open():
+                run(options, report, mpi)
+        else:
+            run(options, report, mpi)
+        pyshmem.finalize()
+    except (CoreError, others.PeerError) as error:
+        if not pyshmem.initialized() or pyshmem.my_pe() == 0:
+            raise click.ClickException(str(error)) from None
+        sys.exit(1)
+
+
+def _in_new_job(options: Options, screen: _Screen, npes: int) -> None:
+    """Starts a job with the mpirun that was found and takes what its PE 0 reports."""
+    launchers = find_launchers()
+    if not launchers:
+        raise click.ClickException(
+            "no mpirun beside this Python nor on PATH to start PEs with: pip install 'sushmem[mpi]' brings one (Open "
+            "MPI's), 'sushmem[mpich]' another; or start this command with a launcher of yours"
+        )
+    screen.note(
+        f"starting {npes} PE(s) with {launchers[0].path} ({launchers[0].flavour} {launchers[0].version})"
+    )
+    arguments = ["bench", "--stream", "--only", ",".join(options.groups), "--repeat", str(options.rounds),
+                 "--slice-us", f"{options.slice_us:g}", *(["--peer"] if options.peer else [])]  # fmt: skip
+    with screen.open():
+        for text in start(launchers[0], npes, python_command(*arguments)):
+            _take(text, screen)
+
+
+def _take(text: str, screen: _Screen) -> None:
+    try:
+        line = json.loads(text)
+    except ValueError:
+        click.echo(text, nl=False, err=True)  # some library of the job says something
+        return
+    if "progress" in line:
+        screen.progress(line["stage"], line["progress"])
+    elif "program" in line:
+        screen.head(line)
+    else:
+        f = from_json(text)
+        if f is not None:
+            screen.figure(f)
+
+
+def _from_file(path: str, screen: _Screen) -> None:
+    try:
+        for text in Path(path).read_text().splitlines():
+            _take(text, screen)
+    except (TypeError, OSError, UnicodeDecodeError) as error:
+        raise click.ClickException(f"{path} is not what `pyshmem bench --json` prints: {error}") from None
+    if not screen.figures:
+        raise click.ClickException(f"{path} holds no figures of `pyshmem bench --json`")
+
+
+def _listed(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    def add(function: Callable[..., None]) -> Callable[..., None]:
+        lines = "\n".join(f"  {name:<12} {what}" for name, what in GROUPS.items())
+        function.__doc__ = f"{function.__doc__}\n\n\b\n{text}\n{lines}\n"
+        return function
+
+    return add
+
+
+@main.command()
+@click.option(
+    "--npes", type=click.IntRange(1, 1024), help="PEs to start when no launcher has started this (default 2)."
+)
+@click.option("--only", callback=_groups, metavar="GROUP,...", help="Measure these groups only.")
+@click.option("--quick", is_flag=True, help="A look in seconds: 5 rounds of short loops.")
+@click.option("--repeat", type=click.IntRange(1, 1001), help="Rounds (default 15, with --quick 5).")
+@click.option("--slice-us", type=click.FloatRange(1, 1e6), hidden=True, help="Microseconds of a timed loop.")
+@click.option(
+    "--peer", is_flag=True, help="The same on mpi4py, and shmem4py where installed, in the same rounds."
+)
+@click.option("--json", "as_json", is_flag=True, help="A line of JSON for each figure instead of tables.")
+@click.option("--markdown", "as_markdown", is_flag=True, help="Tables in Markdown.")
+@click.option(
+    "--plot", metavar="FILE", type=click.Path(dir_okay=False), help="Draw a picture (.png, .svg, .pdf)."
+)
+@click.option("--from", "from_file", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
+              help="Show the figures that an earlier run printed with --json; measure nothing.")  # fmt: skip
+@click.option("--stream", is_flag=True, hidden=True)
+@_listed("Groups:")
+def bench(
+    npes: int | None, only: tuple[str, ...], quick: bool, repeat: int | None, slice_us: float | None, peer: bool,
+    as_json: bool, as_markdown: bool, plot: str | None, from_file: str | None, stream: bool,
+) -> None:  # fmt: skip
+    """Latency, bandwidth, atomics, locks, signals, collectives, INT8, dispatch and combine; from C and from
+    Python.
+
+    Under mpirun it measures that job; alone it starts one with the mpirun it finds. Figures are medians of
+    rounds with their quartiles; targets are for 2 PEs on 2 idle cores. With more PEs than cores, collectives
+    are also shown as a ratio to those with a core each.
+    """
+    from .bench import show
+
+    if as_json and as_markdown:
+        raise click.UsageError("--json and --markdown exclude each other")
+    screen = _Screen(as_json or stream, stream)
+    try:
+        if plot:
+            show.require_matplotlib()
+        if from_file:
+            _from_file(from_file, screen)
+        else:
+            from .bench.run import Options
+
+            options = Options(
+                only, repeat or (5 if quick else 15), slice_us or (300 if quick else 2000), peer
+            )
+            if stream or in_job():
+                _in_this_job(options, screen, npes)
+            else:
+                _in_new_job(options, screen, npes or 2)
+        if not screen.figures or stream:
+            return
+        if as_markdown:
+            click.echo(show.markdown(screen.figures))
+        elif not as_json:
+            show.table(screen.figures, Console(width=None if sys.stdout.isatty() else 140))
+        if plot:
+            show.plot(screen.figures, plot, _title(screen.header))
+            screen.note(f"wrote {plot}")
+    except (LaunchError, show.PlotError) as error:
+        raise click.ClickException(str(error)) from None
+
+
+def _title(header: dict[str, Any]) -> str:
+    version, cpu = header.get("version", "libshmem"), header.get("cpu") or "this machine"
+    return f"{version}: {header.get('npes', '?')} PEs on {header.get('processors', '?')} processors, {cpu}"
