@@ -9,6 +9,7 @@ from typing import Any
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from sphinx.application import Sphinx
+from sphinx.util.inspect import TypeAliasForwardRef
 from sphinx.util.nodes import make_refnode
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -30,9 +31,26 @@ python_maximum_signature_line_length = 100
 autodoc_member_order = "bysource"
 autodoc_typehints_format = "short"
 autodoc_preserve_defaults = True
+autodoc_type_aliases = {
+    name: name
+    for name in (
+        "npt.ArrayLike",
+        "npt.DTypeLike",
+        "Array",
+        "Floats",
+        "Float32s",
+        "Ids",
+        "Int32s",
+        "Int64s",
+        "Records",
+    )
+}
 napoleon_google_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True  # properties are documented where they are defined
+
+# Sphinx writes an alias inside a union as TypeAliasForwardRef('Name'); the name is what a reader wants.
+TypeAliasForwardRef.__repr__ = lambda self: self.name.removeprefix("npt.")  # type: ignore[method-assign]
 
 html_theme = "furo"
 html_title = f"libshmem and pyshmem {release}"
@@ -146,9 +164,33 @@ def _in_literal(out: list[str]) -> bool:
     return bool(written) and (written[-1].startswith("    ") or written[-1].endswith("::"))
 
 
+def one_attribute_each(
+    app: Sphinx, what: str, name: str, obj: object, options: object, lines: list[str]
+) -> None:
+    """``ranks, rank : int`` under Attributes becomes two entries; napoleon does so for parameters only."""
+    if "Attributes" not in lines:
+        return
+    start = lines.index("Attributes") + 2
+    out: list[str] = []
+    for entry in re.split(r"\n(?=\S)", "\n".join(lines[start:])):
+        head, _, text = entry.partition("\n")
+        names, colon, kind = head.partition(" : ")
+        for each in names.split(", ") if colon else [names]:
+            out += [each + colon + kind, *text.split("\n")]
+    lines[start:] = out
+
+
+def only_measured(app: Sphinx, name: str, source: list[str]) -> None:
+    """A tree without measurements has no performance.md, and builds all the same."""
+    if name == "index" and not (ROOT / "docs" / "performance.md").is_file():
+        source[0] = source[0].replace("\nperformance\n", "\n")
+
+
 def setup(app: Sphinx) -> None:
     if not (ROOT / "docs" / "reference" / "c.md").is_file():
         raise SystemExit("docs/reference/c.md is missing: `make docs` makes it from the headers")
     app.add_directive("deftable", DefTable)
+    app.connect("source-read", only_measured)
     app.connect("missing-reference", find_elsewhere)
     app.connect("autodoc-process-docstring", literal_blocks, priority=400)  # before napoleon
+    app.connect("autodoc-process-docstring", one_attribute_each, priority=401)

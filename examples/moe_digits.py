@@ -36,7 +36,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ from pyshmem.moe import Dispatched, ExpertParallel
 from pyshmem.router import Gate, Router, load_counts
 
 sys.path.append(os.path.dirname(os.path.abspath(__file__)))  # where PYTHONSAFEPATH keeps it out
-from moe_digits_report import Options, Run, parse, plot, print_table, progress, verdict
+from moe_digits_report import Options, Quant, Run, parse, plot, print_table, progress, verdict
 
 Array = npt.NDArray[Any]
 PIXELS, CLASSES = 64, 10
@@ -63,34 +63,7 @@ class Rows(NamedTuple):
     x: Array  # [rows, H] float32
     weights: Array  # [rows] of the gate
     ranges: list[tuple[int, int]]  # first row of each local expert, and the row after its last
-    way_back: Any  # what the exchange needs to send rows back
-
-
-class Exchange(Protocol):
-    """How rows get to experts and back.
-
-    Weights and mathematics are float64, what travels is float32 or INT8. So the order in which PEs add up
-    gradients does not show, and a difference from one process comes from the transfers.
-    """
-
-    experts: range  # held here
-
-    def mine(self, images: Array) -> Array:
-        """This PE's share of a batch."""
-
-    def add_up(self, values: Array) -> None:
-        """Replaces `values` by their sum over all PEs."""
-
-    def dispatch(self, x: Array, gate: Gate) -> Rows: ...
-
-    def combine(self, y: Array, rows: Rows) -> Array:
-        """[images, H]: for each image the sum of its experts' rows, each times its weight."""
-
-    def combine_backward(self, grad: Array, rows: Rows) -> Array:
-        """From [images, H] to [rows, H]: each expert gets the gradient of the sum that its row went into."""
-
-    def dispatch_backward(self, grad_x: Array, grad_weights: Array, rows: Rows) -> tuple[Array, Array]:
-        """From [rows, H] and [rows] to [images, H], the sum over its experts, and [images, K]."""
+    way_back: Any  # what combine needs to send rows back
 
 
 def float32(x: Array) -> Array:
@@ -98,22 +71,37 @@ def float32(x: Array) -> Array:
 
 
 class Pes:
-    """The exchange over the PEs of the job."""
+    """How rows get to experts and back, over the PEs of the job.
 
-    def __init__(self, o: Options, quant: str) -> None:
+    Weights and mathematics are float64, what travels is float32 or INT8. So the order in which PEs add up
+    gradients does not show, and a difference from one process comes from the transfers.
+    """
+
+    def __init__(self, o: Options, quant: Quant) -> None:
         self.pe, self.n = shmem.my_pe(), shmem.n_pes()
         self.moe = ExpertParallel(
             o.experts, o.hidden, o.topk, -(-o.batch // self.n), quant=quant, combine_quant=quant, group=128
         )  # results=2, the default: rows of the forward dispatch stay while the backward one is in flight
+        # Held by this PE.
         self.experts = range(self.moe.first_expert, self.moe.first_expert + self.moe.local_experts)
 
     def mine(self, images: Array) -> Array:
+        """This PE's share of a batch."""
         return images[self.pe :: self.n]
 
+    def zeros(self, *shape: int) -> Array:
+        """An array for `add_up`: symmetric, so that every PE allocates it and every PE frees it."""
+        return shmem.zeros(shape)
+
+    def free(self, values: Array) -> None:
+        shmem.free(values)
+
     def add_up(self, values: Array) -> None:
+        """Replaces `values` by their sum over all PEs."""
         shmem.sum_reduce(values, values)
 
     def dispatch(self, x: Array, gate: Gate) -> Rows:
+        """Each row of x [images, H] to the experts that its gate chose."""
         got = self.moe.dispatch(float32(x), gate.idx, gate.weights, by_expert=True)
         chosen = got.topk_idx >= 0
         weights = np.zeros(got.expert_rows)
@@ -121,12 +109,15 @@ class Pes:
         return Rows(got.recv_x, weights, list(got.expert_ranges()), got)
 
     def combine(self, y: Array, rows: Rows) -> Array:
+        """[images, H]: for each image the sum of its experts' rows y, each times its weight."""
         return self.moe.combine(float32(y), rows.way_back, weighted=True)
 
     def combine_backward(self, grad: Array, rows: Rows) -> Array:
+        """From [images, H] to [rows, H]: each expert gets the gradient of the sum that its row went into."""
         return self.moe.dispatch(float32(grad), routing=rows.way_back, by_expert=True).recv_x
 
     def dispatch_backward(self, grad_x: Array, grad_weights: Array, rows: Rows) -> tuple[Array, Array]:
+        """From [rows, H] and [rows] to [images, H], the sum over its experts, and [images, K]."""
         got: Dispatched = rows.way_back
         by_choice = np.zeros(got.topk_idx.shape, np.float32)
         chosen = got.topk_idx >= 0
@@ -142,6 +133,12 @@ class InOneProcess:
 
     def mine(self, images: Array) -> Array:
         return images
+
+    def zeros(self, *shape: int) -> Array:
+        return np.zeros(shape)
+
+    def free(self, values: Array) -> None:
+        pass
 
     def add_up(self, values: Array) -> None:
         pass
@@ -207,7 +204,7 @@ def cross_entropy(logits: Array, labels: Array) -> tuple[Array, Array]:
 class Model:
     """Weights, forward and backward. All PEs have the dense weights, each has its own experts."""
 
-    def __init__(self, o: Options, exchange: Exchange) -> None:
+    def __init__(self, o: Options, exchange: Pes | InOneProcess) -> None:
         h, f = o.hidden, 2 * o.hidden
         self.exchange, self.o = exchange, o
         self.router = Router(o.experts, o.topk)
@@ -221,9 +218,7 @@ class Model:
         expert = {"w1": (h, f), "b1": (f,), "w2": (f, h), "b2": (h,)}
         size = sum(map(math.prod, dense.values()))
         # Gradients, loads of the experts and loss in one vector, so that one reduction adds them up.
-        self.sums = (
-            shmem.zeros(size + o.experts + 1) if isinstance(exchange, Pes) else np.zeros(size + o.experts + 1)
-        )
+        self.sums = exchange.zeros(size + o.experts + 1)
         self.dense_flat, self.dense_grads = np.zeros(size), self.sums[:size]
         self.loads, self.loss = self.sums[size:-1], self.sums[-1:]
         self.dense, self.grad = views(self.dense_flat, dense), views(self.dense_grads, dense)
@@ -309,15 +304,13 @@ def digits(seed: int) -> tuple[Array, Array, Array, Array]:
 
 def all_logits(model: Model, pixels: Array) -> Array:
     """[images, 10] on every PE, each having done its share of each batch."""
-    pes = isinstance(model.exchange, Pes)
-    logits = shmem.zeros((len(pixels), CLASSES)) if pes else np.zeros((len(pixels), CLASSES))
+    logits = model.exchange.zeros(len(pixels), CLASSES)
     for begin in range(0, len(pixels), model.o.batch):
         mine = model.exchange.mine(np.arange(begin, min(begin + model.o.batch, len(pixels))))
         logits[mine] = model.forward(pixels[mine])
     model.exchange.add_up(logits)
     result = np.array(logits)
-    if pes:
-        shmem.free(logits)
+    model.exchange.free(logits)
     return result
 
 
@@ -381,7 +374,7 @@ def measure(run: Run, pes: Pes, o: Options, rounds: int = 100) -> None:
 
 
 def run_all(o: Options, tick: Callable[[Run], None]) -> list[Run]:
-    """One run for each kind of transfer, then, on PE 0 alone, the one without, and the differences from it."""
+    """One run for each kind of transfer; then, on PE 0 alone, the one without and the differences from it."""
     data = digits(o.seed)
     runs, ends = [], []
     for quant in o.quants:

@@ -1,4 +1,4 @@
-"""What moe_digits.py asks and shows: options, progress, table and plot. Nothing to learn about experts here."""
+"""What moe_digits.py asks and shows: options, progress, table and plot."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+
+Quant = Literal["none", "int8"]
 
 
 @dataclass
@@ -21,7 +23,7 @@ class Options:
     epochs: int
     batch: int
     seed: int
-    quants: list[str]
+    quants: list[Quant]
     plot: str | None
     json: bool
 
@@ -49,12 +51,8 @@ def verdict(runs: list[Run]) -> list[tuple[bool, str]]:
     found = []
     if full:
         worst = max(full.parameter_difference, full.logit_difference)
-        found.append(
-            (
-                worst < 1e-4,
-                f"float32 transfers equal one process up to rounding: largest difference {worst:.1e}",
-            )
-        )
+        text = f"float32 transfers equal one process up to rounding: largest difference {worst:.1e}"
+        found.append((worst < 1e-4, text))
     if int8:
         cost = (full or runs[-1]).test_accuracy[-1] - int8.test_accuracy[-1]
         found.append((cost < 1, f"INT8 transfers cost {cost:.2f} points of accuracy, less than 1 is allowed"))
@@ -87,9 +85,8 @@ def print_table(o: Options, n: int, runs: list[Run]) -> None:
     row("dispatch: µs a batch", lambda run: f"{run.dispatch_us:.0f}")
     row("combine: µs a batch", lambda run: f"{run.combine_us:.0f}")
     row("training and tests, s", lambda run: f"{run.seconds:.1f}", False)
-    console = Console(
-        width=80, force_terminal=False
-    )  # plain text: Open MPI shows each PE a terminal, log or not
+    # Plain text of a fixed width: Open MPI shows its PEs a terminal even when they write to a file.
+    console = Console(width=80, force_terminal=False)
     console.print(table)
     for good, text in verdict(runs):
         console.print("ok   " if good else "WRONG", text, soft_wrap=True)
@@ -119,6 +116,8 @@ def plot(path: str, o: Options, n: int, runs: list[Run]) -> None:
             )
         accuracy.plot(epochs, run.test_accuracy, marker="o" if dots else "", label=run.name, **style)
     loss.set(title="Loss", xlabel="epoch", ylabel="cross entropy", yscale="log")
+    loss.yaxis.set_major_formatter("{x:g}")
+    loss.yaxis.set_minor_formatter("{x:g}")
     accuracy.set(title="Test accuracy", xlabel="epoch", ylabel="%")
     moved = runs[:-1]
     width = 0.8 / len(moved)
@@ -130,7 +129,7 @@ def plot(path: str, o: Options, n: int, runs: list[Run]) -> None:
         times.bar_label(bars, fmt="%.0f", padding=2)
     times.set(title="One batch, median", ylabel="µs")
     times.set_xticks([0, 1], ["dispatch", "combine"])
-    times.margins(y=0.2)
+    times.margins(y=0.3)
     for axes in (loss, accuracy, times):
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(axis="y", alpha=0.3)
@@ -225,5 +224,5 @@ def _parse() -> Options:
             parser.error(f"--plot {a.plot}: the name must end in .png, .svg or .pdf")
         if not os.path.isdir(os.path.dirname(a.plot) or "."):
             parser.error(f"--plot {a.plot}: there is no folder {os.path.dirname(a.plot)}")
-    quants = [a.quant] if a.quant else ["none", "int8"]
+    quants: list[Quant] = [a.quant] if a.quant else ["none", "int8"]
     return Options(a.experts, a.topk, a.hidden, a.epochs, a.batch, a.seed, quants, a.plot, a.json)

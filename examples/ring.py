@@ -4,6 +4,7 @@ import numpy as np
 
 import pyshmem as shmem
 
+shmem.init()
 me, n = shmem.my_pe(), shmem.n_pes()
 
 inbox = shmem.zeros(3, dtype=np.int64)  # symmetric: every PE has one, and can reach all of them

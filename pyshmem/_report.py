@@ -95,7 +95,7 @@ def _mpi4py() -> dict[str, str | None]:
         if "mpi4py.MPI" not in sys.modules:
             options.initialize = False  # MPI_Init may end the process where the launcher is another MPI's
         mpi = importlib.import_module("mpi4py.MPI")
-        library = mpi.Get_library_version().strip("\0 \n").splitlines()[0]
+        library = " ".join(mpi.Get_library_version().strip("\0 \n").splitlines()[0].split())
     except Exception as error:
         # A wheel without its MPI library raises RuntimeError, others ImportError: both are an answer here.
         return {"version": _version("mpi4py"), "library": None, "why_not": f"{type(error).__name__}: {error}"}
@@ -108,7 +108,10 @@ def _mpi(launchers: list[dict[str, str]]) -> dict[str, Any]:
     if launchers and mpi4py["library"]:
         flavour = launchers[0]["flavour"]
         if flavour != "unknown" and not mpi4py["library"].startswith(flavour):
-            note = f"mpirun is {flavour}'s, mpi4py uses {mpi4py['library']}: programs that use both will not start as one job"
+            note = (
+                f"mpirun is {flavour}'s, mpi4py uses {mpi4py['library']}: a program that uses mpi4py will "
+                "not start as one job under it"
+            )
     return {"mpi4py": mpi4py, "mpirun": launchers, "note": note}
 
 

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from ._report import gather, paths
 from .bench.figures import GROUPS, Figure, from_json
-from .bench.launch import LaunchError, find_launchers, in_job, processors, python_command, start
+from .bench.launch import LaunchError, find_launchers, first_of_job, in_job, processors, python_command, start
 
 if TYPE_CHECKING:
     from .bench.run import Options
@@ -83,48 +83,44 @@ def _colon(line: str) -> tuple[str, str]:
 
 def _show_info(found: dict[str, Any]) -> None:
     console = Console()
-    library, python, machine = found["library"], found["python"], found["machine"]
-    _section(console, "library", [("libshmem", library["version"] or "?"), ("path", library["path"] or "missing"),
-                                  ("int8", found["int8"] or "?")])  # fmt: skip
-    _section(console, "python", [("python", f"{python['version']}  {python['executable']}"),
-                                 *((n, python[n] or "not installed") for n in ("sushmem", "numpy", "cffi", "ml_dtypes")),
-                                 *((n, v or "not installed") for n, v in found["modules"].items())])  # fmt: skip
-    usable = ", ".join(map(str, machine["affinity"]))
-    _section(console, "machine", [("system", machine["system"]),
-                                  ("processors", f"{machine['cpus']}, this process may use {machine['usable']}: {usable}")])  # fmt: skip
-    job = found["job"]
-    rows = [("job", job["text"] or "?")]
-    if job["error"]:
-        rows.append(("failed", job["error"]))
-    if job["node"]:
-        rows.append(("node", job["node"]))
-    if found["heap"]:
-        rows.append(("heap", found["heap"]))
-    _section(console, "job", rows)
-    _section(
-        console, "bootstraps, in the order they are tried", [_colon(line) for line in found["bootstraps"]]
-    )
-    _section(console, "transports", [_colon(line) for line in found["transports"]])
-    mpi = found["mpi"]
-    rows = [("mpirun", f"{m['flavour']} {m['version']}  {m['path']}") for m in mpi["mpirun"]]
-    rows = rows or [
-        ("mpirun", "not found: pip install 'sushmem[mpi]' brings Open MPI's, 'sushmem[mpich]' MPICH's")
+    library, python, machine, job, mpi = (found[k] for k in ("library", "python", "machine", "job", "mpi"))
+    rows = [("libshmem", library["version"] or "?"), ("path", library["path"] or "missing")]
+    _section(console, "library", [*rows, ("int8", found["int8"] or "?")])
+    rows = [("python", f"{python['version']}  {python['executable']}")]
+    packages = {n: python[n] for n in ("sushmem", "numpy", "cffi", "ml_dtypes")} | found["modules"]
+    _section(console, "python", rows + [(n, v or "not installed") for n, v in packages.items()])
+    usable = f"{machine['usable']} ({', '.join(map(str, machine['affinity']))})"
+    rows = [("system", machine["system"])]
+    _section(console, "machine", [*rows, ("processors", f"{machine['cpus']}, this process may use {usable}")])
+    rows = [
+        ("job", job["text"] or "?"),
+        ("failed", job["error"]),
+        ("node", job["node"]),
+        ("heap", found["heap"]),
     ]
-    mpi4py = mpi["mpi4py"]
-    rows.append(
-        ("mpi4py", f"{mpi4py['version']}, {mpi4py['library']}" if mpi4py["library"] else mpi4py["why_not"])
-    )
+    _section(console, "job", [(name, value) for name, value in rows if value])
+    _section(console, "bootstraps, in the order they are tried", [_colon(x) for x in found["bootstraps"]])
+    _section(console, "transports", [_colon(line) for line in found["transports"]])
+    rows = [("mpirun", f"{m['flavour']} {m['version']}  {m['path']}") for m in mpi["mpirun"]]
+    if not rows:
+        rows = [
+            ("mpirun", "not found: pip install 'sushmem[mpi]' brings Open MPI's, 'sushmem[mpich]' MPICH's")
+        ]
+    one = mpi["mpi4py"]
+    rows.append(("mpi4py", f"{one['version']}, {one['library']}" if one["library"] else one["why_not"]))
     if mpi["note"]:
         rows.append(("note", mpi["note"]))
     _section(console, "MPI, first mpirun is used", rows)
-    _section(console, "libraries opened when needed", [
-        (name, f"{lib['found'] or 'not found: ' + str(lib['why_not'])}  ({lib['purpose']})")
-        for name, lib in found["libraries"].items()
-    ])  # fmt: skip
-    _section(console, "environment variables", [
-        (v["name"], f"{v['value'] or 'empty'}{' (set)' if v['set'] else ''}  {v['text']}; default {v['default'] or 'empty'}")
-        for v in found["variables"]
-    ])  # fmt: skip
+    rows = []
+    for name, lib in found["libraries"].items():
+        where = lib["found"] or f"not found: {lib['why_not']}"
+        rows.append((name, f"{where}  ({lib['purpose']})"))
+    _section(console, "libraries opened when needed", rows)
+    rows = []
+    for v in found["variables"]:
+        value = f"{v['value'] or 'empty'}{' (set)' if v['set'] else ''}"
+        rows.append((v["name"], f"{value}  {v['text']}; default {v['default'] or 'empty'}"))
+    _section(console, "environment variables", rows)
 
 
 # ---- config ------------------------------------------------------------------------------------------------
@@ -251,22 +247,24 @@ def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
         pyshmem.init()
         if npes not in (None, pyshmem.n_pes()):
             raise click.UsageError(
-                f"this job has {pyshmem.n_pes()} PE(s), --npes {npes} would need another: without mpirun it starts one"
+                f"this job has {pyshmem.n_pes()} PE(s), --npes {npes} would need another: without mpirun "
+                "it starts one"
             )
         first = pyshmem.my_pe() == 0
         report = Report(screen.figure, screen.progress, screen.note)
         if first:
-            screen.head({"program": "pyshmem bench", "version": f"pyshmem {pyshmem.__version__}", "npes": pyshmem.n_pes(),
-                         "bootstrap": pyshmem.bootstrap_name(), **_machine()})  # fmt: skip
+            version, bootstrap = f"pyshmem {pyshmem.__version__}", pyshmem.bootstrap_name()
+            head = {"program": "pyshmem bench", "version": version, "npes": pyshmem.n_pes()}
+            screen.head({**head, "bootstrap": bootstrap, **_machine()})
             with screen.open():
                 run(options, report, mpi)
         else:
             run(options, report, mpi)
         pyshmem.finalize()
-    except (CoreError, others.PeerError) as error:
-        if not pyshmem.initialized() or pyshmem.my_pe() == 0:
-            raise click.ClickException(str(error)) from None
-        sys.exit(1)
+    except (CoreError, others.PeerError, pyshmem.ShmemError, click.UsageError) as error:
+        if not first_of_job():
+            sys.exit(1)  # PE 0 says it
+        raise error if isinstance(error, click.UsageError) else click.ClickException(str(error)) from None
 
 
 def _in_new_job(options: Options, screen: _Screen, npes: int) -> None:
@@ -274,8 +272,8 @@ def _in_new_job(options: Options, screen: _Screen, npes: int) -> None:
     launchers = find_launchers()
     if not launchers:
         raise click.ClickException(
-            "no mpirun beside this Python nor on PATH to start PEs with: pip install 'sushmem[mpi]' brings one (Open "
-            "MPI's), 'sushmem[mpich]' another; or start this command with a launcher of yours"
+            "no mpirun beside this Python nor on PATH to start PEs with: pip install 'sushmem[mpi]' brings "
+            "one (Open MPI's), 'sushmem[mpich]' another; or start this command with a launcher of yours"
         )
     screen.note(
         f"starting {npes} PE(s) with {launchers[0].path} ({launchers[0].flavour} {launchers[0].version})"
@@ -343,9 +341,18 @@ def _listed(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 @click.option("--stream", is_flag=True, hidden=True)
 @_listed("Groups:")
 def bench(
-    npes: int | None, only: tuple[str, ...], quick: bool, repeat: int | None, slice_us: float | None, peer: bool,
-    as_json: bool, as_markdown: bool, plot: str | None, from_file: str | None, stream: bool,
-) -> None:  # fmt: skip
+    npes: int | None,
+    only: tuple[str, ...],
+    quick: bool,
+    repeat: int | None,
+    slice_us: float | None,
+    peer: bool,
+    as_json: bool,
+    as_markdown: bool,
+    plot: str | None,
+    from_file: str | None,
+    stream: bool,
+) -> None:
     """Latency, bandwidth, atomics, locks, signals, collectives, INT8, dispatch and combine; from C and from
     Python.
 

@@ -103,11 +103,21 @@ def _type_of(dtype: npt.DTypeLike) -> tuple[np.dtype[Any], int]:
 class _Object:
     """One object of the library. Destroying it is collective, so a destructor only sets `dropped`."""
 
-    __slots__ = ("dropped", "moe")
+    __slots__ = ("dropped", "moe", "results")
 
     def __init__(self, moe: CData) -> None:
         self.moe = moe
         self.dropped = False
+        self.results: weakref.WeakSet[Dispatched] = weakref.WeakSet()
+
+    def destroy(self) -> int:
+        """Ends results and object; collective, after finalize local. Returns the library's code."""
+        for result in list(self.results):
+            result._release()  # their handles end with the object
+        code: int = lib.shmemx_moe_destroy(self.moe)
+        if not code:
+            self.moe = ffi.NULL
+        return code
 
 
 # In the order of creation, which is the same on all PEs.
@@ -120,8 +130,7 @@ _VIEWS = object()  # in state.held: arrays that show the heap may outlive the jo
 def _forget_all() -> None:
     global _scratch
     for item in _objects:
-        lib.shmemx_moe_destroy(item.moe)  # local by now
-        item.moe = ffi.NULL
+        item.destroy()
     _objects.clear()
     _scratch = None
     state.held.discard(_VIEWS)
@@ -146,7 +155,7 @@ def _reclaim() -> None:
     world = ffi.cast("shmem_team_t", lib.SHMEMX_TEAM_WORLD)
     check(lib.shmemx_reduce(world, lib.SHMEMX_REDUCE_AND, lib.SHMEMX_UINT8, result, mine, bits.size))
     for i in np.flatnonzero(np.unpackbits(_scratch[1, : bits.size], count=len(items))):
-        check(lib.shmemx_moe_destroy(items[i].moe))
+        check(items[i].destroy())
         _objects.remove(items[i])
 
 
@@ -265,7 +274,6 @@ class ExpertParallel:
         self._scales_at = -(-hidden // 4) * 4
         self._groups = -(-hidden // (config.group or hidden))
         self._buffers: list[Array] = [np.empty(0, np.uint8) for _ in range(results)]
-        self._living: weakref.WeakSet[Dispatched] = weakref.WeakSet()
 
     # ---- lifetime ----
 
@@ -289,10 +297,7 @@ class ExpertParallel:
         item = self._object
         if item.moe == ffi.NULL:
             return
-        for result in list(self._living):
-            result._release()
-        check(lib.shmemx_moe_destroy(item.moe))
-        item.moe = ffi.NULL
+        check(item.destroy())
         _objects.remove(item)
 
     def __del__(self) -> None:
@@ -465,7 +470,7 @@ class ExpertParallel:
         check(code)
         self._dispatches += 1
         got = Dispatched(self, self._out[0], self._dispatches, by_expert, quantized)
-        self._living.add(got)
+        self._object.results.add(got)
         self._count(got)
         self._fill(got)
         return got

@@ -59,8 +59,8 @@ SHMEMX_API int shmemx_free(void *ptr);
 /* Bytes of this PE's heap in all, in use, and the largest block that malloc could give now. Local. */
 SHMEMX_API int shmemx_heap_info(size_t *total, size_t *used, size_t *largest);
 
-/* 1: after the last finalize the addresses of this node's heaps (shmem_ptr) stay readable and writable, as private zero pages, for a
- * language whose objects may outlive the job. 0 (default): they are unmapped. */
+/* 1: after the last finalize the addresses of this node's heaps (shmem_ptr) stay readable and writable, as private
+ * zero pages, for a language whose objects may outlive the job. 0 (default): they are unmapped. */
 SHMEMX_API void shmemx_keep_mapping(int on);
 
 /* ---- the untyped core of RMA ------------------------------------------------------------------------- */

@@ -7,6 +7,7 @@
 #define SHMEMX_API __attribute__((visibility("default")))
 #endif
 
+/* What an element is. */
 enum shmemx_type {
     SHMEMX_INT8 = 0,
     SHMEMX_INT16,

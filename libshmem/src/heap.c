@@ -86,7 +86,8 @@ void shmemi_heap_close(void)
     struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
     if (s->node_base) {
         munmap(s->node_base, s->stride * (size_t)shmemi_node.local_npes);
-        /* zero pages of this process alone where the heaps were, the peers' too (shmem_ptr): stale pointers read zeros and harm nobody */
+        /* zero pages of this process alone where the heaps were, the peers' too (shmem_ptr): stale pointers read
+         * zeros and harm nobody */
         if (keep_mapping)
             (void)mmap(s->node_base, s->stride * (size_t)shmemi_node.local_npes, PROT_READ | PROT_WRITE,
                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);

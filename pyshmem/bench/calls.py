@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import repeat
 from time import perf_counter_ns
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -99,7 +99,8 @@ def measure(
     """Fills `ns` of each sampler, `rounds` times after one another, in loops of about `slice_us`
     microseconds.
 
-    Interleaved rounds: a machine that is slow for a while is so for every call. Collective; the collector of garbage
+    Interleaved rounds: a machine that is slow for a while is so for every call. Collective; the collector of
+    garbage
     rests while it lasts.
     """
     shared = shmem.zeros(1, dtype=np.int64), shmem.zeros(1, dtype=np.int64)
@@ -155,8 +156,9 @@ def _small(peer: int, groups: Sequence[str]) -> list[Sampler]:
     add("put", "put, NumPy source", 8, loop(shmem.put, target, plain, peer))
     add("put", "put + quiet", 8, _put_quiet(target, plain, peer))
     add("put", "put + quiet", 1 << 20, _put_quiet(big_target, big, peer))
-    add("get", "get", 8, loop(shmem.get, plain, source, peer))
-    add("get", "get", 1 << 20, loop(shmem.get, big, big_target, peer))
+    add("get", "get, symmetric target", 8, loop(shmem.get, target, source, peer))
+    add("get", "get, NumPy target", 8, loop(shmem.get, plain, source, peer))
+    add("get", "get, NumPy target", 1 << 20, loop(shmem.get, big, big_target, peer))
     add("atomics", "atomic_fetch_add", 8, loop(shmem.atomic_fetch_add, target, 1, peer))
     add("atomics", "atomic_add", 8, loop(shmem.atomic_add, target, 1, peer))
     add("sync", "barrier_all", 0, loop(shmem.barrier_all), everybody=True)
@@ -189,9 +191,9 @@ def _moe() -> list[Sampler]:
     x, idx, weights = routing()
     out = np.empty_like(x)
     found = []
-    for quant, op in (("none", "dispatch + combine"), ("int8", "dispatch + combine, INT8")):
-        ep = ExpertParallel(EXPERTS, HIDDEN, TOPK, TOKENS, quant=quant, combine_quant=quant)  # type:
-        ignore[arg - type]
+    for op in ("dispatch + combine", "dispatch + combine, INT8"):
+        way: Literal["none", "int8"] = "int8" if "INT8" in op else "none"
+        ep = ExpertParallel(EXPERTS, HIDDEN, TOPK, TOKENS, quant=way, combine_quant=way)
 
         def both(ep: ExpertParallel = ep) -> None:
             got = ep.dispatch(x, idx, weights)
@@ -201,7 +203,7 @@ def _moe() -> list[Sampler]:
         # The expert is the identity: every token must come back. |x| < 6 here, INT8 steps are 1/127 of the
         # largest.
         worst = float(np.abs(out - x).max())
-        if worst > (0.2 if quant == "int8" else 1e-5):
+        if worst > (0.2 if way == "int8" else 1e-5):
             raise RuntimeError(f"{op}: off by {worst}, a figure of it would be worth nothing")
         found.append(Sampler("Python", "moe", op, x.nbytes, loop(both), everybody=True))
     return found

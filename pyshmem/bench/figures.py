@@ -72,7 +72,8 @@ TARGETS = [
     ),
     Target("Python", "put, symmetric source", 8, None, 250),
     Target("Python", "put, NumPy source", 8, None, 450),
-    Target("Python", "get", 8, None, 350),
+    Target("Python", "get, symmetric target", 8, None, 350),
+    Target("Python", "get, NumPy target", 8, None, 350),
     Target("Python", "atomic_fetch_add", 8, None, 350),
     Target("mpi4py / pyshmem", "dispatch + combine", _TOKENS, None, 1.5, at_least=True),
 ]
@@ -82,8 +83,9 @@ TARGETS = [
 class Figure:
     """Median and quartiles of `rounds` timings of one call.
 
-    face: "C", "Python", a library ("mpi4py"), or "library / pyshmem" for how many times longer it takes there.
-    bytes: of one call, a PE's part in collectives; 0 where nothing is moved. unit: "ns" a call, "GB/s", "x" (ratio).
+    face: "C", "Python", a library ("mpi4py"), or "library / pyshmem": how many times longer it takes there.
+    bytes: of one call, a PE's part in collectives; 0 where nothing is moved. unit: "ns" a call, "GB/s",
+    "x" (ratio).
     q1, q3: lower and upper quartile. target: None where there is none; met: whether the median reaches it.
     """
 

@@ -13,7 +13,16 @@ from pathlib import Path
 from types import FrameType
 from typing import NamedTuple
 
-__all__ = ["LaunchError", "Launcher", "find_launchers", "in_job", "processors", "python_command", "start"]
+__all__ = [
+    "LaunchError",
+    "Launcher",
+    "find_launchers",
+    "first_of_job",
+    "in_job",
+    "processors",
+    "python_command",
+    "start",
+]
 
 # Variables of launchers that a process started for another job must not see.
 LAUNCHER_PREFIXES = ("PMIX_", "PMI_", "OMPI_", "PRTE_", "HYDI_", "TORCHELASTIC_")
@@ -71,6 +80,12 @@ def find_launchers() -> list[Launcher]:
 def in_job() -> bool:
     """Whether a launcher started this process: its variables are there."""
     return any(os.environ.get(name) for name in ("PMIX_RANK", "PMI_RANK", "PMI_FD", "RANK"))
+
+
+def first_of_job() -> bool:
+    """Whether this process is number 0 of the job that the launcher started, known before init."""
+    ranks = (os.environ.get(name) for name in ("PMIX_RANK", "PMI_RANK", "RANK"))
+    return next((rank for rank in ranks if rank), "0") == "0"
 
 
 def processors() -> int:

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import sys
 from collections.abc import Callable, Sequence
 from itertools import repeat
 from typing import Any
@@ -17,18 +19,18 @@ from pyshmem._peers import AlltoallvMoE
 from .calls import EXPERTS, HIDDEN, TOKENS, TOPK, Sampler, loop, routing
 from .figures import Figure, figure
 
-__all__ = ["PeerError", "available", "compare", "others", "start_mpi"]
+__all__ = ["PeerError", "available", "compare", "library_name", "others", "start_mpi"]
 
 # Their call, and ours that does the same.
 _SAME = {
     ("Put + Flush", 8): ("put + quiet", 8),
     ("Put + Flush", 1 << 20): ("put + quiet", 1 << 20),
-    ("Get + Flush", 8): ("get", 8),
+    ("Get + Flush", 8): ("get, NumPy target", 8),
     ("Fetch_and_op + Flush", 8): ("atomic_fetch_add", 8),
     ("Barrier", 0): ("barrier_all", 0),
     ("Allreduce", 8): ("sum_reduce", 8),
     ("put + quiet", 8): ("put + quiet", 8),
-    ("get", 8): ("get", 8),
+    ("get, NumPy target", 8): ("get, NumPy target", 8),
     ("atomic_fetch_add", 8): ("atomic_fetch_add", 8),
     ("barrier_all", 0): ("barrier_all", 0),
     ("dispatch + combine", TOKENS * HIDDEN * 4): ("dispatch + combine", TOKENS * HIDDEN * 4),
@@ -44,23 +46,50 @@ def available() -> dict[str, bool]:
     return {name: importlib.util.find_spec(name) is not None for name in ("mpi4py", "shmem4py")}
 
 
+# A variable that only this launcher sets, the launcher, and the library that it cannot start.
+_OTHER_LAUNCHERS = (
+    ("OMPI_COMM_WORLD_SIZE", "Open MPI's mpirun", "MPICH"),
+    ("HYDI_CONTROL_FD", "MPICH's mpirun", "Open MPI"),
+)
+
+
 def start_mpi() -> Any:
-    """mpi4py's module, MPI initialized; before pyshmem.init, so that MPI has the launcher's channel to
-    itself."""
+    """mpi4py's module, MPI initialized; to call before pyshmem.init, so that MPI has the launcher's channel.
+
+    Raises PeerError where mpi4py is missing or belongs to another launcher: MPI_Init would end the process
+    then, or start a job of one.
+    """
     try:
-        return importlib.import_module("mpi4py.MPI")
-    except ImportError as error:
+        options = importlib.import_module("mpi4py").rc
+        if "mpi4py.MPI" not in sys.modules:
+            options.initialize, options.finalize = False, True
+        mpi = importlib.import_module("mpi4py.MPI")
+    except (ImportError, RuntimeError) as error:  # RuntimeError: its wheel does not find an MPI library
         raise PeerError(f"--peer needs mpi4py: {error}; pip install 'sushmem[mpi]'") from None
+    library = library_name(mpi)
+    for variable, launcher, foreign in _OTHER_LAUNCHERS:
+        if variable in os.environ and library.startswith(foreign):
+            raise PeerError(
+                f"this job was started by {launcher}, mpi4py uses {library}: start it with the mpirun "
+                "of that MPI; `pyshmem info` lists both"
+            )
+    if not mpi.Is_initialized():
+        mpi.Init_thread()
+    return mpi
+
+
+def library_name(mpi: Any) -> str:
+    """The first line of what the MPI library says of itself."""
+    return " ".join(mpi.Get_library_version().strip("\0 \n").splitlines()[0].split())
 
 
 def check_mpi(mpi: Any) -> None:
     """MPI and pyshmem must have come to the same job."""
     size, wanted = mpi.COMM_WORLD.Get_size(), shmem.n_pes()
     if size != wanted:
-        library = mpi.Get_library_version().strip("\0").splitlines()[0]
         raise PeerError(
-            f"mpi4py uses {library} and finds {size} process(es) where pyshmem finds {wanted}: this mpirun belongs to "
-            "another MPI. Start with the mpirun of mpi4py's MPI (`pyshmem info` lists both)"
+            f"mpi4py uses {library_name(mpi)} and finds {size} process(es) where pyshmem finds {wanted}: "
+            "this mpirun is another MPI's. Start with the one of mpi4py's MPI; `pyshmem info` lists both"
         )
 
 
@@ -82,11 +111,10 @@ def _flushed(win: Any, call: Callable[..., Any], peer: int, *arguments: Any) -> 
     return run2 if len(arguments) == 2 else run3
 
 
-def _mpi(mpi: Any, groups: Sequence[str]) -> list[Sampler]:
+def _mpi(mpi: Any, groups: Sequence[str]) -> tuple[list[Sampler], Callable[[], None]]:
     comm = mpi.COMM_WORLD
     meet = comm.Barrier
     peer = (comm.Get_rank() + 1) % comm.Get_size()
-    # It stays until the process ends: freeing it is collective, and MPI_Finalize does that.
     win = mpi.Win.Allocate(1 << 20, 1, comm=comm)
     win.Lock_all()
     one, result = np.ones(1, np.int64), np.zeros(1, np.int64)
@@ -114,7 +142,12 @@ def _mpi(mpi: Any, groups: Sequence[str]) -> list[Sampler]:
             layer.combine(rows, w, out)
 
         add("moe", "dispatch + combine", x.nbytes, loop(both), everybody=True)
-    return found
+
+    def close() -> None:
+        win.Unlock_all()
+        win.Free()
+
+    return found, close
 
 
 def _shmem4py(groups: Sequence[str]) -> list[Sampler]:
@@ -138,19 +171,20 @@ def _shmem4py(groups: Sequence[str]) -> list[Sampler]:
             other.quiet()
 
     add("put", "put + quiet", 8, put_quiet)
-    add("get", "get", 8, loop(other.get, plain, target, peer))
+    add("get", "get, NumPy target", 8, loop(other.get, plain, target, peer))
     add("atomics", "atomic_fetch_add", 8, loop(other.atomic_fetch_add, target, 1, peer))
     add("sync", "barrier_all", 0, loop(other.barrier_all), everybody=True)
     return found
 
 
-def others(mpi: Any, groups: Sequence[str]) -> list[Sampler]:
-    """Samplers of the other libraries: mpi4py, and shmem4py where it is installed. Collective."""
+def others(mpi: Any, groups: Sequence[str]) -> tuple[list[Sampler], Callable[[], None]]:
+    """Samplers of the other libraries, mpi4py and, where it is installed, shmem4py; and a function that frees
+    what they use. Both are collective."""
     check_mpi(mpi)
-    found = _mpi(mpi, groups)
+    found, close = _mpi(mpi, groups)
     if available()["shmem4py"]:
         found += _shmem4py(groups)
-    return found
+    return found, close
 
 
 def compare(samplers: Sequence[Sampler], npes: int) -> list[Figure]:

@@ -210,13 +210,18 @@ def run(options: Options, report: Report, mpi: Any = None) -> None:
     if not groups:
         return
     samplers = calls.calls(groups)
+    close: Callable[[], None] | None = None
     if mpi is not None:
-        samplers += others.others(mpi, groups)
+        theirs, close = others.others(mpi, groups)
+        samplers += theirs
+    stage = "Python, others beside it" if mpi else "Python"
     calls.measure(
         samplers, options.rounds, options.slice_us,
-        lambda part: report.progress("Python, others beside it" if mpi else "Python", until + (1 - until) * part)
+        lambda part: report.progress(stage, until + (1 - until) * part)
         if first else None,
     )  # fmt: skip
+    if close is not None:
+        close()
     if not first:
         return
     for s in samplers:

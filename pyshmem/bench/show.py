@@ -44,13 +44,31 @@ def _mark(f: Figure) -> str:
     return "" if f.met is None else "met" if f.met else "met when quiet" if f.met_in_quiet else "missed"
 
 
+_NAMES = {
+    ("C", "put"): "put + quiet",
+    ("C", "memcpy"): "memcpy into the peer's memory",
+    ("C", "memcpy_from"): "memcpy from the peer's memory",
+    ("C", "p_wait"): "p until wait_until, one way",
+    ("C", "put_signal_wait"): "put_signal until wait, one way",
+    ("C", "lock"): "set_lock + clear_lock",
+    ("C", "lock_contended"): "the same, all PEs at it",
+    ("C", "quantize"): "INT8 quantize",
+    ("C", "dequantize"): "INT8 dequantize",
+}
+
+
+def name_of(f: Figure) -> str:
+    """What was timed, for people."""
+    return _NAMES.get((f.face, f.op), f.op)
+
+
 def _row(f: Figure) -> tuple[str, ...]:
     unit, by = _unit(f)
     target = ""
     if f.target is not None:
         target = f"{'>=' if f.at_least else '<='} {f.target / by:g}  {_mark(f)}"
     spread = f"{_digits(f.q1 / by)} .. {_digits(f.q3 / by)}" if f.rounds > 1 else ""
-    return f.op, size_text(f.bytes), _digits(f.median / by), spread, target, unit
+    return name_of(f), size_text(f.bytes), _digits(f.median / by), spread, target, unit
 
 
 def _sections(figures: Iterable[Figure]) -> dict[tuple[str, int], list[Figure]]:
@@ -83,8 +101,8 @@ def table(figures: Sequence[Figure], console: Console) -> None:
     if judged:
         quiet = sum(not f.met and bool(f.met_in_quiet) for f in judged)
         console.print(
-            f"{sum(bool(f.met) for f in judged)} of {len(judged)} targets met by the median, {quiet} more by the "
-            "better quartile, which is what a quieter machine shows"
+            f"{sum(bool(f.met) for f in judged)} of {len(judged)} targets met by the median, {quiet} more by "
+            "the better quartile, which is what a quieter machine shows"
         )
 
 
@@ -103,8 +121,11 @@ def markdown(figures: Sequence[Figure]) -> str:
 
 _COLOURS = {"put": "#1f5fa8", "get": "#c8541b", "memcpy": "#8a8a8a", "memcpy_from": "#c0c0c0"}
 _LABELS = {
-    "put": "put + quiet", "get": "get", "memcpy": "memcpy to the same memory", "memcpy_from": "memcpy from it",
-}  # fmt: skip
+    "put": "put + quiet",
+    "get": "get",
+    "memcpy": "memcpy into the same memory",
+    "memcpy_from": "memcpy from it",
+}
 
 
 def _curves(axes: Any, bandwidth: Any, figures: Sequence[Figure]) -> None:
@@ -123,26 +144,28 @@ def _curves(axes: Any, bandwidth: Any, figures: Sequence[Figure]) -> None:
         axes.fill_between(x, [f.q1 for f in part], [f.q3 for f in part], color=_COLOURS[op], alpha=0.15, lw=0)
         rates = [f.bytes / f.median for f in part]
         bandwidth.plot(x, rates, style, marker="o", ms=3.5, color=_COLOURS[op], label=_LABELS[op])
-    for a, name in ((axes, "time of one call"), (bandwidth, "rate")):
+    for a, title in ((axes, "time of one call"), (bandwidth, "bytes of a call / its time")):
         a.set_xscale("log", base=2)
         a.set_yscale("log")
         ticks = [8, 64, 512, 4096, 32768, 1 << 18, 1 << 22]
-        a.set_xticks(ticks, [size_text(t).replace(" ", "\n", 1) for t in ticks])
+        a.set_xticks(ticks, [size_text(t) for t in ticks])
         a.minorticks_off()
-        a.set_title(name, loc="left", fontsize=10, fontweight="bold")
+        a.set_title(title, loc="left", fontsize=10, fontweight="bold")
         a.grid(True, color="#dddddd", lw=0.6)
-        if a.get_legend_handles_labels()[0]:
-            a.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8)
     low, high = axes.get_ylim()
-    ticks = [(v, t) for v, t in _TIMES if low <= v <= high]
-    axes.set_yticks([v for v, _ in ticks], [t for _, t in ticks])
+    named = [(v, t) for v, t in _TIMES if low <= v <= high]
+    axes.set_yticks([v for v, _ in named], [t for _, t in named])
     low, high = bandwidth.get_ylim()
     rates = [v for v in (0.1, 0.3, 1, 3, 10, 30, 100, 300) if low <= v <= high]
     bandwidth.set_yticks(rates, [f"{v:g} GB/s" for v in rates])
 
 
-_TIMES = [(10.0**e, text) for e, text in zip(range(9), (
-    "1 ns", "10 ns", "100 ns", "1 us", "10 us", "100 us", "1 ms", "10 ms", "100 ms"), strict=True)]  # fmt: skip
+_TIMES = [
+    *((10.0**e, f"{10**e} ns") for e in range(3)),
+    *((10.0 ** (e + 3), f"{10**e} us") for e in range(3)),
+    *((10.0 ** (e + 6), f"{10**e} ms") for e in range(3)),
+]
 
 
 def _bars(axes: Any, figures: Sequence[Figure]) -> None:
@@ -162,7 +185,9 @@ def _bars(axes: Any, figures: Sequence[Figure]) -> None:
             color="#333333",
         )
     names = [
-        f"{f.op} {size_text(f.bytes)}, {f.face.split(' / ')[0]}" + (f", {f.npes} PEs" if f.npes != 2 else "")
+        " ".join(f"{name_of(f)} {size_text(f.bytes)}".split())
+        + (f", {f.face}" if f.face != "C" else "")
+        + (f", {f.npes} PEs" if f.npes != 2 else "")
         for f in reversed(judged)
     ]
     axes.set_yticks(range(len(names)), names, fontsize=7.5)
@@ -177,12 +202,10 @@ def _bars(axes: Any, figures: Sequence[Figure]) -> None:
     axes.minorticks_off()
     axes.grid(True, axis="x", color="#dddddd", lw=0.6)
     axes.set_axisbelow(True)
-    axes.set_title("against the targets; shorter is better", loc="left", fontsize=10, fontweight="bold")
-    for colour, name in zip(colours.values(), ("met", "met by the better quartile", "missed"), strict=True):
-        axes.barh([0], [0], color=colour, label=name)
-    axes.legend(
-        frameon=False, fontsize=7.5, loc="lower right", bbox_to_anchor=(1, 1), ncols=3, borderaxespad=0.3
-    )
+    axes.set_title("against the targets: shorter is better", loc="left", fontsize=10, fontweight="bold")
+    for mark in dict.fromkeys(_mark(f) for f in judged):
+        axes.barh([0], [0], color=colours[mark], label=mark)
+    axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.05), ncols=3)
 
 
 def require_matplotlib() -> Any:

@@ -1,4 +1,4 @@
-/* Atomics: every operation on every type, alone and with all PEs at once: sums are exact and tickets unique. */
+/* Atomics: every operation on every type, alone and all PEs at once: sums are exact, tickets unique. */
 #include "pes.h"
 
 enum { TICKETS = 200 };

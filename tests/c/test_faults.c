@@ -3,8 +3,8 @@
  *
  * pes: 1
  *
- * Without an argument this program is the driver: it starts jobs of itself with ./launch, one a row of `cases`.
- * With an argument it is a PE of such a job and does what the argument names. */
+ * Without an argument this program is the driver: it starts jobs of itself with ./launch, one for each row of
+ * `cases`. With an argument it is a PE of such a job and does what the argument names. */
 #define _GNU_SOURCE
 #include <dirent.h>
 #include <errno.h>
@@ -164,8 +164,8 @@ static int pe_main(const char *how, const char *call)
     return 0;
 }
 
-/* A status: any but 0 and the launcher's own (124: it had to kill them, 125, 126). Of a PE that dies and one that
- * sees it die, the launcher may learn in any order. */
+/* A status: any but 0 and the launcher's own (124: it had to kill them, 125, 126). Of a PE that dies and one
+ * that sees it die, the launcher may learn in any order. */
 enum { FAILS = -1 };
 
 /* ---- the driver ---------------------------------------------------------------------------------------- */

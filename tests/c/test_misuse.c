@@ -1,5 +1,5 @@
-/* Mistakes that programs make: each is refused with a message that has the values, and nothing is written; the
- * void forms are harmless. Then the library still works. */
+/* Mistakes that programs make: each is refused with a message that has the values, and nothing is written;
+ * the void forms are harmless. Then the library still works. */
 #include "pes.h"
 
 enum { WORDS = 64 };
@@ -356,7 +356,8 @@ static void test_disagreement(void)
     shmemx_heap_info(NULL, &after, NULL);
     CHECK(before == after, "%s: %zu bytes in use, %zu before", calls, after, before);
     REFUSED(code, "PE", shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, me ? npes : 1, NULL, 0, &team));
-    REFUSED(code, "PE", shmem_team_split_2d(SHMEM_TEAM_WORLD, 1 + (me == 1), NULL, 0, &team, NULL, 0, &other));
+    REFUSED(code, "PE",
+            shmem_team_split_2d(SHMEM_TEAM_WORLD, 1 + (me == 1), NULL, 0, &team, NULL, 0, &other));
     CHECK(team == SHMEM_TEAM_INVALID && other == SHMEM_TEAM_INVALID, "%s: a team", calls);
     shmem_free(a);
     shmem_free(b);

@@ -137,10 +137,12 @@ static void test_teams(void)
         for (int op = 0; op < 4; op++) {                                                                     \
             shmem_barrier_all();                                                                             \
             for (int i = 0; i < N; i++)                                                                      \
-                in[i] = i % npes == me && i % 2 ? (T)NAN                                                     \
-                        : i == 20               ? (T)INFINITY                                                \
-                        : i == 22               ? (T) - INFINITY                                             \
-                                                : (T)(me + i);                                                             \
+                in[i] = (T)(me + i);                                                                         \
+            in[20] = (T)INFINITY;                                                                            \
+            in[22] = (T) - INFINITY;                                                                         \
+            for (int i = 1; i < N; i += 2)                                                                   \
+                if (i % npes == me)                                                                          \
+                    in[i] = (T)NAN;                                                                          \
             shmem_barrier_all();                                                                             \
             int rc = op == 0   ? shmem_##NAME##_max_reduce(SHMEM_TEAM_WORLD, out, in, N)                     \
                      : op == 1 ? shmem_##NAME##_min_reduce(SHMEM_TEAM_WORLD, out, in, N)                     \

@@ -179,8 +179,8 @@ static void expect(const struct kind *k, const char *what, const unsigned char *
         if (!k->is(p + at * k->size, x))
             first = at;
     }
-    CHECK(first == SIZE_MAX, "%s %s of %zu elements at stride %zu from PE %d: element %zu is wrong", k->name, what, n,
-          stride, who, first);
+    CHECK(first == SIZE_MAX, "%s %s of %zu elements at stride %zu from PE %d: element %zu is wrong", k->name,
+          what, n, stride, who, first);
 }
 
 static void test_put(const struct kind *k, int form, size_t n)

@@ -1,6 +1,6 @@
 /* Collectives back to back in random order over several teams, PEs late at random: what one leaves in the
- * library's buffers must never reach the next. Each has a dest of its own, as the standard wants, and between two
- * barriers there is no other synchronization.
+ * library's buffers must never reach the next. Each has a dest of its own, as the standard wants, and between
+ * two barriers there is no other synchronization.
  *
  * pes: 1 2 3 4 8 16 */
 #include "pes.h"

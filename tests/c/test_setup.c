@@ -1,4 +1,6 @@
 /* init and finalize: counted, repeated, with every thread level; what the library says about itself. */
+#include <dirent.h>
+
 #include "pes.h"
 
 static int initialized(void)
@@ -96,6 +98,28 @@ static void test_nesting(void)
     CHECK(initialized() == 0, "finalized three times of three");
 }
 
+static int open_files(void)
+{
+    int n = 0;
+    DIR *folder = opendir("/proc/self/fd");
+    while (folder && readdir(folder))
+        n++;
+    if (folder)
+        closedir(folder);
+    return n;
+}
+
+static int mappings(void)
+{
+    int n = 0, c;
+    FILE *maps = fopen("/proc/self/maps", "r");
+    while (maps && (c = fgetc(maps)) != EOF)
+        n += c == '\n';
+    if (maps)
+        fclose(maps);
+    return n;
+}
+
 static void test_again(void)
 {
     for (int i = 0; i < 5; i++) {
@@ -110,6 +134,18 @@ static void test_again(void)
         use("again");
         CHECK(shmemx_finalize() == 0, "time %d: %s", i, shmemx_last_error());
     }
+}
+
+/* What init took, finalize gave back: `files` and `maps` were counted before the first init. Connections of the
+ * bootstrap may close a little later. */
+static void test_nothing_kept(int files, int maps)
+{
+    for (const double until = seconds() + 5; open_files() > files && seconds() < until;)
+        doze(10000);
+    CHECK(open_files() <= files, "%d open files after the last finalize, %d before init", open_files(),
+          files);
+    /* the C library keeps arenas and stacks of ended threads */
+    CHECK(mappings() < maps + 24, "%d mappings after the last finalize, %d before init", mappings(), maps);
 }
 
 static void test_errors(void)
@@ -133,6 +169,7 @@ static void test_errors(void)
 
 int main(void)
 {
+    const int files = open_files(), maps = mappings();
     test_before();
     test_errors();
     CHECK(shmemx_init() == 0, "%s", shmemx_last_error());
@@ -148,5 +185,6 @@ int main(void)
     test_levels();
     test_nesting();
     test_again();
+    test_nothing_kept(files, maps);
     return check_done();
 }

@@ -150,8 +150,8 @@ static void *split(void *argument)
             continue;
         *in = t + 1;
         SAFE_CHECK(shmem_long_sum_reduce(team, out, in, 1) == 0, "%s", shmemx_last_error());
-        SAFE_CHECK(*out == (t + 1) * shmem_team_n_pes(team), "round %d, thread %ld: sum %ld over %d", round, t, *out,
-                   shmem_team_n_pes(team));
+        SAFE_CHECK(*out == (t + 1) * shmem_team_n_pes(team), "round %d, thread %ld: sum %ld over %d", round,
+                   t, *out, shmem_team_n_pes(team));
         shmem_team_destroy(team);
     }
     return NULL;

@@ -303,8 +303,8 @@ def test_dropped_objects_are_freed_later() -> None:
     used = pyshmem.heap_info()[1]
     assert used > free
     with pytest.raises(ZeroDivisionError), case.make() as other:
+        got = other.dispatch(*case.mine)
         _ = 1 / 0
-    del other
     if ME % 2 == 0:  # each PE at its own time
         del ep
         gc.collect()
@@ -315,6 +315,8 @@ def test_dropped_objects_are_freed_later() -> None:
         gc.collect()
     again.close()
     case.make().close()
+    with pytest.raises(ValueError, match="closed"):
+        _ = got.recv_x
     # the words of the agreement stay
     assert pyshmem.heap_info()[1] <= free + 4096
 
@@ -363,7 +365,7 @@ def test_wrong_dispatch(name: str, error: type[Exception], text: str, wrong: Any
 
 
 def test_wrong_combine() -> None:
-    case = Case(seed=7)
+    case = Case(seed=7, experts=2 * NPES)
     with case.make() as ep, case.make() as other:
         got = ep.dispatch(*case.mine)
         strange = other.dispatch(*case.mine)

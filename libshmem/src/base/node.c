@@ -47,8 +47,9 @@ static struct {
 
 /* What each PE tells the others before there is any shared memory. */
 struct card {
-    char host[64];  /* equal = same node: boot id, network namespace, SHMEM_NODE_ID, user */
-    char socket[64];
+    char host[64];   /* equal = same node: boot id, network namespace, user */
+    char socket[64]; /* where its descriptors are to be had */
+    uint64_t heap_bytes;
     cpu_set_t cpus;
 };
 
@@ -184,6 +185,11 @@ static int learn_node(const char *call, struct shmemi_bootstrap *b, const struct
     cpu_set_t together;
     CPU_ZERO(&together);
     for (int pe = 0; pe < b->size; ++pe) {
+        if (all[pe].heap_bytes != mine->heap_bytes)
+            return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                               "PE %d has a heap of %llu bytes, this PE of %llu: SHMEM_SYMMETRIC_SIZE must be the "
+                               "same on all PEs",
+                               pe, (unsigned long long)all[pe].heap_bytes, (unsigned long long)mine->heap_bytes);
         n->local_of[pe] = -1;
         if (strcmp(all[pe].host, mine->host) != 0)
             continue;
@@ -201,6 +207,7 @@ int shmemi_node_open(const char *call, struct shmemi_bootstrap *b, size_t heap_b
     struct card mine;
     memset(&mine, 0, sizeof mine);
     host_key(mine.host, sizeof mine.host);
+    mine.heap_bytes = heap_bytes;
     if (sched_getaffinity(0, sizeof mine.cpus, &mine.cpus) != 0)
         CPU_SET(0, &mine.cpus);
     int listener = shmemi_fdpass_listen(call, mine.socket, sizeof mine.socket);
