@@ -127,7 +127,7 @@ def plot(path: str, o: Options, n: int, runs: list[Run]) -> None:
             x, [run.dispatch_us, run.combine_us], 0.9 * width, color=colors[run.name], label=run.name
         )
         times.bar_label(bars, fmt="%.0f", padding=2)
-    times.set(title="One batch, median", ylabel="µs")
+    times.set(title=f"Transfers of a batch of {o.batch}, median", ylabel="µs")
     times.set_xticks([0, 1], ["dispatch", "combine"])
     times.margins(y=0.3)
     for axes in (loss, accuracy, times):

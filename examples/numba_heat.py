@@ -3,9 +3,10 @@
     mpirun -n 4 python examples/numba_heat.py
     python examples/numba_heat.py --rows 64 --columns 64 --steps 200
 
-Each PE has a band of rows and one halo row above and below. In a step every PE puts its outermost rows into the halo
-rows of its neighbours, all meet in a barrier, and each replaces its points by the mean of their four neighbours. The
-upper edge of the plate is hot (1), the others cold (0). PE 0 compares the result with plain NumPy.
+Each PE has a band of rows and one halo row above and below. In a step every PE puts its outermost rows into
+the halo rows of its neighbours, all meet in a barrier, and each replaces its points by the mean of their four
+neighbours. The upper edge of the plate is hot (1), the others cold (0). PE 0 compares the result with plain
+NumPy.
 """
 
 from __future__ import annotations
@@ -15,14 +16,15 @@ import time
 
 import numba
 import numpy as np
-
 import pyshmem as shmem
 import pyshmem.numba_cpu  # lets @njit functions call shmem.put, shmem.barrier_all, ...
 
 
 @numba.njit
 def iterate(now, then, steps):
-    """`steps` Jacobi steps on a band, float64 [rows + 2, columns]; returns which of the two has the result."""
+    """`steps` Jacobi steps on a band, float64 [rows + 2, columns]; returns which of the two has the
+    result.
+    """
     me, n = shmem.my_pe(), shmem.n_pes()
     rows, columns = now.shape
     for _ in range(steps):

@@ -95,7 +95,7 @@ def _mpi4py() -> dict[str, str | None]:
         if "mpi4py.MPI" not in sys.modules:
             options.initialize = False  # MPI_Init may end the process where the launcher is another MPI's
         mpi = importlib.import_module("mpi4py.MPI")
-        library = " ".join(mpi.Get_library_version().strip("\0 \n").splitlines()[0].split())
+        library = " ".join(mpi.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0].split())
     except Exception as error:
         # A wheel without its MPI library raises RuntimeError, others ImportError: both are an answer here.
         return {"version": _version("mpi4py"), "library": None, "why_not": f"{type(error).__name__}: {error}"}

@@ -255,7 +255,13 @@ def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
         if first:
             version, bootstrap = f"pyshmem {pyshmem.__version__}", pyshmem.bootstrap_name()
             head = {"program": "pyshmem bench", "version": version, "npes": pyshmem.n_pes()}
-            screen.head({**head, "bootstrap": bootstrap, **_machine()})
+            machine = _machine()
+            screen.head({**head, "bootstrap": bootstrap, **machine})
+            if machine["load"] > 0.5 * machine["processors"]:
+                screen.note(
+                    f"other programs use this machine (load average {machine['load']:.1f}): the better "
+                    "quartile is nearer to what a quiet machine shows than the median"
+                )
             with screen.open():
                 run(options, report, mpi)
         else:

@@ -100,12 +100,12 @@ def _drop(block: Block, _: CData) -> None:
 def _malloc(nbytes: int, align: int, clear: bool) -> int:
     """Address of a new block, after one more try without what garbage still holds; collective."""
     out = ffi.new("void **")
-    code = lib.shmemx_malloc(out, nbytes, align, clear)
+    code = lib.shmemx_allocate(out, nbytes, align, clear, lib.SHMEMX_MEM_HOST)
     if code == lib.SHMEMX_ERR_NO_MEMORY:
         # The heaps are alike, so all PEs are here.
         gc.collect()
         if reclaim():
-            code = lib.shmemx_malloc(out, nbytes, align, clear)
+            code = lib.shmemx_allocate(out, nbytes, align, clear, lib.SHMEMX_MEM_HOST)
     if code:
         fail(code)
     return int(ffi.cast("uintptr_t", out[0]))
@@ -168,7 +168,7 @@ def reclaim() -> int:
     else:
         if _scratch is None:
             out = ffi.new("void **")
-            check(lib.shmemx_malloc(out, 2 * _SCRATCH_BYTES, 0, 1))
+            check(lib.shmemx_allocate(out, 2 * _SCRATCH_BYTES, 0, 1, lib.SHMEMX_MEM_HOST))
             _scratch = np.frombuffer(ffi.buffer(out[0], 2 * _SCRATCH_BYTES), np.uint8).reshape(2, -1)
         _scratch[0, :8].view(np.uint64)[0] = sum(block.dropped for block in blocks)
         _reduce(lib.SHMEMX_REDUCE_MIN, lib.SHMEMX_UINT64, 1)
@@ -462,9 +462,9 @@ def _let_go(target: Array, _: CData) -> None:
 
 
 def heap_info() -> tuple[int, int, int]:
-    """(bytes of this PE's heap, bytes in use, largest block that can be allocated now). Local."""
+    """(bytes of this PE's host heap, bytes in use, largest block that can be allocated now). Local."""
     if not state.ready:
         ensure()
     total, used, largest = (ffi.new("size_t *") for _ in range(3))
-    check(lib.shmemx_heap_info(total, used, largest))
+    check(lib.shmemx_heap_info(lib.SHMEMX_MEM_HOST, total, used, largest))
     return total[0], used[0], largest[0]

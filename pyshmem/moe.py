@@ -16,9 +16,7 @@ Backward. Dispatch and an unweighted combine are each other's transpose: the gra
 weighted=False)``.
 
 Mistakes. An error of one PE is raised there, and as MismatchError naming that PE on all others; nobody hangs
-and the object stays usable. That holds for dispatch, combine and creation.
-
-Algorithm and wire format: shmemx_moe.h.
+and the object stays usable. Algorithm and wire format: shmemx_moe.h.
 """
 
 from __future__ import annotations
@@ -111,7 +109,7 @@ class _Object:
         self.results: weakref.WeakSet[Dispatched] = weakref.WeakSet()
 
     def destroy(self) -> int:
-        """Ends results and object; collective, after finalize local. Returns the library's code."""
+        """Ends object and results; collective, after finalize local. Returns the library's code."""
         for result in list(self.results):
             result._release()  # their handles end with the object
         code: int = lib.shmemx_moe_destroy(self.moe)
@@ -146,7 +144,7 @@ def _reclaim() -> None:
         return
     if _scratch is None:
         out = ffi.new("void **")
-        check(lib.shmemx_malloc(out, 2 * _SCRATCH_BYTES, 0, 1))
+        check(lib.shmemx_allocate(out, 2 * _SCRATCH_BYTES, 0, 1, lib.SHMEMX_MEM_HOST))
         _scratch = np.frombuffer(ffi.buffer(out[0], 2 * _SCRATCH_BYTES), np.uint8).reshape(2, -1)
     items = _objects[: 8 * _SCRATCH_BYTES]
     bits = np.packbits(np.array([item.dropped for item in items], np.bool_))

@@ -8,26 +8,28 @@
         shmem.put(target, source, (shmem.my_pe() + 1) % shmem.n_pes())
         shmem.barrier_all()
 
-Importing this module registers the core with Numba's cffi support and gives an implementation for compiled code to
+Importing this module registers the core with Numba's cffi support and gives an implementation for compiled
+code to
 
-    my_pe n_pes · put get put_nbi get_nbi · quiet fence barrier_all sync_all
-    atomic_{set,inc,add,and,or,xor} atomic_{fetch,swap,compare_swap,fetch_inc,fetch_add,fetch_and,fetch_or,fetch_xor}
-    wait_until test · put_signal signal_fetch signal_wait_until
-    broadcast fcollect alltoall {and,or,xor,max,min,sum,prod}_reduce
+    my_pe n_pes · put get put_nbi get_nbi · quiet fence barrier_all sync_all atomic_{set,inc,add,and,or,xor}
+    atomic_{fetch,swap,compare_swap,fetch_inc,fetch_add,fetch_and,fetch_or,fetch_xor} wait_until test ·
+    put_signal signal_fetch signal_wait_until broadcast fcollect alltoall {and,or,xor,max,min,sum,prod}_reduce
 
-with the names, arguments and errors of the Python functions, except for `ctx` and `team`: kernels use the default
-context and the world. `cmp` is a `CMP`, passed as an argument or as a global of the kernel.
+with the names, arguments and errors of the Python functions, except for `ctx` and `team`: kernels use the
+default context and the world. `cmp` is a `CMP`, passed as an argument or as a global of the kernel.
 
 Array arguments are symmetric arrays or views of them, contiguous; dtypes are compared when the kernel is
-compiled. A kernel checks addresses against the heap, but not whether an array was freed. Kernels that use these calls
-cannot be cached on disk, because they hold addresses of this process. A kernel that waits holds the GIL, unless compiled
-with ``nogil=True``.
+compiled. A kernel checks addresses against the heap, but not whether an array was freed. Kernels that use
+these calls cannot be cached on disk, because they hold addresses of this process. A kernel that waits holds
+the GIL, unless compiled with ``nogil=True``.
 """
 
+# Numba is typed only in parts.
+# mypy: disable-error-code="no-untyped-call, call-arg"
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import numba
@@ -53,7 +55,12 @@ _implements = partial(overload, strict=False)
 
 _CTX, _WORLD = lib.SHMEMX_CTX_DEFAULT, lib.SHMEMX_TEAM_WORLD
 _c_my_pe, _c_n_pes = lib.shmem_my_pe, lib.shmem_n_pes
-_c_fence, _c_quiet, _c_sync, _c_barrier = lib.shmemx_fence, lib.shmemx_quiet, lib.shmemx_sync, lib.shmemx_barrier
+_c_fence, _c_quiet, _c_sync, _c_barrier = (
+    lib.shmemx_fence,
+    lib.shmemx_quiet,
+    lib.shmemx_sync,
+    lib.shmemx_barrier,
+)
 _c_atomic, _c_wait, _c_test = lib.shmemx_atomic, lib.shmemx_wait_until, lib.shmemx_test
 _c_put_signal, _c_signal_fetch = lib.shmemx_put_signal, lib.shmemx_signal_fetch
 _c_signal_wait, _c_reduce = lib.shmemx_signal_wait_until, lib.shmemx_reduce
@@ -88,7 +95,7 @@ def _check(code: int) -> None:
             fail(code)
 
 
-# ---- what is wrong is found when the kernel is compiled ----------------------------------------------------------
+# ---- what is wrong is found when the kernel is compiled ----------------------------------------------------
 
 
 def _is_none(value: Any) -> bool:
@@ -99,7 +106,9 @@ def _array(value: Any, call: str, name: str, *, write: bool = False) -> Any:
     if not isinstance(value, types.Array):
         raise TypingError(f"{call}: {name} is {value}, not an array")
     if value.layout not in "CF":
-        raise TypingError(f"{call}: {name} is {value}: a contiguous array is needed; slice the last axis whole")
+        raise TypingError(
+            f"{call}: {name} is {value}: a contiguous array is needed; slice the last axis whole"
+        )
     if write and not value.mutable:
         raise TypingError(f"{call}: {name} is read-only")
     return value
@@ -111,7 +120,7 @@ def _pair(target: Any, source: Any, call: str) -> None:
 
 
 def _dtype(value: Any) -> np.dtype[Any]:
-    return numba.np.numpy_support.as_dtype(value.dtype)  # type: ignore[no-any-return]
+    return numba.np.numpy_support.as_dtype(value.dtype)
 
 
 def _word(value: Any, call: str, name: str, words: dict[np.dtype[Any], Any]) -> Any:
@@ -142,7 +151,7 @@ def _checked(size: int, target: int, source: int) -> int:
     return size
 
 
-# ---- setup, order ---------------------------------------------------------------------------------------------
+# ---- setup, order ------------------------------------------------------------------------------------------
 
 
 @_implements(setup.my_pe)
@@ -177,7 +186,7 @@ def _fence(ctx: Any = None) -> Any:
     return lambda ctx=None: _check(_c_fence(_handle(_CTX)))
 
 
-# ---- RMA --------------------------------------------------------------------------------------------------------
+# ---- RMA ---------------------------------------------------------------------------------------------------
 
 
 def _overload_rma(function: Callable[..., None], core: Any) -> None:
@@ -208,16 +217,17 @@ _overload_rma(rma.put_nbi, lib.shmemx_put_nbi)
 _overload_rma(rma.get_nbi, lib.shmemx_get_nbi)
 
 
-# ---- atomics -------------------------------------------------------------------------------------------------------
+# ---- atomics -----------------------------------------------------------------------------------------------
 
 
-def _atomic(target: Any, call: str, op: int, fetches: bool) -> Any:
-    """Compiled f(target, value, cond, pe) -> old value: one call of the core for the target's dtype."""
-    any_dtype = op in (lib.SHMEMX_AMO_FETCH, lib.SHMEMX_AMO_SET, lib.SHMEMX_AMO_SWAP)
-    word = _word(target, call, "target", WORDS if any_dtype else INT_WORDS)
-    dtype, size, bits = word.dtype, word.size, np.dtype(f"u{word.size}")
+@cache
+def _atomic_call(dtype: np.dtype[Any]) -> Any:
+    """Compiled f(target, op, value, cond, pe, fetches) -> old value; one a dtype, since compiling costs a
+    second.
+    """
+    size, bits = dtype.itemsize, np.dtype(f"u{dtype.itemsize}")
 
-    def run(target, value, cond, pe):  # type: ignore[no-untyped-def]
+    def run(target, op, value, cond, pe, fetches):  # type: ignore[no-untyped-def]
         _one_element(target.size)
         operands = np.empty(2, dtype)
         operands[0] = value
@@ -231,6 +241,11 @@ def _atomic(target: Any, call: str, op: int, fetches: bool) -> Any:
     return numba.njit(run)
 
 
+def _atomic(target: Any, call: str, op: int) -> Any:
+    any_dtype = op in (lib.SHMEMX_AMO_FETCH, lib.SHMEMX_AMO_SET, lib.SHMEMX_AMO_SWAP)
+    return _atomic_call(_word(target, call, "target", WORDS if any_dtype else INT_WORDS).dtype)
+
+
 def _overload_update(name: str, op: int) -> None:
     call = f"atomic_{name}"
     function: Any = getattr(amo, call)
@@ -239,10 +254,10 @@ def _overload_update(name: str, op: int) -> None:
         @_implements(function)
         def _inc(target: Any, pe: Any, ctx: Any = None) -> Any:
             _only_defaults(call, ctx=ctx)
-            run = _atomic(target, call, op, False)
+            run = _atomic(target, call, op)
 
             def update(target, pe, ctx=None):  # type: ignore[no-untyped-def]
-                run(target, 1, 0, pe)
+                run(target, op, 1, 0, pe, False)
 
             return update
 
@@ -251,10 +266,10 @@ def _overload_update(name: str, op: int) -> None:
     @_implements(function)
     def _update(target: Any, value: Any, pe: Any, ctx: Any = None) -> Any:
         _only_defaults(call, ctx=ctx)
-        run = _atomic(target, call, op, False)
+        run = _atomic(target, call, op)
 
         def update(target, value, pe, ctx=None):  # type: ignore[no-untyped-def]
-            run(target, value, 0, pe)
+            run(target, op, value, 0, pe, False)
 
         return update
 
@@ -265,8 +280,8 @@ def _overload_fetch(name: str, op: int) -> None:
     @_implements(getattr(amo, call))
     def _fetch(target: Any, value: Any, pe: Any, ctx: Any = None) -> Any:
         _only_defaults(call, ctx=ctx)
-        run = _atomic(target, call, op, True)
-        return lambda target, value, pe, ctx=None: run(target, value, 0, pe)
+        run = _atomic(target, call, op)
+        return lambda target, value, pe, ctx=None: run(target, op, value, 0, pe, True)
 
 
 for _name, _op in (
@@ -284,31 +299,33 @@ for _name, _op in (
 @_implements(amo.atomic_fetch)
 def _atomic_fetch(source: Any, pe: Any, ctx: Any = None) -> Any:
     _only_defaults("atomic_fetch", ctx=ctx)
-    run = _atomic(source, "atomic_fetch", lib.SHMEMX_AMO_FETCH, True)
-    return lambda source, pe, ctx=None: run(source, 0, 0, pe)
+    op = lib.SHMEMX_AMO_FETCH
+    run = _atomic(source, "atomic_fetch", op)
+    return lambda source, pe, ctx=None: run(source, op, 0, 0, pe, True)
 
 
 @_implements(amo.atomic_fetch_inc)
 def _atomic_fetch_inc(target: Any, pe: Any, ctx: Any = None) -> Any:
     _only_defaults("atomic_fetch_inc", ctx=ctx)
-    run = _atomic(target, "atomic_fetch_inc", lib.SHMEMX_AMO_ADD, True)
-    return lambda target, pe, ctx=None: run(target, 1, 0, pe)
+    op = lib.SHMEMX_AMO_ADD
+    run = _atomic(target, "atomic_fetch_inc", op)
+    return lambda target, pe, ctx=None: run(target, op, 1, 0, pe, True)
 
 
 @_implements(amo.atomic_compare_swap)
 def _atomic_compare_swap(target: Any, cond: Any, value: Any, pe: Any, ctx: Any = None) -> Any:
     _only_defaults("atomic_compare_swap", ctx=ctx)
-    run = _atomic(target, "atomic_compare_swap", lib.SHMEMX_AMO_COMPARE_SWAP, True)
-    return lambda target, cond, value, pe, ctx=None: run(target, value, cond, pe)
+    op = lib.SHMEMX_AMO_COMPARE_SWAP
+    run = _atomic(target, "atomic_compare_swap", op)
+    return lambda target, cond, value, pe, ctx=None: run(target, op, value, cond, pe, True)
 
 
-# ---- waits and signals -----------------------------------------------------------------------------------------
+# ---- waits and signals -------------------------------------------------------------------------------------
 
 
-def _compare(ivar: Any, call: str, core: Any) -> Any:
-    """Compiled f(ivar, cmp, value) -> bool."""
-    word = _word(ivar, call, "ivar", INT_WORDS)
-    dtype, number, which = word.dtype, word.core, lib.SHMEMX_ALL
+@cache
+def _compare_call(dtype: np.dtype[Any], core: Any) -> Any:
+    number, which = INT_WORDS[dtype].core, lib.SHMEMX_ALL
 
     def run(ivar, cmp, value):  # type: ignore[no-untyped-def]
         _one_element(ivar.size)
@@ -324,6 +341,11 @@ def _compare(ivar: Any, call: str, core: Any) -> Any:
         return result[0] != 0
 
     return numba.njit(run)
+
+
+def _compare(ivar: Any, call: str, core: Any) -> Any:
+    """Compiled f(ivar, cmp, value) -> bool."""
+    return _compare_call(_word(ivar, call, "ivar", INT_WORDS).dtype, core)
 
 
 @_implements(wait_until)
@@ -389,7 +411,7 @@ def _signal_wait_until(signal: Any, cmp: Any, value: Any) -> Any:
     return run
 
 
-# ---- collectives ------------------------------------------------------------------------------------------------
+# ---- collectives -------------------------------------------------------------------------------------------
 
 
 @_implements(coll.broadcast)

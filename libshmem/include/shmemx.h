@@ -45,7 +45,7 @@ SHMEMX_API int shmemx_init(void);
 SHMEMX_API int shmemx_finalize(void);
 /* Local: forget the job without waiting for anybody, for a process that ends after an error. */
 SHMEMX_API void shmemx_abandon(void);
-/* Text for people: one "key: value" a line about version, job, bootstraps tried, heap, transports, variables.
+/* Text for people: lines about version, job, bootstraps tried, heap, transports and variables.
  * Works before init too. Returns the length that the whole text needs, without the final 0. */
 SHMEMX_API size_t shmemx_info(char *text, size_t size);
 /* The machine-readable part of it: the name of the bootstrap in use, "" before init. */
@@ -53,11 +53,22 @@ SHMEMX_API const char *shmemx_bootstrap_name(void);
 
 /* ---- memory -------------------------------------------------------------------------------------------- */
 
-/* As shmem_align (alignment 0: as shmem_malloc), with an error code. */
-SHMEMX_API int shmemx_malloc(void **ptr, size_t size, size_t alignment, int zeroed);
+/* Two heaps side by side. GPU memory is for kernels and for the calls of this library; the CPU must not touch it. The
+ * GPU heap opens with the first allocation from it: the device is the current context's, else number "PE on this
+ * node" modulo devices; it grows and shrinks by chunks, SHMEM_DEVICE_SYMMETRIC_SIZE is its limit. */
+enum shmemx_mem { SHMEMX_MEM_HOST = 0, SHMEMX_MEM_DEVICE };
+/* As shmem_malloc and shmem_calloc, from the heap `kind`. shmem_free takes blocks of both. */
+SHMEMX_API void *shmemx_malloc(size_t size, int kind);
+SHMEMX_API void *shmemx_calloc(size_t count, size_t size, int kind);
+/* As shmem_align (alignment 0: as shmem_malloc) from either heap, with an error code. */
+SHMEMX_API int shmemx_allocate(void **ptr, size_t size, size_t alignment, int zeroed, int kind);
 SHMEMX_API int shmemx_free(void *ptr);
-/* Bytes of this PE's heap in all, in use, and the largest block that malloc could give now. Local. */
-SHMEMX_API int shmemx_heap_info(size_t *total, size_t *used, size_t *largest);
+/* Bytes of this PE's heap in all, in use, and the largest block that it could give now. Local. */
+SHMEMX_API int shmemx_heap_info(int kind, size_t *total, size_t *used, size_t *largest);
+/* Number of the GPU that holds this PE's GPU heap, -1 before there is one. Local. */
+SHMEMX_API int shmemx_device(void);
+/* SHMEMX_MEM_HOST or _DEVICE for a symmetric address, ADDRESS error for any other. Local. */
+SHMEMX_API int shmemx_mem_kind(const void *addr);
 
 /* 1: after the last finalize the addresses of this node's heaps (shmem_ptr) stay readable and writable, as private
  * zero pages, for a language whose objects may outlive the job. 0 (default): they are unmapped. */

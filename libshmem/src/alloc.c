@@ -119,6 +119,39 @@ bool shmemi_alloc_resize(struct shmemi_alloc *a, struct shmemi_block *b, size_t 
     return true;
 }
 
+static struct shmemi_block *last(const struct shmemi_alloc *a)
+{
+    struct shmemi_block *b = a->first;
+    while (b && b->next)
+        b = b->next;
+    return b;
+}
+
+bool shmemi_alloc_extend(struct shmemi_alloc *a, size_t bytes)
+{
+    struct shmemi_block *b = last(a);
+    if (b && !b->used)
+        b->bytes += bytes;
+    else if (!b || !insert_after(b, a->size, bytes))
+        return false;
+    a->size += bytes;
+    return true;
+}
+
+bool shmemi_alloc_cut(struct shmemi_alloc *a, size_t bytes)
+{
+    struct shmemi_block *b = last(a);
+    if (!b || b->used || b->bytes < bytes)
+        return false;
+    b->bytes -= bytes;
+    a->size -= bytes;
+    if (b->bytes == 0 && b->prev) {
+        b->prev->next = NULL;
+        free(b);
+    }
+    return true;
+}
+
 size_t shmemi_alloc_largest(const struct shmemi_alloc *a)
 {
     size_t most = 0;

@@ -29,6 +29,10 @@ struct shmemi_block *shmemi_alloc_find(struct shmemi_alloc *a, size_t offset);
 void shmemi_alloc_give(struct shmemi_alloc *a, struct shmemi_block *b);
 /* Grows or shrinks a used block where it is; false when what follows is in the way. */
 bool shmemi_alloc_resize(struct shmemi_alloc *a, struct shmemi_block *b, size_t bytes);
+/* Makes [0, size) larger, false when out of memory. */
+bool shmemi_alloc_extend(struct shmemi_alloc *a, size_t bytes);
+/* Makes it smaller by that much; false when something in use is in the way. */
+bool shmemi_alloc_cut(struct shmemi_alloc *a, size_t bytes);
 size_t shmemi_alloc_largest(const struct shmemi_alloc *a);
 
 #endif

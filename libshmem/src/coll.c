@@ -56,15 +56,20 @@ static int sync_team(const char *call, shmem_team_t team)
     return rc ? rc : shmemi_meet(call, c.t, shmemi_tag(SHMEMI_SYNC, 0, 0));
 }
 
-int shmemx_sync(shmem_team_t team)
+int shmemi_barrier(const char *call, shmem_team_t team)
 {
-    return sync_team("shmem_sync", team);
+    int rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
+    return rc ? rc : sync_team(call, team);
 }
 
 int shmemx_barrier(shmem_team_t team)
 {
-    int rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
-    return rc ? rc : sync_team("shmem_barrier", team);
+    return shmemi_barrier("shmem_barrier", team);
+}
+
+int shmemx_sync(shmem_team_t team)
+{
+    return sync_team("shmem_sync", team);
 }
 
 /* ---- broadcast -------------------------------------------------------------------------------------------------------- */
@@ -193,7 +198,8 @@ int shmemx_collect(shmem_team_t team, void *dest, const void *source, size_t nby
         return refused;
     if (nbytes > ROOM && !refused)
         spread(&c, at, source, nbytes);
-    rc = shmemi_meet(call, t, tag);
+    /* a block that this PE could not deliver is missing everywhere: the others must not take the call for a success */
+    rc = shmemi_meet(call, t, refused && nbytes > ROOM ? SHMEMI_TAG_REFUSED : tag);
     return refused ? refused : rc;
 }
 
@@ -280,8 +286,7 @@ void shmem_sync_all(void)
 
 void shmem_barrier_all(void)
 {
-    int rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
-    shmemi_void(rc ? rc : sync_team("shmem_barrier_all", SHMEM_TEAM_WORLD));
+    shmemi_void(shmemi_barrier("shmem_barrier_all", SHMEM_TEAM_WORLD));
 }
 
 int shmem_team_sync(shmem_team_t team)

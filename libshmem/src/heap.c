@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "alloc.h"
+#include "base/gpu.h"
 #include "team.h"
 
 static struct shmemi_alloc heap;
@@ -18,6 +19,8 @@ static const size_t SEGMENT_ALIGN = 2u << 20;
 /* A freed block this large gives its pages back to the system: at 4 MiB the fresh page faults of the next use cost
  * about as much as one pass over the data. */
 static const size_t RETURN_BYTES = 4u << 20;
+/* As cudaMalloc: a sector of the memory system and every vector type. */
+enum { GPU_ALIGN = 256 };
 
 int shmemi_heap_bytes(const char *call, size_t *bytes)
 {
@@ -103,7 +106,7 @@ void shmemi_heap_close(void)
 
 /* What all PEs must agree on before the heap changes. */
 struct request {
-    int64_t kind;
+    int64_t what, kind;
     uint64_t offset, bytes, align;
 };
 
@@ -121,9 +124,9 @@ static int agree(const char *call, const struct request *mine)
         if (memcmp(&r, mine, sizeof r) != 0)
             return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
                                "PE %d is in %s of %llu bytes, alignment %llu, offset %llu; this PE in %s of %llu, %llu, %llu",
-                               j, r.kind == 'f' ? "free" : r.kind == 'r' ? "realloc" : "malloc",
+                               j, r.what == 'f' ? "free" : r.what == 'r' ? "realloc" : "malloc",
                                (unsigned long long)r.bytes, (unsigned long long)r.align, (unsigned long long)r.offset,
-                               mine->kind == 'f' ? "free" : mine->kind == 'r' ? "realloc" : "malloc",
+                               mine->what == 'f' ? "free" : mine->what == 'r' ? "realloc" : "malloc",
                                (unsigned long long)mine->bytes, (unsigned long long)mine->align,
                                (unsigned long long)mine->offset);
     }
@@ -151,10 +154,13 @@ static int full(const char *call, size_t bytes)
                        bytes, heap.used, heap.size, shmemi_alloc_largest(&heap), shmemi_env.SYMMETRIC_SIZE);
 }
 
-static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, bool zeroed)
+static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, bool zeroed, int kind)
 {
     *ptr = NULL;
     SHMEMI_REQUIRE_INIT(call);
+    if (kind != SHMEMX_MEM_HOST && kind != SHMEMX_MEM_DEVICE)
+        return refuse(call, shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "memory kind %d, %d and %d exist", kind,
+                                        SHMEMX_MEM_HOST, SHMEMX_MEM_DEVICE));
     if (align & (align - 1))
         return refuse(call,
                       shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is not a power of two", align));
@@ -162,11 +168,14 @@ static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, 
         return refuse(call, shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is above the largest, %zu", align,
                                         SEGMENT_ALIGN));
     if (align == 0) /* blocks of a line or more do not share lines with their neighbours */
-        align = size >= SHMEMI_CACHE_LINE ? SHMEMI_CACHE_LINE : SHMEMI_ALLOC_GRAIN;
-    struct request r = {'m', zeroed, size, align};
-    int rc = agree(call, &r);
+        align = kind == SHMEMX_MEM_DEVICE    ? GPU_ALIGN
+                : size >= SHMEMI_CACHE_LINE ? SHMEMI_CACHE_LINE
+                                            : SHMEMI_ALLOC_GRAIN;
+    int rc = agree(call, &(struct request){'m', kind * 2 + zeroed, 0, size, align});
     if (rc || size == 0)
         return rc;
+    if (kind == SHMEMX_MEM_DEVICE)
+        return shmemi_heap_gpu_take(call, size, align, zeroed, ptr);
     size_t offset = shmemi_alloc_take(&heap, size, align);
     if (offset == SHMEMI_ALLOC_NONE)
         return full(call, size);
@@ -205,11 +214,17 @@ static int heap_free(const char *call, void *ptr)
     int rc;
     SHMEMI_REQUIRE_INIT(call);
     if (!ptr)
-        return agree(call, &(struct request){.kind = 'f'});
-    struct shmemi_block *b = block_of(call, ptr, &rc);
+        return agree(call, &(struct request){.what = 'f'});
+    struct shmemi_block *b = shmemi_heap_gpu_find(ptr);
+    if (b) {
+        if ((rc = agree(call, &(struct request){'f', SHMEMX_MEM_DEVICE, b->offset, b->bytes, 0})) == 0)
+            shmemi_heap_gpu_give(b);
+        return rc;
+    }
+    b = block_of(call, ptr, &rc);
     if (!b)
         return refuse(call, rc);
-    if ((rc = agree(call, &(struct request){'f', b->offset, b->bytes, 0})) == 0)
+    if ((rc = agree(call, &(struct request){'f', SHMEMX_MEM_HOST, b->offset, b->bytes, 0})) == 0)
         release(b);
     return rc;
 }
@@ -223,7 +238,7 @@ static int heap_realloc(const char *call, void **ptr, size_t size)
     struct shmemi_block *b = block_of(call, old, &rc);
     if (!b)
         return refuse(call, rc);
-    if ((rc = agree(call, &(struct request){'r', b->offset, size, 0})) != 0)
+    if ((rc = agree(call, &(struct request){'r', SHMEMX_MEM_HOST, b->offset, size, 0})) != 0)
         return rc;
     if (shmemi_alloc_resize(&heap, b, size)) {
         *ptr = old;
@@ -241,11 +256,32 @@ static int heap_realloc(const char *call, void **ptr, size_t size)
 
 /* ---- public ---------------------------------------------------------------------------------------------------------- */
 
-int shmemx_malloc(void **ptr, size_t size, size_t alignment, int zeroed)
+/* On overflow a size that fits nowhere: the call stays collective, and everybody is told so. */
+static size_t bytes_of(size_t count, size_t size)
+{
+    size_t bytes;
+    return __builtin_mul_overflow(count, size, &bytes) ? SIZE_MAX : bytes;
+}
+
+int shmemx_allocate(void **ptr, size_t size, size_t alignment, int zeroed, int kind)
 {
     if (!ptr)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmemx_malloc", "ptr is NULL");
-    return heap_malloc("shmem_malloc", ptr, size, alignment, zeroed);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmemx_allocate", "ptr is NULL");
+    return heap_malloc("shmem_malloc", ptr, size, alignment, zeroed, kind);
+}
+
+void *shmemx_malloc(size_t size, int kind)
+{
+    void *p;
+    shmemi_void(heap_malloc("shmemx_malloc", &p, size, 0, false, kind));
+    return p;
+}
+
+void *shmemx_calloc(size_t count, size_t size, int kind)
+{
+    void *p = NULL;
+    shmemi_void(heap_malloc("shmemx_calloc", &p, bytes_of(count, size), 0, true, kind));
+    return p;
 }
 
 int shmemx_free(void *ptr)
@@ -256,17 +292,14 @@ int shmemx_free(void *ptr)
 void *shmem_malloc(size_t size)
 {
     void *p;
-    shmemi_void(heap_malloc("shmem_malloc", &p, size, 0, false));
+    shmemi_void(heap_malloc("shmem_malloc", &p, size, 0, false, SHMEMX_MEM_HOST));
     return p;
 }
 
 void *shmem_calloc(size_t count, size_t size)
 {
     void *p = NULL;
-    size_t bytes;
-    if (__builtin_mul_overflow(count, size, &bytes))
-        bytes = (size_t)-1; /* still collective: everybody is told that it does not fit */
-    shmemi_void(heap_malloc("shmem_calloc", &p, bytes, 0, true));
+    shmemi_void(heap_malloc("shmem_calloc", &p, bytes_of(count, size), 0, true, SHMEMX_MEM_HOST));
     return p;
 }
 
@@ -278,7 +311,7 @@ void *shmem_align(size_t alignment, size_t size)
                                                         "alignment %zu is below %zu", alignment, sizeof(void *))));
         return p;
     }
-    shmemi_void(heap_malloc("shmem_align", &p, size, alignment, false));
+    shmemi_void(heap_malloc("shmem_align", &p, size, alignment, false, SHMEMX_MEM_HOST));
     return p;
 }
 
@@ -292,7 +325,8 @@ void *shmem_malloc_with_hints(size_t size, long hints)
         return p;
     }
     /* words that others write to get lines of their own */
-    shmemi_void(heap_malloc("shmem_malloc_with_hints", &p, size, hints ? SHMEMI_CACHE_LINE : 0, false));
+    shmemi_void(heap_malloc("shmem_malloc_with_hints", &p, size, hints ? SHMEMI_CACHE_LINE : 0, false,
+                            SHMEMX_MEM_HOST));
     return p;
 }
 
@@ -313,16 +347,30 @@ void shmem_free(void *ptr)
     shmemi_void(heap_free("shmem_free", ptr));
 }
 
-int shmemx_heap_info(size_t *total, size_t *used, size_t *largest)
+int shmemx_heap_info(int kind, size_t *total, size_t *used, size_t *largest)
 {
-    SHMEMI_REQUIRE_INIT("shmemx_heap_info");
+    const char *call = "shmemx_heap_info";
+    size_t all = heap.size, taken = heap.used, most;
+    SHMEMI_REQUIRE_INIT(call);
+    if (kind != SHMEMX_MEM_HOST && kind != SHMEMX_MEM_DEVICE)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "memory kind %d, %d and %d exist", kind, SHMEMX_MEM_HOST,
+                           SHMEMX_MEM_DEVICE);
+    if (kind == SHMEMX_MEM_HOST)
+        most = shmemi_alloc_largest(&heap);
+    else
+        shmemi_heap_gpu_info(&all, &taken, &most);
     if (total)
-        *total = heap.size;
+        *total = all;
     if (used)
-        *used = heap.used;
+        *used = taken;
     if (largest)
-        *largest = shmemi_alloc_largest(&heap);
+        *largest = most;
     return SHMEMX_SUCCESS;
+}
+
+int shmemx_device(void)
+{
+    return shmemi_world.segments[SHMEMI_SEGMENT_DEVICE].base ? shmemi_gpu_device() : -1;
 }
 
 static bool inside(const void *addr, struct shmemi_place *p)
@@ -330,7 +378,19 @@ static bool inside(const void *addr, struct shmemi_place *p)
     const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
     uint64_t off = (uint64_t)((const char *)addr - s->base);
     *p = (struct shmemi_place){SHMEMI_SEGMENT_HOST, off};
-    return shmemi_world.npes && off >= shmemi_world.internal_bytes && off < s->bytes;
+    if (shmemi_world.npes && off >= shmemi_world.internal_bytes && off < s->bytes)
+        return true;
+    return shmemi_world.npes && shmemi_heap_gpu_inside(addr, p);
+}
+
+int shmemx_mem_kind(const void *addr)
+{
+    const char *call = "shmemx_mem_kind";
+    struct shmemi_place p;
+    SHMEMI_REQUIRE_INIT(call);
+    if (!inside(addr, &p))
+        return shmemi_bad_address(call, "addr", addr, 1);
+    return p.segment == SHMEMI_SEGMENT_HOST ? SHMEMX_MEM_HOST : SHMEMX_MEM_DEVICE;
 }
 
 int shmem_addr_accessible(const void *addr, int pe)

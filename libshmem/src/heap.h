@@ -9,6 +9,16 @@ int shmemi_heap_bytes(const char *call, size_t *bytes);
 /* Maps all PEs' segments from `fd`, which it owns from here on. */
 int shmemi_heap_open(const char *call, int fd, size_t bytes);
 void shmemi_heap_close(void);
+
+/* heap_gpu.c: the GPU heap. take and give are collective, the arguments agreed by the caller. */
+struct shmemi_block;
+int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroed, void **ptr);
+struct shmemi_block *shmemi_heap_gpu_find(const void *ptr);
+void shmemi_heap_gpu_give(struct shmemi_block *b);
+void shmemi_heap_gpu_info(size_t *total, size_t *used, size_t *largest);
+bool shmemi_heap_gpu_inside(const void *addr, struct shmemi_place *p);
+void shmemi_heap_gpu_close(void);
+
 /* ctx.c */
 void shmemi_ctx_drop_team(shmem_team_t team);
 

@@ -273,8 +273,17 @@ static int fill(const char *call, struct shmemx_moe *m)
 #define AGREED(X)                                                                                            \
     X(type)                                                                                                  \
     X(mode)                                                                                                  \
-    X(quant) X(combine_quant) X(group) X(nonfinite) X(results) X(hidden) X(num_experts) X(topk)              \
-        X(max_tokens) X(capacity) X(expert_alignment)
+    X(quant)                                                                                                 \
+    X(combine_quant)                                                                                         \
+    X(group)                                                                                                 \
+    X(nonfinite)                                                                                             \
+    X(results)                                                                                               \
+    X(hidden)                                                                                                \
+    X(num_experts)                                                                                           \
+    X(topk)                                                                                                  \
+    X(max_tokens)                                                                                            \
+    X(capacity)                                                                                              \
+    X(expert_alignment)
 #define ONE(field) +1
 enum { FIELDS = 0 AGREED(ONE) };
 #undef ONE
@@ -379,7 +388,7 @@ static int create(const char *call, struct shmemx_moe *m, int error)
 {
     int npes = shmemi_world.npes, me = shmemi_world.me, rc;
     struct offer *scratch, mine;
-    rc = shmemx_malloc((void **)&scratch, (size_t)(npes + 1) * sizeof *scratch, 0, 0);
+    rc = shmemx_allocate((void **)&scratch, (size_t)(npes + 1) * sizeof *scratch, 0, 0, SHMEMX_MEM_HOST);
     if (rc)
         return error ? error : rc;
     make_offer(m, error, &mine);
@@ -389,7 +398,7 @@ static int create(const char *call, struct shmemx_moe *m, int error)
         rc = judge(call, scratch, npes, me, &bytes);
     void *block = NULL;
     if (!rc)
-        rc = shmemx_malloc(&block, bytes, 4096, 0);
+        rc = shmemx_allocate(&block, bytes, 4096, 0, SHMEMX_MEM_HOST);
     if (!rc && block) {
         m->block = block;
         error = m->ranks ? connect_ranks(call, m) : SHMEMX_SUCCESS;

@@ -22,7 +22,7 @@ static inline int put(const char *call, shmem_ctx_t ctx, void *dest, const void 
         return rc;
     if (SHMEMI_UNLIKELY(!source))
         return null_buffer(call, "source");
-    return shmemi_world.route[pe]->put(pe, p.segment, p.offset, source, n, nbi);
+    return shmemi_route(pe, p.segment, source)->put(pe, p.segment, p.offset, source, n, nbi);
 }
 
 static inline int get(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe, bool nbi)
@@ -37,7 +37,7 @@ static inline int get(const char *call, shmem_ctx_t ctx, void *dest, const void 
         return rc;
     if (SHMEMI_UNLIKELY(!dest))
         return null_buffer(call, "dest");
-    return shmemi_world.route[pe]->get(pe, p.segment, p.offset, dest, n, nbi);
+    return shmemi_route(pe, p.segment, dest)->get(pe, p.segment, p.offset, dest, n, nbi);
 }
 
 int shmemx_put(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe)
@@ -119,12 +119,12 @@ static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
     if (!source)
         return null_buffer(call, "source");
     size_t dstep = (size_t)dst * size, sstep = (size_t)sst * size;
-    char *d = shmemi_map(pe, p);
-    if (d) {
+    const struct shmemi_transport *t = shmemi_route(pe, p.segment, source);
+    char *d = t->map(pe, p.segment, p.offset);
+    if (d && t == shmemi_world.route[pe]) {
         strided_copy(d, source, dstep, sstep, size, n);
         return SHMEMX_SUCCESS;
     }
-    const struct shmemi_transport *t = shmemi_world.route[pe];
     for (size_t i = 0; i < n && rc == 0; ++i)
         rc = t->put(pe, p.segment, p.offset + i * dstep, (const char *)source + i * sstep, size, false);
     return rc;
@@ -142,12 +142,12 @@ static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
     if (!dest)
         return null_buffer(call, "dest");
     size_t dstep = (size_t)dst * size, sstep = (size_t)sst * size;
-    const char *s = shmemi_map(pe, p);
-    if (s) {
+    const struct shmemi_transport *t = shmemi_route(pe, p.segment, dest);
+    const char *s = t->map(pe, p.segment, p.offset);
+    if (s && t == shmemi_world.route[pe]) {
         strided_copy(dest, s, dstep, sstep, size, n);
         return SHMEMX_SUCCESS;
     }
-    const struct shmemi_transport *t = shmemi_world.route[pe];
     for (size_t i = 0; i < n && rc == 0; ++i)
         rc = t->get(pe, p.segment, p.offset + i * sstep, (char *)dest + i * dstep, size, true);
     return rc ? rc : t->quiet(pe);

@@ -82,62 +82,91 @@ static void fill(struct shmemi_transport *t)
 #undef SHMEMI_FILL
 }
 
-/* Connects the PEs that have no route yet. */
-static int connect_rest(struct shmemi_transport *t, int *without, bool *used)
+static bool is_open(const struct shmemi_transport *t)
+{
+    for (int i = 0; i < shmemi_world.nopen; ++i)
+        if (shmemi_world.open[i] == t)
+            return true;
+    return false;
+}
+
+/* Gives `t` the PEs whose segment has no route yet; opens it for that, and leaves it open if it serves any. */
+static int connect_rest(struct shmemi_transport *t, int segment, const struct shmemi_transport **route, int *without)
 {
     struct shmemi_world *w = &shmemi_world;
-    for (int pe = 0; pe < w->job.npes; ++pe) {
-        if (w->route[pe])
+    bool used = is_open(t);
+    int rc = used ? 0 : t->open(&w->job);
+    if (rc)
+        return rc;
+    for (int pe = 0; pe < w->job.npes && rc >= 0; ++pe) {
+        if (route[pe] || (rc = t->connect(pe, segment)) <= 0)
             continue;
-        int rc = t->connect(pe);
-        if (rc < 0)
-            return rc;
-        if (rc > 0) {
-            w->route[pe] = t;
-            *used = true;
-            --*without;
-        }
+        route[pe] = t;
+        --*without;
+        if (!used)
+            w->open[w->nopen++] = t;
+        used = true;
     }
-    return SHMEMX_SUCCESS;
+    if (!used)
+        t->close();
+    return rc < 0 ? rc : SHMEMX_SUCCESS;
+}
+
+/* A route to every PE's segment, by the first transport of the table that reaches it. */
+static int find_routes(const char *call, int segment, const struct shmemi_transport **route)
+{
+    int without = shmemi_world.job.npes;
+    for (int i = 0; i < ROWS && without > 0; ++i) {
+        char why[128];
+        if (!full[i].name) {
+            full[i] = *rows[i].raw;
+            fill(&full[i]);
+        }
+        if (!full[i].probe(why, sizeof why)) {
+            shmemi_debug("transport %s: %s", full[i].name, why);
+            continue;
+        }
+        int rc = connect_rest(&full[i], segment, route, &without);
+        if (rc)
+            return rc;
+    }
+    if (without == 0)
+        return SHMEMX_SUCCESS;
+    int pe = 0;
+    while (route[pe])
+        pe++;
+    return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "no transport reaches the %s memory of PE %d (%d of %d PEs)",
+                       segment == SHMEMI_SEGMENT_HOST ? "host" : "GPU", pe, without, shmemi_world.job.npes);
+}
+
+static int new_table(const char *call, const struct shmemi_transport ***route)
+{
+    *route = calloc((size_t)shmemi_world.job.npes, sizeof **route);
+    return *route ? SHMEMX_SUCCESS
+                  : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", shmemi_world.job.npes);
 }
 
 int shmemi_route_open(const char *call)
 {
     struct shmemi_world *w = &shmemi_world;
-    int without = w->job.npes;
-    w->route = calloc((size_t)w->job.npes, sizeof *w->route);
-    if (!w->route)
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", w->job.npes);
-    for (int i = 0; i < ROWS && without > 0; ++i) {
-        char why[128];
-        bool used = false;
-        full[i] = *rows[i].raw;
-        fill(&full[i]);
-        if (!full[i].probe(why, sizeof why)) {
-            shmemi_debug("transport %s: %s", full[i].name, why);
-            continue;
-        }
-        int rc = full[i].open(&w->job);
-        if (rc == 0 && (rc = connect_rest(&full[i], &without, &used)) != 0)
-            full[i].close();
-        if (rc)
-            return rc;
-        if (used)
-            w->open[w->nopen++] = &full[i];
-        else
-            full[i].close();
-    }
-    if (without > 0) {
-        int pe = 0;
-        while (w->route[pe])
-            pe++;
-        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                           "no transport reaches PE %d (%d of %d PEs are on other nodes)", pe, without, w->job.npes);
-    }
+    int rc = new_table(call, &w->route);
+    if (rc || (rc = find_routes(call, SHMEMI_SEGMENT_HOST, w->route)) != 0)
+        return rc;
     w->all_mapped = true;
     for (int pe = 0; pe < w->job.npes; ++pe)
         w->all_mapped &= w->route[pe]->map(pe, SHMEMI_SEGMENT_HOST, 0) != NULL;
     return SHMEMX_SUCCESS;
+}
+
+int shmemi_route_open_gpu(const char *call)
+{
+    const struct shmemi_transport **route = NULL;
+    int rc = new_table(call, &route);
+    if (rc || (rc = find_routes(call, SHMEMI_SEGMENT_DEVICE, route)) != 0)
+        free(route);
+    else
+        shmemi_world.gpu_route = route;
+    return rc;
 }
 
 void shmemi_route_close(void)
@@ -147,7 +176,8 @@ void shmemi_route_close(void)
         w->open[i]->close();
     w->nopen = 0;
     free(w->route);
-    w->route = NULL;
+    free(w->gpu_route);
+    w->route = w->gpu_route = NULL;
 }
 
 void shmemi_route_report(char *text, size_t n)
@@ -157,8 +187,13 @@ void shmemi_route_report(char *text, size_t n)
     for (int i = 0; i < ROWS && at < n; ++i) {
         char why[128];
         int there = rows[i].raw->probe(why, sizeof why), peers = 0;
+        const struct shmemi_transport **routes[] = {shmemi_world.route, shmemi_world.gpu_route};
         for (int pe = 0; pe < shmemi_world.npes; ++pe)
-            peers += strcmp(shmemi_world.route[pe]->name, rows[i].raw->name) == 0;
+            for (int k = 0; k < 2; ++k)
+                if (routes[k] && strcmp(routes[k][pe]->name, rows[i].raw->name) == 0) {
+                    peers++;
+                    break;
+                }
         at += (size_t)snprintf(text + at, n - at, "transport %s: %s (%s); %s; serves %d PEs\n", rows[i].raw->name,
                                there ? "available" : "not available", why, rows[i].text, peers);
     }

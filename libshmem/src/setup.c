@@ -8,6 +8,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/gpu.h"
 #include "heap.h"
 #include "team.h"
 
@@ -53,6 +54,7 @@ static void tear_down(void)
     shmemi_team_close();
     shmemi_ctx_drop_team(SHMEM_TEAM_INVALID);
     shmemi_route_close();
+    shmemi_heap_gpu_close();
     shmemi_heap_close();
     shmemi_node_close();
     if (w->boot.close)
@@ -139,7 +141,8 @@ int shmemx_get_uniqueid(shmemx_uniqueid_t *id)
     return rc ? rc : shmemi_bootstrap_uid(id->bytes);
 }
 
-int shmemx_finalize(void)
+/* `fatal`: a PE that is lost or late ends the job, while there still is one to end. */
+static int finalize(bool fatal)
 {
     const char *call = "shmem_finalize";
     int rc = SHMEMX_SUCCESS;
@@ -151,12 +154,19 @@ int shmemx_finalize(void)
     if (nesting > 1) {
         nesting--;
     } else {
-        rc = shmemx_barrier(SHMEM_TEAM_WORLD);
+        rc = shmemi_barrier(call, SHMEM_TEAM_WORLD);
+        if (fatal)
+            shmemi_void(rc);
         tear_down();
         nesting = 0;
     }
     pthread_mutex_unlock(&lock);
     return rc;
+}
+
+int shmemx_finalize(void)
+{
+    return finalize(false);
 }
 
 void shmemx_abandon(void)
@@ -202,7 +212,7 @@ void shmem_query_initialized(int *initialized)
 
 void shmem_finalize(void)
 {
-    shmemi_void(shmemx_finalize());
+    (void)finalize(true);
 }
 
 void shmem_global_exit(int status)
@@ -298,11 +308,15 @@ size_t shmemx_info(char *text, size_t size)
     say(&s, "libshmem: %s, OpenSHMEM %d.%d\n", SHMEMX_VERSION_STRING, SHMEM_MAJOR_VERSION, SHMEM_MINOR_VERSION);
     if (w->npes) {
         size_t total, used, largest;
-        shmemx_heap_info(&total, &used, &largest);
+        shmemx_heap_info(SHMEMX_MEM_HOST, &total, &used, &largest);
         say(&s, "job: PE %d of %d, by %s (%s)\n", w->me, w->npes, w->boot.name, w->boot.detail);
         say(&s, "node: %d PEs on %d processors, waits %s\n", shmemi_node.local_npes, shmemi_node.processors,
             shmemi_spin_limit ? "spin, then yield" : "yield at once");
         say(&s, "heap: %zu bytes, %zu in use, largest free block %zu\n", total, used, largest);
+        shmemx_heap_info(SHMEMX_MEM_DEVICE, &total, &used, &largest);
+        if (total)
+            say(&s, "GPU heap: %s, %zu bytes, %zu in use, largest free block %zu\n", shmemi_gpu_name(), total, used,
+                largest);
     } else {
         say(&s, "job: not initialized\n");
         (void)shmemi_env_read("shmemx_info");

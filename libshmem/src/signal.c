@@ -6,10 +6,12 @@
 static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, uint64_t *sig_addr,
                       uint64_t signal, int sig_op, int pe, bool nbi)
 {
-    struct shmemi_place d = {0}, s;
+    struct shmemi_place d, s;
     int rc = shmemi_check_pe(call, ctx, &pe);
-    if (rc || (n && (rc = shmemi_locate(call, "dest", dest, n, &d)) != 0) ||
-        (rc = shmemi_locate(call, "sig_addr", sig_addr, sizeof *sig_addr, &s)) != 0)
+    if (rc || (rc = shmemi_locate(call, "sig_addr", sig_addr, sizeof *sig_addr, &s)) != 0)
+        return rc;
+    d = s; /* without bytes the signal alone decides the way */
+    if (n && (rc = shmemi_locate(call, "dest", dest, n, &d)) != 0)
         return rc;
     if (SHMEMI_UNLIKELY(n && !source))
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "source is NULL");
@@ -18,8 +20,10 @@ static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void 
     if (SHMEMI_UNLIKELY(sig_op != SHMEM_SIGNAL_SET && sig_op != SHMEM_SIGNAL_ADD))
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "sig_op is %d, neither SHMEM_SIGNAL_SET nor SHMEM_SIGNAL_ADD",
                            sig_op);
-    return shmemi_world.route[pe]->put_signal(pe, d.segment, d.offset, source, n, s.segment, s.offset, signal, sig_op,
-                                              nbi);
+    const struct shmemi_transport *t = shmemi_route(pe, d.segment, source);
+    if (SHMEMI_UNLIKELY(s.segment != d.segment))
+        t = shmemi_route(pe, SHMEMI_SEGMENT_DEVICE, NULL); /* one of the two is GPU memory */
+    return t->put_signal(pe, d.segment, d.offset, source, n, s.segment, s.offset, signal, sig_op, nbi);
 }
 
 int shmemx_put_signal(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, uint64_t *sig_addr,
@@ -48,7 +52,7 @@ int shmemx_signal_fetch(const uint64_t *sig_addr, uint64_t *value)
 
 int shmemx_signal_wait_until(uint64_t *sig_addr, int cmp, uint64_t cmp_value, uint64_t *value)
 {
-    int rc = shmemx_wait_until(SHMEMX_UINT64, SHMEMX_ALL, sig_addr, 1, NULL, NULL, cmp, &cmp_value, 0, NULL);
+    int rc = shmemi_wait_word("shmem_signal_wait_until", sig_addr, cmp, cmp_value);
     /* the word may have moved on since it compared true; reading it again gives a value that is at least as new */
     if (rc == 0 && value)
         *value = __atomic_load_n(sig_addr, __ATOMIC_ACQUIRE);

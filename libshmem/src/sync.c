@@ -171,6 +171,13 @@ int shmemx_wait_until(int type, int which, void *ivars, size_t nelems, size_t *i
     return wait_until(&c, result ? result : &mine);
 }
 
+int shmemi_wait_word(const char *call, uint64_t *word, int cmp, uint64_t value)
+{
+    size_t result;
+    struct condition c = CONDITION(call, SHMEMX_UINT64, SHMEMX_ALL, word, 1, NULL, NULL, cmp, &value, 0);
+    return wait_until(&c, &result);
+}
+
 int shmemx_test(int type, int which, void *ivars, size_t nelems, size_t *indices, const int *status, int cmp,
                 const void *values, int vector, size_t *result)
 {

@@ -1,11 +1,16 @@
 #include "team.h"
 
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 static struct shmemi_team teams[SHMEMI_TEAMS];
 static uint64_t retired; /* highest epoch of any team of this PE that was destroyed */
+/* Threads may split different teams at once: slots, generations and `retired` change under this lock, and a slot that a
+ * split has chosen is `taken` until its team is filled in. */
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static bool taken[SHMEMI_TEAMS];
 _Static_assert(SHMEMI_TEAMS <= 256, "slots fit the handle's low byte");
 
 enum { WORLD_SLOT, SHARED_SLOT, FIRST_SLOT };
@@ -83,10 +88,12 @@ static void free_team(struct shmemi_team *t)
     free(t->notes);
     t->pes = NULL;
     t->notes = NULL;
-    t->used = false;
+    pthread_mutex_lock(&lock);
     t->generation++;
     if (t->epoch > retired)
         retired = t->epoch;
+    t->used = false;
+    pthread_mutex_unlock(&lock);
 }
 
 /* Fills a slot with members start, start + stride, .. of `parent` (NULL: of the world). */
@@ -120,6 +127,7 @@ static int fill_team(const char *call, int slot, const struct shmemi_team *paren
 int shmemi_team_open(const char *call)
 {
     retired = 0;
+    memset(taken, 0, sizeof taken);
     for (int i = 0; i < SHMEMI_TEAMS; ++i)
         teams[i].generation = i < FIRST_SLOT ? 0 : teams[i].generation;
     int n = shmemi_world.job.npes, rc = fill_team(call, WORLD_SLOT, NULL, 0, 1, n, 0);
@@ -203,40 +211,77 @@ void *shmem_team_ptr(shmem_team_t team, const void *dest, int pe)
 /* What members of the parent show each other before a split. */
 struct offer {
     uint64_t free_slots[SHMEMI_TEAMS / 64];
-    uint64_t retired;
     int64_t arguments[4]; /* which call, and what must be equal everywhere */
 };
+/* And when each has tried to take the slot that the offers name. */
+struct claim {
+    bool mine;
+    uint64_t retired;
+};
 
-static int agree(const char *call, struct shmemi_team *parent, const int64_t arguments[4], int *slot, uint64_t *epoch)
+static int choose_slot(const char *call, struct shmemi_team *parent, const int64_t arguments[4], int *slot)
 {
-    struct offer mine = {.retired = retired}, all;
+    struct offer mine = {{0}, {0}}, o;
+    uint64_t common[SHMEMI_TEAMS / 64];
     memcpy(mine.arguments, arguments, sizeof mine.arguments);
+    pthread_mutex_lock(&lock);
     for (int i = FIRST_SLOT; i < SHMEMI_TEAMS; ++i)
-        mine.free_slots[i / 64] |= (uint64_t)!teams[i].used << i % 64;
+        mine.free_slots[i / 64] |= (uint64_t)(!teams[i].used && !taken[i]) << i % 64;
+    pthread_mutex_unlock(&lock);
     int rc = shmemi_show(call, parent, shmemi_tag(SHMEMI_TEAM, 0, 0), &mine, sizeof mine);
     if (rc)
         return rc;
-    all = mine;
+    memcpy(common, mine.free_slots, sizeof common);
     for (int j = 0; j < parent->n; ++j) {
-        struct offer o;
         memcpy(&o, shmemi_note_of(parent, j, parent->epoch)->data, sizeof o);
         for (int k = 0; k < 4; ++k)
             if (o.arguments[k] != arguments[k])
                 return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "argument %lld here, %lld on PE %d",
                                    (long long)arguments[k], (long long)o.arguments[k], parent->pes[j]);
         for (int k = 0; k < SHMEMI_TEAMS / 64; ++k)
-            all.free_slots[k] &= o.free_slots[k];
-        if (o.retired > all.retired)
-            all.retired = o.retired;
+            common[k] &= o.free_slots[k];
     }
     for (*slot = FIRST_SLOT; *slot < SHMEMI_TEAMS; ++*slot)
-        if (all.free_slots[*slot / 64] >> *slot % 64 & 1)
-            break;
-    if (*slot == SHMEMI_TEAMS)
-        return shmemi_fail(SHMEMX_ERR_LIMIT, call, "no team left: %d at a time is the limit, destroy some",
-                           SHMEMI_TEAMS);
-    /* notes of the slot's former teams carry epochs up to all.retired: start above */
-    *epoch = all.retired;
+        if (common[*slot / 64] >> *slot % 64 & 1)
+            return SHMEMX_SUCCESS;
+    return shmemi_fail(SHMEMX_ERR_LIMIT, call, "no team left: %d at a time is the limit, destroy some", SHMEMI_TEAMS);
+}
+
+static void untake(int slot)
+{
+    pthread_mutex_lock(&lock);
+    taken[slot] = false;
+    pthread_mutex_unlock(&lock);
+}
+
+/* Agrees on a slot that is free on every member and takes it. Another thread of some member may take it in between;
+ * then all choose again. */
+static int agree(const char *call, struct shmemi_team *parent, const int64_t arguments[4], int *slot, uint64_t *epoch)
+{
+    bool all = false;
+    while (!all) {
+        int rc = choose_slot(call, parent, arguments, slot);
+        if (rc)
+            return rc;
+        pthread_mutex_lock(&lock);
+        struct claim c = {!teams[*slot].used && !taken[*slot], retired};
+        taken[*slot] |= c.mine;
+        pthread_mutex_unlock(&lock);
+        rc = shmemi_show(call, parent, shmemi_tag(SHMEMI_TEAM, 2, 0), &c, sizeof c);
+        all = rc == 0;
+        /* notes of the slot's former teams carry epochs up to the highest `retired`: start above */
+        *epoch = c.retired;
+        for (int j = 0; j < parent->n && all; ++j) {
+            struct claim theirs;
+            memcpy(&theirs, shmemi_note_of(parent, j, parent->epoch)->data, sizeof theirs);
+            all &= theirs.mine;
+            *epoch = theirs.retired > *epoch ? theirs.retired : *epoch;
+        }
+        if (!all && c.mine)
+            untake(*slot);
+        if (rc)
+            return rc;
+    }
     return SHMEMX_SUCCESS;
 }
 
@@ -258,6 +303,7 @@ static int join(const char *call, const struct shmemi_team *parent, int slot, ui
                 int n, const shmem_team_config_t *config, long mask, shmem_team_t *out)
 {
     int rc = fill_team(call, slot, parent, start, stride, n, epoch);
+    untake(slot);
     if (rc)
         return rc;
     if (mask)
@@ -293,6 +339,7 @@ int shmem_team_split_strided(shmem_team_t parent, int start, int stride, int siz
     for (int i = 0; i < size; ++i)
         if (start + i * stride == p->me)
             return join(call, p, slot, epoch, start, stride, size, config, config_mask, new_team);
+    untake(slot); /* not a member: the slot is free here for other teams */
     return SHMEMX_SUCCESS;
 }
 

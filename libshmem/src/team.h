@@ -167,6 +167,9 @@ static inline int shmemi_meet(const char *call, struct shmemi_team *t, uint64_t 
  * t->epoch)->data before the next epoch begins. */
 int shmemi_show(const char *call, struct shmemi_team *t, uint64_t tag, const void *mine, size_t n);
 
+/* quiet, then sync; for calls that start or end with a barrier under their own name. */
+int shmemi_barrier(const char *call, shmem_team_t team);
+
 /* For a call whose arguments are wrong on this PE, before its first epoch: tells the others, does not wait, returns
  * `rc`. They get MISMATCH. */
 SHMEMI_COLD int shmemi_refuse(const char *call, struct shmemi_team *t, int rc);

@@ -17,7 +17,7 @@
 
 #include "base/base.h"
 
-/* A segment: a range of memory that every PE has at the same offsets. Number 0 is the host heap. */
+/* A segment: a range of memory that every PE has at the same offsets: the host heap and the GPU heap. */
 struct shmemi_segment {
     char *base;      /* this PE's copy */
     size_t bytes;    /* of one PE's copy */
@@ -26,7 +26,7 @@ struct shmemi_segment {
     int fd;          /* the memory's descriptor, -1 = none */
 };
 
-enum { SHMEMI_SEGMENT_HOST, SHMEMI_SEGMENT_COUNT };
+enum { SHMEMI_SEGMENT_HOST, SHMEMI_SEGMENT_DEVICE, SHMEMI_SEGMENT_COUNT };
 
 /* What a transport may know of the job. */
 struct shmemi_job {
@@ -49,8 +49,8 @@ struct shmemi_transport {
     int (*probe)(char *why, size_t n);
     /* Sets up its state for a job; may block. After an error nothing is left open. */
     int (*open)(const struct shmemi_job *job);
-    /* 1 = it reaches that PE from now on, 0 = it does not, negative = it should, but failed. May block. */
-    int (*connect)(int pe);
+    /* 1 = it reaches that PE's segment from now on, 0 = it does not, negative = it should, but failed. May block. */
+    int (*connect)(int pe, int segment);
     /* Local. Frees all; peers may be gone already. */
     void (*close)(void);
     /* A pointer through which this process loads and stores that PE's copy, NULL = not mapped. Never blocks. */

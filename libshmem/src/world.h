@@ -16,7 +16,8 @@ struct shmemi_world {
     unsigned jobs; /* inits so far: what was made in an earlier job is known by it */
     struct shmemi_segment segments[SHMEMI_SEGMENT_COUNT];
     size_t internal_bytes; /* at the start of the host segment: the library's own (team.h) */
-    const struct shmemi_transport **route; /* [npes], tables with no NULL slot */
+    const struct shmemi_transport **route; /* [npes] for host memory on both sides; tables with no NULL slot */
+    const struct shmemi_transport **gpu_route; /* [npes] where GPU memory is on either side; NULL = no GPU heap yet */
     const struct shmemi_transport *open[8]; /* those in use, for fence and quiet */
     int nopen;
     bool all_mapped; /* every PE's host segment can be loaded and stored directly */
@@ -38,11 +39,18 @@ SHMEMI_COLD int shmemi_not_initialized(const char *call);
 /* World number of a context's PE; sets *rc on error. For contexts other than the default one. */
 int shmemi_ctx_pe(const char *call, shmem_ctx_t ctx, int pe, int *rc);
 
+/* GPU memory, of the heap or any other. Only asked once a GPU heap exists. */
+bool shmemi_is_gpu(const void *p);
+
 #define SHMEMI_REQUIRE_INIT(call)                                                                            \
     do {                                                                                                     \
         if (SHMEMI_UNLIKELY(shmemi_world.npes == 0))                                                         \
             return shmemi_not_initialized(call);                                                             \
     } while (0)
+
+/* For addresses that are not in the host heap: in the GPU heap, or the error. */
+SHMEMI_COLD int shmemi_locate_gpu(const char *call, const char *what, const void *addr, size_t n,
+                                  struct shmemi_place *p);
 
 /* Checks that [addr, addr + n) is in this PE's symmetric heap and says where. */
 static inline int shmemi_locate(const char *call, const char *what, const void *addr, size_t n,
@@ -53,7 +61,7 @@ static inline int shmemi_locate(const char *call, const char *what, const void *
     p->segment = SHMEMI_SEGMENT_HOST;
     p->offset = off;
     if (SHMEMI_UNLIKELY(off >= s->bytes || n > s->bytes - off || off < shmemi_world.internal_bytes))
-        return shmemi_bad_address(call, what, addr, n);
+        return shmemi_locate_gpu(call, what, addr, n, p);
     return SHMEMX_SUCCESS;
 }
 
@@ -70,11 +78,19 @@ static inline int shmemi_check_pe(const char *call, shmem_ctx_t ctx, int *pe)
     return rc;
 }
 
-/* The direct pointer to that PE's copy of a place, NULL = not mapped here. */
+/* The transport for one operation: `local` is this PE's side of it, NULL = host memory. */
+static inline const struct shmemi_transport *shmemi_route(int pe, int segment, const void *local)
+{
+    if (SHMEMI_UNLIKELY(shmemi_world.gpu_route != NULL) &&
+        (segment == SHMEMI_SEGMENT_DEVICE || (local && shmemi_is_gpu(local))))
+        return shmemi_world.gpu_route[pe];
+    return shmemi_world.route[pe];
+}
+
+/* The direct pointer to that PE's copy of a place, NULL = not mapped here. A GPU pointer for the GPU heap. */
 static inline void *shmemi_map(int pe, struct shmemi_place p)
 {
-    const struct shmemi_transport *t = shmemi_world.route[pe];
-    return t->map(pe, p.segment, p.offset);
+    return shmemi_route(pe, p.segment, NULL)->map(pe, p.segment, p.offset);
 }
 
 /* What a void call does with its error: all have been logged and had no effect; but after a lost peer or a deadline
@@ -85,8 +101,13 @@ static inline void shmemi_void(int rc)
         shmem_global_exit(1);
 }
 
+/* sync.c: waits until this PE's word compares true, under the name of the call that needs it. */
+int shmemi_wait_word(const char *call, uint64_t *word, int cmp, uint64_t value);
+
 /* route.c: opens the transports of transports.def, finds one for every PE. */
 int shmemi_route_open(const char *call);
+/* The same for the GPU heap, once its segment is mapped. */
+int shmemi_route_open_gpu(const char *call);
 void shmemi_route_close(void);
 /* One line a transport for shmemx_info. */
 void shmemi_route_report(char *text, size_t n);

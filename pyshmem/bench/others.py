@@ -79,8 +79,8 @@ def start_mpi() -> Any:
 
 
 def library_name(mpi: Any) -> str:
-    """The first line of what the MPI library says of itself."""
-    return " ".join(mpi.Get_library_version().strip("\0 \n").splitlines()[0].split())
+    """Name and version, as the MPI library gives them."""
+    return " ".join(mpi.Get_library_version().strip("\0 \n").splitlines()[0].split(",")[0].split())
 
 
 def check_mpi(mpi: Any) -> None:

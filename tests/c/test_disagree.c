@@ -57,8 +57,8 @@ static void check_others(const char *what, int op, size_t n, int odd, int rc, bo
         CHECK(strstr(shmemx_last_error(), "PE ") != NULL, "no PE named: %s", shmemx_last_error());
 }
 
-/* The PE `odd` gives a private dest. Who needs nothing of it need not know: in a broadcast all but the readers
- * of its data; in a collect a member to whom all the data came. */
+/* The PE `odd` gives a private dest. Who needs nothing of it need not know: in a broadcast all but the
+ * readers of its data; in a collect a member to whom all the data came. */
 static void test_refused(int op, size_t n, int odd)
 {
     static long private_[4];

@@ -83,7 +83,7 @@ static void disappear(const char *how)
 static void say_heap(void)
 {
     size_t total = 0, used = 0, largest = 0;
-    shmemx_heap_info(&total, &used, &largest);
+    shmemx_heap_info(SHMEMX_MEM_HOST, &total, &used, &largest);
     if (me == 0)
         fprintf(stderr, "heap %zu.\n", total);
     char *p = shmem_malloc(largest);

@@ -21,7 +21,7 @@ static void check_symmetric(const void *p, const char *what)
 static size_t used(void)
 {
     size_t total = 0, in_use = 0, largest = 0;
-    CHECK(shmemx_heap_info(&total, &in_use, &largest) == 0, "%s", shmemx_last_error());
+    CHECK(shmemx_heap_info(SHMEMX_MEM_HOST, &total, &in_use, &largest) == 0, "%s", shmemx_last_error());
     CHECK(in_use <= total && largest <= total, "total %zu, used %zu, largest %zu", total, in_use, largest);
     return in_use;
 }
@@ -29,7 +29,7 @@ static size_t used(void)
 static size_t largest(void)
 {
     size_t most = 0;
-    CHECK(shmemx_heap_info(NULL, NULL, &most) == 0, "%s", shmemx_last_error());
+    CHECK(shmemx_heap_info(SHMEMX_MEM_HOST, NULL, NULL, &most) == 0, "%s", shmemx_last_error());
     return most;
 }
 
@@ -162,7 +162,7 @@ static void test_full(void)
     size_t most = largest();
     CHECK(most >= (size_t)1 << 20, "the largest free block is %zu bytes", most);
     void *all = NULL;
-    int code = shmemx_malloc(&all, most, 0, 0);
+    int code = shmemx_allocate(&all, most, 0, 0, SHMEMX_MEM_HOST);
     CHECK(code == 0 && all != NULL, "malloc of the largest block, %zu bytes: %s", most, shmemx_last_error());
     check_symmetric(all, "the largest block");
     shmem_free(all);
@@ -174,7 +174,7 @@ static void test_full(void)
     shmemx_log_errors(0);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
         all = anchor;
-        code = shmemx_malloc(&all, rows[i].size, 0, 0);
+        code = shmemx_allocate(&all, rows[i].size, 0, 0, SHMEMX_MEM_HOST);
         CHECK(code == SHMEMX_ERR_NO_MEMORY, "malloc of %zu bytes: %d %s", rows[i].size, code,
               shmemx_last_error());
         CHECK(strstr(shmemx_last_error(), "SHMEM_SYMMETRIC_SIZE"), "not named: %s", shmemx_last_error());

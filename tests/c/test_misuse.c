@@ -54,7 +54,7 @@ static void test_not_initialized(const char *when)
     REFUSED(code, text, shmemx_atomic(SHMEM_CTX_DEFAULT, SHMEMX_AMO_ADD, 8, &word, 1, 0, 0, NULL));
     REFUSED(code, text, shmemx_fence(SHMEM_CTX_DEFAULT));
     REFUSED(code, text, shmemx_quiet(SHMEM_CTX_DEFAULT));
-    REFUSED(code, text, shmemx_malloc(&p, 8, 0, 0));
+    REFUSED(code, text, shmemx_allocate(&p, 8, 0, 0, SHMEMX_MEM_HOST));
     REFUSED(code, text, shmemx_free(&value));
     REFUSED(
         code, text,
@@ -329,10 +329,10 @@ static void test_free(void)
     shmem_free(block);
     void *p = private_;
     calls = "bad malloc";
-    REFUSED(SHMEMX_ERR_NO_MEMORY, "SHMEM_SYMMETRIC_SIZE", shmemx_malloc(&p, (size_t)1 << 40, 0, 0));
+    REFUSED(SHMEMX_ERR_NO_MEMORY, "SHMEM_SYMMETRIC_SIZE", shmemx_allocate(&p, (size_t)1 << 40, 0, 0, SHMEMX_MEM_HOST));
     CHECK(p == NULL || p == private_, "a refused malloc gave %p", p);
-    REFUSED(SHMEMX_ERR_ARGUMENT, "48", shmemx_malloc(&p, 100, 48, 0));
-    REFUSED(SHMEMX_ERR_ARGUMENT, "NULL", shmemx_malloc(NULL, 100, 0, 0));
+    REFUSED(SHMEMX_ERR_ARGUMENT, "48", shmemx_allocate(&p, 100, 48, 0, SHMEMX_MEM_HOST));
+    REFUSED(SHMEMX_ERR_ARGUMENT, "NULL", shmemx_allocate(NULL, 100, 0, 0, SHMEMX_MEM_HOST));
     CHECK(shmem_malloc((size_t)1 << 40) == NULL, "a TiB");
     untouched();
 }
@@ -347,13 +347,13 @@ static void test_disagreement(void)
     size_t before, after;
     const int code = SHMEMX_ERR_MISMATCH;
     calls = "different arguments";
-    shmemx_heap_info(NULL, &before, NULL);
-    REFUSED(code, "PE", shmemx_malloc(&p, 100 + (size_t)(me == 1), 0, 0));
-    REFUSED(code, "PE", shmemx_malloc(&p, 128, me == 0 ? 64 : 128, 0));
+    shmemx_heap_info(SHMEMX_MEM_HOST, NULL, &before, NULL);
+    REFUSED(code, "PE", shmemx_allocate(&p, 100 + (size_t)(me == 1), 0, 0, SHMEMX_MEM_HOST));
+    REFUSED(code, "PE", shmemx_allocate(&p, 128, me == 0 ? 64 : 128, 0, SHMEMX_MEM_HOST));
     CHECK(p == NULL || p == private_, "%s: malloc gave %p", calls, p);
     CHECK(shmem_malloc(200 + (size_t)me) == NULL, "%s: malloc", calls);
     REFUSED(code, "PE", shmemx_free(me == 0 ? a : b));
-    shmemx_heap_info(NULL, &after, NULL);
+    shmemx_heap_info(SHMEMX_MEM_HOST, NULL, &after, NULL);
     CHECK(before == after, "%s: %zu bytes in use, %zu before", calls, after, before);
     REFUSED(code, "PE", shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, me ? npes : 1, NULL, 0, &team));
     REFUSED(code, "PE",
@@ -372,7 +372,7 @@ int main(void)
     refill();
     shmem_barrier_all();
     size_t total = 0, used, most;
-    shmemx_heap_info(&total, &used, &most);
+    shmemx_heap_info(SHMEMX_MEM_HOST, &total, &used, &most);
     test_target("a private target", private_, 8);
     test_target("a private target", private_, 64);
     test_target("the stack", (long[]){0}, 8);

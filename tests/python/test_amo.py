@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+import pyshmem as shmem
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pyshmem as shmem
 from pyshmem import errors
 
 INTEGERS = [np.int32, np.int64, np.uint32, np.uint64, np.dtype("q"), np.dtype("L")]
 FLOATS = [np.float32, np.float64]
 BITWISE = {"and": lambda a, b: a & b, "or": lambda a, b: a | b, "xor": lambda a, b: a ^ b}
+
+
+APPLY = {**BITWISE, "add": lambda a, b: (a + b) % 2**32, "swap": lambda a, b: b}
 
 
 def right() -> int:
@@ -168,27 +170,34 @@ def test_contention():
     shmem.free(a)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["add", "and", "or", "xor", "swap"]), st.integers(0, 2**32 - 1)), max_size=8))
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["add", "and", "or", "xor", "swap"]), st.integers(0, 2**32 - 1)), max_size=8
+    )
+)
 def test_sequences_against_python(steps):
     pe, value = right(), 0
     a = shmem.zeros(1, np.uint32)
     for name, operand in steps:
         function = shmem.atomic_swap if name == "swap" else getattr(shmem, f"atomic_fetch_{name}")
         assert function(a, operand, pe) == value
-        value = {"swap": operand, "add": (value + operand) % 2**32}.get(name, 0) if name in ("swap", "add") else (
-            BITWISE[name](value, operand)
-        )  # fmt: skip
+        value = APPLY[name](value, operand)
     assert shmem.atomic_fetch(a, pe) == value
     shmem.barrier_all()
     shmem.free(a)
 
 
-# ---- misuse -------------------------------------------------------------------------------------------------------
+# ---- misuse ------------------------------------------------------------------------------------------------
 
 
 def test_bad_targets():
     n = shmem.n_pes()
-    words, halves, small, real = shmem.zeros(2, int), shmem.zeros(1, np.int16), shmem.zeros(1, "?"), shmem.zeros(1)
+    words, halves, small, real = (
+        shmem.zeros(2, int),
+        shmem.zeros(1, np.int16),
+        shmem.zeros(1, "?"),
+        shmem.zeros(1),
+    )
     with pytest.raises(errors.ArgumentError, match=r"target has 2 elements \(shape \(2,\)\), exactly 1"):
         shmem.atomic_add(words, 1, 0)
     with pytest.raises(errors.ArgumentError, match="target has 0 elements"):

@@ -20,7 +20,8 @@ from pyshmem.bench.figures import GROUPS, Figure, figure, from_json, quartiles, 
 
 _FOREIGN = (*launch.LAUNCHER_PREFIXES, "SHMEM_", "RANK", "WORLD_SIZE", "MASTER_")
 
-alone = pytest.mark.npes(1)
+# Jobs are started from here; inside one there is nothing more to see.
+pytestmark = pytest.mark.npes(1)
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -54,7 +55,6 @@ def some_figure(**change: object) -> Figure:
 # ---- info --------------------------------------------------------------------------------------------------
 
 
-@alone
 def test_info_json_says_what_was_found_and_why_not_the_rest() -> None:
     done = pyshmem("info", "--json", SHMEM_SYMMETRIC_SIZE="64M")
     assert done.returncode == 0, done.stderr
@@ -79,7 +79,6 @@ def test_info_json_says_what_was_found_and_why_not_the_rest() -> None:
     assert found["machine"]["usable"] == len(found["machine"]["affinity"])
 
 
-@alone
 def test_info_for_people_names_every_part() -> None:
     done = pyshmem("info")
     assert done.returncode == 0, done.stderr
@@ -96,7 +95,6 @@ def test_info_for_people_names_every_part() -> None:
     assert done.stdout == "\n".join(line.rstrip() for line in done.stdout.splitlines()) + "\n"
 
 
-@alone
 def test_info_where_no_job_can_be_started_says_why_and_ends_with_1() -> None:
     done = pyshmem("info", "--json", SHMEM_BOOTSTRAP="carrier-pigeon")
     assert done.returncode == 1
@@ -105,7 +103,6 @@ def test_info_where_no_job_can_be_started_says_why_and_ends_with_1() -> None:
     assert "carrier-pigeon" in found["job"]["error"] and "pmix" in found["job"]["error"]
 
 
-@alone
 def test_info_under_mpirun_is_printed_once() -> None:
     launcher = launch.find_launchers()[0]
     text = "".join(launch.start(launcher, 3, launch.python_command("info", "--json")))
@@ -147,7 +144,6 @@ int main(void)
 """
 
 
-@alone
 def test_config_builds_a_c_program_that_runs_under_mpirun(tmp_path: Path) -> None:
     flags = shlex.split(pyshmem("config", "--cflags", "--libs").stdout)
     (tmp_path / "hello.c").write_text(_PROGRAM)
@@ -189,7 +185,6 @@ def test_config_without_a_wish_or_a_library_says_so(monkeypatch: pytest.MonkeyPa
 # ---- bench -------------------------------------------------------------------------------------------------
 
 
-@alone
 def test_bench_json_is_a_line_for_each_figure() -> None:
     done = pyshmem("bench", "--quick", "--repeat", "2", "--only", "put", "--json")
     assert done.returncode == 0, done.stderr
@@ -205,7 +200,6 @@ def test_bench_json_is_a_line_for_each_figure() -> None:
     assert next(f for f in found if f and f.op == "put" and f.bytes == 8).target == 20
 
 
-@alone
 def test_bench_in_a_job_of_one_and_every_group_from_c_and_python() -> None:
     launcher = launch.find_launchers()[0]
     command = launch.python_command("bench", "--repeat", "1", "--slice-us", "50", "--json")
@@ -215,7 +209,6 @@ def test_bench_in_a_job_of_one_and_every_group_from_c_and_python() -> None:
     assert found[0]["npes"] == 1
 
 
-@alone
 def test_bench_with_more_pes_than_cores_compares_with_a_core_each() -> None:
     npes = launch.processors() + 1
     done = pyshmem(
@@ -230,7 +223,6 @@ def test_bench_with_more_pes_than_cores_compares_with_a_core_each() -> None:
     assert {f.npes for f in found if f} == {npes, *([npes - 1] if npes > 2 else [])}
 
 
-@alone
 def test_bench_beside_mpi4py() -> None:
     if others.available()["mpi4py"] is False:
         pytest.fail("the tests' environment has mpi4py")
@@ -242,7 +234,6 @@ def test_bench_beside_mpi4py() -> None:
     assert ratios["dispatch + combine"].target == 1.5 and ratios["dispatch + combine"].at_least
 
 
-@alone
 def test_npes_inside_a_job_must_be_its_size() -> None:
     launcher = launch.find_launchers()[0]
     command = launcher.command(2, launch.python_command("bench", "--npes", "3", "--only", "sync"))

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-
 import pyshmem as shmem
+import pytest
 from pyshmem import errors
 
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import gc
 import pickle
+from itertools import pairwise
 
 import numpy as np
+import pyshmem as shmem
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pyshmem as shmem
 from pyshmem import errors
 
 DTYPES = [*"bhilqBHILQfdgFDe?", "S5", "V3", "M8[s]", "bfloat16", "float8_e4m3fn"]
@@ -109,9 +109,19 @@ def test_alloc_and_fromalloc():
 
 def test_views_are_symmetric_and_results_are_not():
     a = shmem.array(np.arange(12.0).reshape(3, 4))
-    for view in (a[1], a[:2], a.T, a.reshape(4, 3), a.ravel(), a[1, 2:3], a.view(np.int64), np.asarray(a)[1:]):
+    for view in (
+        a[1],
+        a[:2],
+        a.T,
+        a.reshape(4, 3),
+        a.ravel(),
+        a[1, 2:3],
+        a.view(np.int64),
+        np.asarray(a)[1:],
+    ):
         assert shmem.is_symmetric(view)
-    for result in (a + 1, np.sqrt(a), a.copy(), a.astype(int), a.sum(0), a * a, copy.copy(a), copy.deepcopy(a),
+    for result in (a + 1, np.sqrt(a), a.copy(), a.astype(int), a.sum(0), a * a, copy.copy(a),
+                   copy.deepcopy(a),
                    pickle.loads(pickle.dumps(a)), a > 1, -a, a @ a.T, np.zeros(3)):  # fmt: skip
         assert type(result) is np.ndarray
         assert not shmem.is_symmetric(result)
@@ -241,7 +251,7 @@ def test_cycles_are_collected_when_the_heap_is_full():
 
 @pytest.mark.npes(min=2)
 def test_pes_that_ask_for_different_things():
-    with pytest.raises(errors.MismatchError, match="PE .* in malloc of"):
+    with pytest.raises(errors.MismatchError, match=r"PE .* in malloc of"):
         shmem.zeros(10 + shmem.my_pe())
     with pytest.raises(ValueError):
         shmem.zeros(10 + shmem.my_pe())
@@ -306,7 +316,7 @@ def test_allocations_do_not_overlap(steps):
             a[:] = len(held) % 251
             held.append(a)
     spans = sorted((a.ctypes.data, a.ctypes.data + a.size) for a in held)
-    assert all(end <= start for (_, end), (start, _) in zip(spans, spans[1:], strict=False))
+    assert all(end <= start for (_, end), (start, _) in pairwise(spans))
     for a in held:
         assert a.size == 0 or (a == a[0]).all()
         shmem.free(a)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-
 import pyshmem as shmem
+import pytest
 from pyshmem import errors
 
 
@@ -89,7 +88,9 @@ def test_misuse():
         with pytest.raises(TypeError, match=f"{call.__name__}: lock is int"):
             call(3)
         with pytest.raises(errors.AddressError, match="not in the symmetric heap"):
-            call(np.zeros(1, np.int64)) if call is not shmem.del_lock else shmem.set_lock(np.zeros(1, np.int64))
+            call(np.zeros(1, np.int64)) if call is not shmem.del_lock else shmem.set_lock(
+                np.zeros(1, np.int64)
+            )
     small = shmem.zeros(1, np.int16)
     with pytest.raises(TypeError, match="lock has dtype int16; possible are int64"):
         shmem.set_lock(small)

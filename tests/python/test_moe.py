@@ -302,8 +302,9 @@ def test_dropped_objects_are_freed_later() -> None:
     ep = case.make()
     used = pyshmem.heap_info()[1]
     assert used > free
-    with pytest.raises(ZeroDivisionError), case.make() as other:
-        got = other.dispatch(*case.mine)
+    other = case.make()
+    got = other.dispatch(*case.mine)
+    with pytest.raises(ZeroDivisionError), other:
         _ = 1 / 0
     if ME % 2 == 0:  # each PE at its own time
         del ep

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pyshmem as shmem
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pyshmem as shmem
 from pyshmem import errors
 
 DTYPES = [*"bhilqBHILQfdgFDe?", "S5", "V3", "M8[s]", "bfloat16", "float8_e4m3fn", ">i4", "i4,f8"]
@@ -22,7 +21,7 @@ def dtype_of(name: str) -> np.dtype:
 
 def data(dtype: np.dtype, count: int, seed: int) -> np.ndarray:
     """Any bytes make elements of any dtype; bool takes 0 and 1."""
-    top = 2 if dtype == bool else 100
+    top = 2 if dtype.kind == "b" else 100
     raw = np.random.default_rng(seed).integers(0, top, count * dtype.itemsize, dtype=np.uint8)
     return raw.view(dtype)
 
@@ -40,7 +39,10 @@ def around() -> tuple[int, int, int]:
 def test_put_and_get(name):
     dtype = dtype_of(name)
     me, right, left = around()
-    for put, get, finish in ((shmem.put, shmem.get, shmem.quiet), (shmem.put_nbi, shmem.get_nbi, shmem.quiet)):
+    for put, get, finish in (
+        (shmem.put, shmem.get, shmem.quiet),
+        (shmem.put_nbi, shmem.get_nbi, shmem.quiet),
+    ):
         target = shmem.zeros(7, dtype)
         put(target, data(dtype, 7, me), right)  # a temporary source: nbi must keep it
         finish()
@@ -62,7 +64,13 @@ def test_sizes():
     me, right, left = around()
     source = np.arange(5) + 10 * me
     target = shmem.full(8, -1, np.int64)
-    for size, context in ((3, None), (None, None), (0, None), (2, shmem.CTX_DEFAULT), (None, shmem.CTX_DEFAULT)):
+    for size, context in (
+        (3, None),
+        (None, None),
+        (0, None),
+        (2, shmem.CTX_DEFAULT),
+        (None, shmem.CTX_DEFAULT),
+    ):
         target[:] = -1
         shmem.barrier_all()
         shmem.put(target, source, right, size, context)
@@ -109,8 +117,8 @@ def test_symmetric_source_and_every_peer():
 
 
 @given(
-    count=st.integers(1, 40), tst=st.integers(1, 7), sst=st.integers(1, 7), size=st.none() | st.integers(0, 8),
-    name=st.sampled_from(["i1", "i2", "i4", "f8", "c16", "V3"]),
+    count=st.integers(1, 40), tst=st.integers(1, 7), sst=st.integers(1, 7),
+    size=st.none() | st.integers(0, 8), name=st.sampled_from(["i1", "i2", "i4", "f8", "c16", "V3"]),
 )  # fmt: skip
 def test_strided(count, tst, sst, size, name):
     me, right, left = around()
@@ -139,7 +147,7 @@ def test_strided(count, tst, sst, size, name):
     shmem.free(source)
 
 
-# ---- misuse: the message has the values, and nothing is written -------------------------------------------------
+# ---- misuse: the message has the values, and nothing is written --------------------------------------------
 
 
 @pytest.fixture
@@ -168,7 +176,9 @@ def test_put_refuses(call, target):
         call(target, x.astype(np.float32), 0)
     with pytest.raises(TypeError, match="float64 and >f8"):
         call(target, x.astype(">f8"), 0)
-    with pytest.raises(errors.ArgumentError, match=r"source is not contiguous: shape \(4,\), strides \(16,\)"):
+    with pytest.raises(
+        errors.ArgumentError, match=r"source is not contiguous: shape \(4,\), strides \(16,\)"
+    ):
         call(target, np.zeros(8)[::2], 0)
     with pytest.raises(errors.ArgumentError, match="target is not contiguous"):
         call(target[::2], x, 0)
@@ -199,7 +209,7 @@ def test_get_refuses(call, target):
         call(np.zeros(4, np.int64), target, 0)
     read_only = np.zeros(4)
     read_only.flags.writeable = False
-    with pytest.raises(errors.ArgumentError, match="target .* is read-only"):
+    with pytest.raises(errors.ArgumentError, match=r"target .* is read-only"):
         call(read_only, target, 0)
     with pytest.raises(errors.ArgumentError, match="size 5 exceeds the 4 elements"):
         call(np.zeros(9), target, 0, size=5)

@@ -6,9 +6,8 @@ import inspect
 import subprocess
 import sys
 
-import pytest
-
 import pyshmem as shmem
+import pytest
 from pyshmem import errors
 
 
@@ -95,7 +94,7 @@ def test_all_public_names_are_documented():
             assert thing.__doc__, name
 
 
-# ---- other jobs ------------------------------------------------------------------------------------------------
+# ---- other jobs --------------------------------------------------------------------------------------------
 
 _AROUND = """
 import numpy as np, pyshmem as shmem
@@ -112,7 +111,8 @@ def must(kind, function, *arguments):
 @pytest.mark.npes(1)
 def test_import_initializes_nothing_and_first_use_does():
     code = _AROUND + (
-        "assert not shmem.initialized() and 'not initialized' in shmem.info() and shmem.bootstrap_name() == ''\n"
+        "assert not shmem.initialized() and 'not initialized' in shmem.info()\n"
+        "assert shmem.bootstrap_name() == ''\n"
         "assert shmem.my_pe() == 0 and shmem.initialized()\n"
         "shmem.init(); shmem.finalize(); assert not shmem.initialized()\n"  # init took the automatic one over
         "assert 'was finalized' in must(errors.NotInitializedError, shmem.my_pe)\n"
@@ -121,7 +121,9 @@ def test_import_initializes_nothing_and_first_use_does():
         "shmem.init(); assert shmem.n_pes() == 1\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
-    code = _AROUND + "shmem.rc.initialize = False\nassert 'rc.initialize' in must(RuntimeError, shmem.n_pes)\n"
+    code = (
+        _AROUND + "shmem.rc.initialize = False\nassert 'rc.initialize' in must(RuntimeError, shmem.n_pes)\n"
+    )
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
 
 
@@ -137,7 +139,8 @@ def test_arrays_outlive_the_job(run_pes):
         "a[0] = 5\n"
         "for call in ('shmem.put(a, b, 0)', 'shmem.put(view, np.ones(4), 0)', 'shmem.get(a, b, 0)',\n"
         "             'shmem.atomic_fetch_add(word, 1, 0)', 'shmem.wait_until(word, \"==\", 0)',\n"
-        "             'shmem.signal_fetch(signal)', 'lock.acquire()', 'shmem.sum_reduce(a, b)', 'shmem.free(a)'):\n"
+        "             'shmem.signal_fetch(signal)', 'lock.acquire()', 'shmem.sum_reduce(a, b)',\n"
+        "             'shmem.free(a)'):\n"
         "    text = must(errors.AddressError, eval, call)\n"
         "    assert 'finalized' in text, text\n"
         "shmem.init()\n"
@@ -182,7 +185,8 @@ def test_unhandled_exception_ends_the_job(run_pes):
     assert done.returncode == 1
     done = run_pes(  # a hook that does not call ours
         2,
-        "import sys, pyshmem as shmem\nme = shmem.my_pe()\nsys.excepthook = lambda *a: print('mine', file=sys.stderr)\n"
+        "import sys, pyshmem as shmem\nme = shmem.my_pe()\n"
+        "sys.excepthook = lambda *a: print('mine', file=sys.stderr)\n"
         "if me == 1: raise ValueError\nshmem.barrier_all(); shmem.barrier_all()\n",
     )
     assert done.returncode != 0
@@ -203,7 +207,9 @@ def test_normal_end_finalizes(run_pes):
 
 @pytest.mark.npes(1)
 def test_global_exit(run_pes):
-    done = run_pes(3, "import pyshmem as s\nif s.my_pe() == 2: print('last words'); s.global_exit(7)\ns.barrier_all()")
+    done = run_pes(
+        3, "import pyshmem as s\nif s.my_pe() == 2: print('last words'); s.global_exit(7)\ns.barrier_all()"
+    )
     assert done.returncode == 7
     assert "last words" in done.stdout
 

@@ -7,9 +7,8 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
-
 import pyshmem as shmem
+import pytest
 
 RING = """
 mype, npes = shmem.my_pe(), shmem.n_pes()
@@ -113,7 +112,9 @@ shmem.free(mem)
 c = shmem.new_array((2, 3), 'f', clear=False); shmem.del_array(c)
 """
 
-PROGRAMS = {name.lower(): value for name, value in globals().items() if name.isupper() and isinstance(value, str)}
+PROGRAMS = {
+    name.lower(): value for name, value in globals().items() if name.isupper() and isinstance(value, str)
+}
 
 
 @pytest.mark.parametrize("name", PROGRAMS)
@@ -134,17 +135,21 @@ def test_program_of_its_own(run_pes, name):
 
 SIGNATURES = {
     "init": "", "init_thread": "requested", "finalize": "", "global_exit": "status", "my_pe": "", "n_pes": "",
-    "pe_accessible": "pe", "addr_accessible": "addr pe", "ptr": "target pe", "query_thread": "", "pcontrol": "level",
+    "pe_accessible": "pe", "addr_accessible": "addr pe", "ptr": "target pe", "query_thread": "",
+    "pcontrol": "level",
     "alloc": "count size align hints clear", "free": "mem", "fromalloc": "mem shape dtype order",
     "new_array": "shape dtype order align hints clear", "array": "obj dtype order align hints",
     "empty": "shape dtype order align hints", "zeros": "shape dtype order align hints",
     "ones": "shape dtype order align hints", "full": "shape fill_value dtype order align hints",
-    "put": "target source pe size ctx", "get": "target source pe size ctx", "put_nbi": "target source pe size ctx",
+    "put": "target source pe size ctx", "get": "target source pe size ctx",
+    "put_nbi": "target source pe size ctx",
     "get_nbi": "target source pe size ctx", "iput": "target source pe tst sst size ctx",
-    "iget": "target source pe tst sst size ctx", "atomic_set": "target value pe ctx", "atomic_inc": "target pe ctx",
+    "iget": "target source pe tst sst size ctx", "atomic_set": "target value pe ctx",
+    "atomic_inc": "target pe ctx",
     "atomic_fetch": "source pe ctx", "atomic_compare_swap": "target cond value pe ctx",
     "atomic_fetch_add": "target value pe ctx", "atomic_fetch_nbi": "fetch source pe ctx",
-    "atomic_compare_swap_nbi": "fetch target cond value pe ctx", "atomic_fetch_inc_nbi": "fetch target pe ctx",
+    "atomic_compare_swap_nbi": "fetch target cond value pe ctx",
+    "atomic_fetch_inc_nbi": "fetch target pe ctx",
     "atomic_op": "target value op pe ctx", "atomic_fetch_op": "target value op pe ctx",
     "atomic_fetch_op_nbi": "fetch target value op pe ctx", "new_signal": "", "del_signal": "signal",
     "signal_fetch": "signal", "put_signal": "target source pe signal value sigop size ctx",
@@ -167,7 +172,13 @@ def test_arguments_have_their_names_and_order(name):
 
 
 def test_classes_and_constants():
-    assert list(inspect.signature(shmem.Team.split_strided).parameters)[1:] == ["start", "stride", "size", "config", "kwargs"]
+    assert list(inspect.signature(shmem.Team.split_strided).parameters)[1:] == [
+        "start",
+        "stride",
+        "size",
+        "config",
+        "kwargs",
+    ]
     assert list(inspect.signature(shmem.Ctx.create).parameters) == ["options", "team"]
     assert list(inspect.signature(shmem.Lock.acquire).parameters) == ["self", "blocking"]
     for enum in (shmem.THREAD, shmem.CTX, shmem.MALLOC, shmem.AMO, shmem.SIGNAL, shmem.OP, shmem.CMP):

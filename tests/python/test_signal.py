@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
-
 import pyshmem as shmem
+import pytest
 from pyshmem import errors
 
 
@@ -63,7 +62,7 @@ def test_sizes_and_signals_without_data():
 
 
 def test_any_symmetric_uint64_is_a_signal():
-    me, right, _ = around()
+    _, right, _ = around()
     words = shmem.zeros(4, np.uint64)
     shmem.put_signal(words[1:2], np.array([5], np.uint64), right, words[3:], 8, shmem.SIGNAL.SET)
     assert shmem.signal_wait_until(words[3:], "==", 8) == 8
@@ -79,7 +78,7 @@ def test_misuse():
     for call in (shmem.put_signal, shmem.put_signal_nbi):
         with pytest.raises(errors.PEError, match=rf"PE {n} is out of range, 0 to {n - 1}"):
             call(target, x, n, signal, 1, shmem.SIGNAL.SET)
-        with pytest.raises(errors.ArgumentError, match="sigop 9 is neither SIGNAL.SET nor SIGNAL.ADD"):
+        with pytest.raises(errors.ArgumentError, match=r"sigop 9 is neither SIGNAL.SET nor SIGNAL.ADD"):
             call(target, x, 0, signal, 1, 9)
         for value in (-1, 2**64):
             with pytest.raises(OverflowError, match=f"{value} does not fit in uint64"):

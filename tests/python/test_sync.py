@@ -5,11 +5,10 @@ from __future__ import annotations
 import operator
 
 import numpy as np
+import pyshmem as shmem
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pyshmem as shmem
 from pyshmem import errors
 
 DTYPES = [np.int32, np.int64, np.uint32, np.uint64, np.dtype("q")]
@@ -37,14 +36,16 @@ def test_comparisons(dtype):
                 shmem.wait_until(word, cmp, value)
     for name, cmp in (("==", "EQ"), ("!=", "NE"), (">", "GT"), (">=", "GE"), ("<", "LT"), ("<=", "LE")):
         want = COMPARE[shmem.CMP[cmp]](5, 6)
-        assert shmem.test(word, name, 6) is shmem.test(word, cmp, 6) is shmem.test(word, cmp.lower(), 6) is want
+        assert (
+            shmem.test(word, name, 6) is shmem.test(word, cmp, 6) is shmem.test(word, cmp.lower(), 6) is want
+        )
     shmem.barrier_all()
     shmem.free(word)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_a_neighbour_ends_the_wait(dtype):
-    me, right, _ = around()
+    _, right, _ = around()
     words = shmem.zeros(4, dtype)
     for i in range(1, 4):
         shmem.atomic_set(words[:1], i, right)
@@ -78,7 +79,8 @@ def test_what_was_sent_before_is_visible():
 
 
 @given(
-    values=st.lists(st.integers(-3, 3), max_size=6), operands=st.lists(st.integers(-3, 3), min_size=6, max_size=6),
+    values=st.lists(st.integers(-3, 3), max_size=6),
+    operands=st.lists(st.integers(-3, 3), min_size=6, max_size=6),
     mask=st.none() | st.lists(st.integers(0, 2), min_size=6, max_size=6), cmp=st.sampled_from(list(COMPARE)),
 )  # fmt: skip
 def test_all_forms(values, operands, mask, cmp):
@@ -115,7 +117,7 @@ def test_misuse():
         with pytest.raises(errors.ArgumentError, match=f"{name}: comparison 'about' is none of"):
             call(words[:1], "about", 0)
         for cmp in (99, -1, None, 1.5):
-            with pytest.raises(errors.ArgumentError, match="comparison .* is none of"):
+            with pytest.raises(errors.ArgumentError, match=r"comparison .* is none of"):
                 call(words[:1], cmp, 0)
         for ivar, dtype in ((real, "float64"), (small, "int16")):
             with pytest.raises(TypeError, match=f"{name}: ivar has dtype {dtype}; possible are int32"):

@@ -182,6 +182,7 @@ int shmemi_bootstrap_env(struct shmemi_bootstrap *b, char *why, size_t n)
     int status = shmemi_star_join(b, &join);
     if (status != SHMEMX_SUCCESS)
         return status;
-    b->launched = true;
+    /* torchrun is our parent; a shell script that set the variables by hand may well end before us */
+    b->launched = getenv("TORCHELASTIC_RUN_ID") != NULL;
     return 1;
 }

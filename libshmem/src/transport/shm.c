@@ -23,9 +23,9 @@ static int shm_open(const struct shmemi_job *j)
     return SHMEMX_SUCCESS;
 }
 
-static int shm_connect(int pe)
+static int shm_connect(int pe, int segment)
 {
-    return job->local_of[pe] >= 0;
+    return segment == SHMEMI_SEGMENT_HOST && job->local_of[pe] >= 0;
 }
 
 static void shm_close(void)
@@ -44,21 +44,37 @@ static void *shm_map(int pe, int segment, uint64_t offset)
     return at(pe, segment, offset);
 }
 
-/* One element is one store: a PE that waits on it never sees half of it. Unaligned addresses go through memcpy,
- * which gcc turns into the same single move where the machine allows it. */
-static inline void copy(void *dest, const void *source, size_t n)
+/* An aligned element of 4 or 8 bytes is one relaxed atomic store or load: a PE that waits on it never sees half of it.
+ * The rest is memcpy, whose order within the bytes is nobody's business. */
+static inline bool aligned(const void *p, size_t n)
 {
-    switch (n) {
-    case 8:
-        memcpy(dest, source, 8);
-        break;
-    case 4:
-        memcpy(dest, source, 4);
-        break;
-    case 16:
-        memcpy(dest, source, 16);
-        break;
-    default:
+    return ((uintptr_t)p & (n - 1)) == 0;
+}
+
+static inline void store(void *dest, const void *source, size_t n)
+{
+    if (n == 8 && aligned(dest, 8)) {
+        uint64_t v;
+        memcpy(&v, source, 8);
+        __atomic_store_n((uint64_t *)dest, v, __ATOMIC_RELAXED);
+    } else if (n == 4 && aligned(dest, 4)) {
+        uint32_t v;
+        memcpy(&v, source, 4);
+        __atomic_store_n((uint32_t *)dest, v, __ATOMIC_RELAXED);
+    } else {
+        memcpy(dest, source, n);
+    }
+}
+
+static inline void load(void *dest, const void *source, size_t n)
+{
+    if (n == 8 && aligned(source, 8)) {
+        uint64_t v = __atomic_load_n((const uint64_t *)source, __ATOMIC_RELAXED);
+        memcpy(dest, &v, 8);
+    } else if (n == 4 && aligned(source, 4)) {
+        uint32_t v = __atomic_load_n((const uint32_t *)source, __ATOMIC_RELAXED);
+        memcpy(dest, &v, 4);
+    } else {
         memcpy(dest, source, n);
     }
 }
@@ -66,14 +82,14 @@ static inline void copy(void *dest, const void *source, size_t n)
 static int shm_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
 {
     (void)nbi;
-    copy(at(pe, segment, offset), source, n);
+    store(at(pe, segment, offset), source, n);
     return SHMEMX_SUCCESS;
 }
 
 static int shm_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi)
 {
     (void)nbi;
-    copy(dest, at(pe, segment, offset), n);
+    load(dest, at(pe, segment, offset), n);
     return SHMEMX_SUCCESS;
 }
 
@@ -132,7 +148,7 @@ static int shm_put_signal(int pe, int segment, uint64_t offset, const void *sour
 {
     (void)nbi;
     if (n)
-        copy(at(pe, segment, offset), source, n);
+        store(at(pe, segment, offset), source, n);
     _Atomic uint64_t *word = (void *)at(pe, sig_segment, sig_offset);
     /* release: the PE that reads the word (acquire, in signal.c and sync.c) sees the bytes */
     if (sig_op == SHMEM_SIGNAL_SET)

@@ -1,0 +1,98 @@
+/* Atomics on symmetric words of 4 and 8 bytes, relaxed, at system scope: one thread each. */
+#ifndef SHMEM_DEVICE_AMO_H
+#define SHMEM_DEVICE_AMO_H
+
+namespace shmem {
+
+namespace detail {
+
+/* PE's copy of p as a plain word, or nullptr (reported). */
+template <class T> SHMEMX_DEVICE_FN word<T> *target(T *p, int pe)
+{
+    static_assert(sizeof(T) == 4 || sizeof(T) == 8, "atomics take 32- and 64-bit types");
+    return valid(thread, SHMEMX_DEVICE_CALL_ATOMIC, p, sizeof(T), pe, sizeof(T)) ? words(at(p, pe)) : nullptr;
+}
+template <class T> constexpr SHMEMX_DEVICE_FN bool is_integer()
+{
+    return static_cast<T>(7) / static_cast<T>(2) == static_cast<T>(3);
+}
+
+} // namespace detail
+
+template <class T> SHMEMX_DEVICE_FN T atomic_fetch(const T *src, int pe)
+{
+    auto *w = detail::target(const_cast<T *>(src), pe);
+    return w == nullptr ? T() : detail::bits<T>(arch::load_relaxed(w));
+}
+template <class T> SHMEMX_DEVICE_FN void atomic_set(T *dst, same<T> value, int pe)
+{
+    if (auto *w = detail::target(dst, pe))
+        arch::store_relaxed(w, detail::bits<detail::word<T>>(value));
+}
+template <class T> SHMEMX_DEVICE_FN T atomic_swap(T *dst, same<T> value, int pe)
+{
+    auto *w = detail::target(dst, pe);
+    return w == nullptr ? T() : detail::bits<T>(arch::swap(w, detail::bits<detail::word<T>>(value)));
+}
+template <class T> SHMEMX_DEVICE_FN T atomic_compare_swap(T *dst, same<T> condition, same<T> value, int pe)
+{
+    static_assert(detail::is_integer<T>(), "compare_swap takes integers");
+    auto *w = detail::target(dst, pe);
+    return w == nullptr ? T()
+                        : detail::bits<T>(arch::compare_swap(w, detail::bits<detail::word<T>>(condition),
+                                                             detail::bits<detail::word<T>>(value)));
+}
+template <class T> SHMEMX_DEVICE_FN T atomic_fetch_add(T *dst, same<T> value, int pe)
+{
+    static_assert(detail::is_integer<T>(), "add takes integers");
+    auto *w = detail::target(dst, pe);
+    return w == nullptr ? T() : detail::bits<T>(arch::fetch_add(w, detail::bits<detail::word<T>>(value)));
+}
+template <class T> SHMEMX_DEVICE_FN T atomic_fetch_and(T *dst, same<T> value, int pe)
+{
+    static_assert(detail::is_integer<T>(), "and takes integers");
+    auto *w = detail::target(dst, pe);
+    return w == nullptr ? T() : detail::bits<T>(arch::fetch_and(w, detail::bits<detail::word<T>>(value)));
+}
+template <class T> SHMEMX_DEVICE_FN T atomic_fetch_or(T *dst, same<T> value, int pe)
+{
+    static_assert(detail::is_integer<T>(), "or takes integers");
+    auto *w = detail::target(dst, pe);
+    return w == nullptr ? T() : detail::bits<T>(arch::fetch_or(w, detail::bits<detail::word<T>>(value)));
+}
+template <class T> SHMEMX_DEVICE_FN T atomic_fetch_xor(T *dst, same<T> value, int pe)
+{
+    static_assert(detail::is_integer<T>(), "xor takes integers");
+    auto *w = detail::target(dst, pe);
+    return w == nullptr ? T() : detail::bits<T>(arch::fetch_xor(w, detail::bits<detail::word<T>>(value)));
+}
+
+/* Without a result the compiler emits a reduction, which does not wait for the peer. */
+template <class T> SHMEMX_DEVICE_FN void atomic_add(T *dst, same<T> value, int pe)
+{
+    (void)atomic_fetch_add(dst, value, pe);
+}
+template <class T> SHMEMX_DEVICE_FN void atomic_and(T *dst, same<T> value, int pe)
+{
+    (void)atomic_fetch_and(dst, value, pe);
+}
+template <class T> SHMEMX_DEVICE_FN void atomic_or(T *dst, same<T> value, int pe)
+{
+    (void)atomic_fetch_or(dst, value, pe);
+}
+template <class T> SHMEMX_DEVICE_FN void atomic_xor(T *dst, same<T> value, int pe)
+{
+    (void)atomic_fetch_xor(dst, value, pe);
+}
+template <class T> SHMEMX_DEVICE_FN T atomic_fetch_inc(T *dst, int pe)
+{
+    return atomic_fetch_add(dst, static_cast<T>(1), pe);
+}
+template <class T> SHMEMX_DEVICE_FN void atomic_inc(T *dst, int pe)
+{
+    (void)atomic_fetch_add(dst, static_cast<T>(1), pe);
+}
+
+} // namespace shmem
+
+#endif

@@ -1,0 +1,427 @@
+/* What the device API needs of an NVIDIA GPU, sm_70 and later; the counterpart of arch_host.h, same names.
+ *
+ * "System scope" below is PTX's .sys: other GPUs and CPUs observe the access. Remote addresses are always global
+ * memory; local sources and targets may be any memory that generic addresses reach, shared memory included.
+ */
+#ifndef SHMEM_DEVICE_ARCH_CUDA_H
+#define SHMEM_DEVICE_ARCH_CUDA_H
+
+#define SHMEMX_DEVICE_FN __device__ __forceinline__
+
+/* The module's copy of the state, found by hosts under this name and filled before the first launch. Weak when the
+ * program is linked from several device objects (-rdc=true), so that they share one copy. */
+#ifdef __CUDACC_RDC__
+extern "C" __attribute__((weak)) __constant__ shmemx_device_state shmem_device_state;
+__attribute__((weak)) __constant__ shmemx_device_state shmem_device_state;
+#else
+extern "C" {
+__constant__ shmemx_device_state shmem_device_state;
+}
+#endif
+
+namespace shmem {
+namespace arch {
+
+constexpr unsigned warp_width = 32;
+
+SHMEMX_DEVICE_FN const shmemx_device_state &state()
+{
+    return shmem_device_state;
+}
+
+/* ---- who am I ------------------------------------------------------------------------------------------ */
+
+SHMEMX_DEVICE_FN unsigned thread_index()
+{
+    return threadIdx.x + blockDim.x * (threadIdx.y + blockDim.y * threadIdx.z);
+}
+SHMEMX_DEVICE_FN unsigned block_index()
+{
+    return blockIdx.x + gridDim.x * (blockIdx.y + gridDim.y * blockIdx.z);
+}
+SHMEMX_DEVICE_FN unsigned block_threads()
+{
+    return blockDim.x * blockDim.y * blockDim.z;
+}
+
+/* Position in the scope and number of threads in it. */
+SHMEMX_DEVICE_FN unsigned lane(thread_scope)
+{
+    return 0;
+}
+SHMEMX_DEVICE_FN unsigned lane(warp_scope)
+{
+    return thread_index() % warp_width;
+}
+SHMEMX_DEVICE_FN unsigned lane(block_scope)
+{
+    return thread_index();
+}
+SHMEMX_DEVICE_FN unsigned width(thread_scope)
+{
+    return 1;
+}
+SHMEMX_DEVICE_FN unsigned width(warp_scope)
+{
+    return warp_width;
+}
+SHMEMX_DEVICE_FN unsigned width(block_scope)
+{
+    return block_threads();
+}
+
+/* ---- barriers of a scope: every thread's accesses before are visible to every thread after -------------- */
+
+SHMEMX_DEVICE_FN void sync(thread_scope)
+{
+}
+SHMEMX_DEVICE_FN void sync(warp_scope)
+{
+    __syncwarp();
+}
+SHMEMX_DEVICE_FN void sync(block_scope)
+{
+    __syncthreads();
+}
+/* A barrier that returns whether `ok` is true in all threads of the scope. */
+SHMEMX_DEVICE_FN bool all(thread_scope, bool ok)
+{
+    return ok;
+}
+SHMEMX_DEVICE_FN bool all(warp_scope, bool ok)
+{
+    __syncwarp();
+    return __all_sync(0xffffffffu, ok) != 0;
+}
+SHMEMX_DEVICE_FN bool all(block_scope, bool ok)
+{
+    return __syncthreads_and(ok) != 0;
+}
+
+/* ---- loads and stores at system scope ----------------------------------------------------------------- */
+
+SHMEMX_DEVICE_FN u8 load_relaxed(const u8 *p)
+{
+    unsigned v;
+    asm volatile("ld.relaxed.sys.u8 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return static_cast<u8>(v);
+}
+SHMEMX_DEVICE_FN u16 load_relaxed(const u16 *p)
+{
+    u16 v;
+    asm volatile("ld.relaxed.sys.u16 %0, [%1];" : "=h"(v) : "l"(p) : "memory");
+    return v;
+}
+SHMEMX_DEVICE_FN u32 load_relaxed(const u32 *p)
+{
+    u32 v;
+    asm volatile("ld.relaxed.sys.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+SHMEMX_DEVICE_FN u64 load_relaxed(const u64 *p)
+{
+    u64 v;
+    asm volatile("ld.relaxed.sys.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+    return v;
+}
+SHMEMX_DEVICE_FN u32 load_acquire(const u32 *p)
+{
+    u32 v;
+    asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    return v;
+}
+SHMEMX_DEVICE_FN u64 load_acquire(const u64 *p)
+{
+    u64 v;
+    asm volatile("ld.acquire.sys.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+    return v;
+}
+SHMEMX_DEVICE_FN void store_relaxed(u8 *p, u8 v)
+{
+    asm volatile("st.relaxed.sys.global.u8 [%0], %1;" ::"l"(p), "r"(static_cast<unsigned>(v)) : "memory");
+}
+SHMEMX_DEVICE_FN void store_relaxed(u16 *p, u16 v)
+{
+    asm volatile("st.relaxed.sys.global.u16 [%0], %1;" ::"l"(p), "h"(v) : "memory");
+}
+SHMEMX_DEVICE_FN void store_relaxed(u32 *p, u32 v)
+{
+    asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+SHMEMX_DEVICE_FN void store_relaxed(u64 *p, u64 v)
+{
+    asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+/* The dear one: 1.5 us across NVLink (H100), since it waits until all earlier stores of this thread, and those it has
+ * observed through a barrier, are acknowledged. */
+SHMEMX_DEVICE_FN void store_release(u32 *p, u32 v)
+{
+    asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
+SHMEMX_DEVICE_FN void store_release(u64 *p, u64 v)
+{
+    asm volatile("st.release.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+SHMEMX_DEVICE_FN void add_release(u64 *p, u64 v)
+{
+    asm volatile("red.release.sys.global.add.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+/* Orders this thread's accesses, and those it has observed, before its later ones, for every observer on any GPU or
+ * CPU that reads one of the later stores with an acquire. */
+SHMEMX_DEVICE_FN void fence()
+{
+    asm volatile("fence.acq_rel.sys;" ::: "memory");
+}
+
+/* ---- bulk data: plain accesses, 16 bytes at most -------------------------------------------------------- */
+
+using vec16 = ulonglong2;
+
+SHMEMX_DEVICE_FN vec16 make_vec16(u64 a, u64 b)
+{
+    return make_ulonglong2(a, b);
+}
+/* A peer's memory: past this SM's cache, which nobody keeps coherent with other GPUs. */
+SHMEMX_DEVICE_FN u8 load_remote(const u8 *p)
+{
+    return load_relaxed(p);
+}
+SHMEMX_DEVICE_FN u32 load_remote(const u32 *p)
+{
+    return load_relaxed(p);
+}
+SHMEMX_DEVICE_FN u64 load_remote(const u64 *p)
+{
+    return load_relaxed(p);
+}
+SHMEMX_DEVICE_FN vec16 load_remote(const vec16 *p)
+{
+    vec16 v;
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(p) : "memory");
+    return v;
+}
+template <class Word> SHMEMX_DEVICE_FN Word load_plain(const Word *p)
+{
+    return *p;
+}
+template <class Word> SHMEMX_DEVICE_FN void store_plain(Word *p, Word v)
+{
+    *p = v;
+}
+
+/* ---- atomics at system scope, relaxed; each returns the old value --------------------------------------- */
+
+SHMEMX_DEVICE_FN u32 fetch_add(u32 *p, u32 v)
+{
+    return atomicAdd_system(p, v);
+}
+SHMEMX_DEVICE_FN u64 fetch_add(u64 *p, u64 v)
+{
+    return atomicAdd_system(p, v);
+}
+SHMEMX_DEVICE_FN u32 fetch_and(u32 *p, u32 v)
+{
+    return atomicAnd_system(p, v);
+}
+SHMEMX_DEVICE_FN u64 fetch_and(u64 *p, u64 v)
+{
+    return atomicAnd_system(p, v);
+}
+SHMEMX_DEVICE_FN u32 fetch_or(u32 *p, u32 v)
+{
+    return atomicOr_system(p, v);
+}
+SHMEMX_DEVICE_FN u64 fetch_or(u64 *p, u64 v)
+{
+    return atomicOr_system(p, v);
+}
+SHMEMX_DEVICE_FN u32 fetch_xor(u32 *p, u32 v)
+{
+    return atomicXor_system(p, v);
+}
+SHMEMX_DEVICE_FN u64 fetch_xor(u64 *p, u64 v)
+{
+    return atomicXor_system(p, v);
+}
+SHMEMX_DEVICE_FN u32 swap(u32 *p, u32 v)
+{
+    return atomicExch_system(p, v);
+}
+SHMEMX_DEVICE_FN u64 swap(u64 *p, u64 v)
+{
+    return atomicExch_system(p, v);
+}
+SHMEMX_DEVICE_FN u32 compare_swap(u32 *p, u32 condition, u32 v)
+{
+    return atomicCAS_system(p, condition, v);
+}
+SHMEMX_DEVICE_FN u64 compare_swap(u64 *p, u64 condition, u64 v)
+{
+    return atomicCAS_system(p, condition, v);
+}
+
+/* ---- time ------------------------------------------------------------------------------------------------ */
+
+SHMEMX_DEVICE_FN u64 nanoseconds()
+{
+    u64 t;
+    asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
+    return t;
+}
+/* Between two polls. At first nothing: a poll is itself a trip to the L2 cache. After some milliseconds short naps, so
+ * that a long wait leaves the memory system to others. */
+SHMEMX_DEVICE_FN void relax(unsigned polls)
+{
+    if (polls > 8192)
+        asm volatile("nanosleep.u32 200;");
+}
+
+/* ---- packets ----------------------------------------------------------------------------------------------- */
+
+/* One lane's 16 bytes of a 128-byte line; eight neighbours store one line in one instruction, which NVLink carries
+ * whole. */
+SHMEMX_DEVICE_FN void line_store(void *p, u64 a, u64 b, bool)
+{
+    asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(p), "l"(a), "l"(b) : "memory");
+}
+SHMEMX_DEVICE_FN vec16 line_load(const void *p)
+{
+    vec16 v;
+    asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(p) : "memory");
+    return v;
+}
+/* The whole warp calls it. Fills v[i] with this lane's 16 bytes of the lines at p + i * step, i < count, when their
+ * last lanes (`flag_lane`; valid has bit i) hold `round`. The N loads are in flight together. False: `patience` ended. */
+template <unsigned N, class Patience>
+SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *p, unsigned step, unsigned count, unsigned valid,
+                                 bool flag_lane, u64 round, Patience &patience)
+{
+    for (;;) {
+        bool late = false;
+#pragma unroll
+        for (unsigned i = 0; i < N; ++i)
+            if (i < count && (valid >> i & 1))
+                v[i] = line_load(p + i * step);
+#pragma unroll
+        for (unsigned i = 0; i < N; ++i)
+            late = late || (i < count && (valid >> i & 1) && flag_lane && v[i].y != round);
+        if (!__any_sync(0xffffffffu, late))
+            return true;
+        if (__any_sync(0xffffffffu, patience.over()))
+            return false;
+    }
+}
+
+/* ---- bulk copies: the copy engine of the SM (TMA), through shared memory ------------------------------------ */
+
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+constexpr bool has_bulk = true;
+#else
+constexpr bool has_bulk = false;
+#endif
+
+SHMEMX_DEVICE_FN unsigned shared_address(const void *p)
+{
+    return static_cast<unsigned>(__cvta_generic_to_shared(p));
+}
+/* The engine moves between global and shared memory only. */
+SHMEMX_DEVICE_FN bool bulk_reaches(const void *dst, const void *src)
+{
+    return __isGlobal(dst) && __isGlobal(src);
+}
+/* One thread prepares `count` completion words (8 bytes each) of a stage in shared memory; then a block barrier. */
+SHMEMX_DEVICE_FN void bulk_open(u64 *done, unsigned count)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    for (unsigned i = 0; i < count; ++i)
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(done + i)) : "memory");
+    // observers: this thread, which initialized, and the copy engine, which will complete on the words
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#else
+    for (unsigned i = 0; i < count; ++i)
+        done[i] = 0;
+#endif
+}
+/* Each thread calls it, then a barrier, before one thread starts the engine.
+ * Observers: this thread's loads and stores, and the copy engine's accesses after the barrier. */
+SHMEMX_DEVICE_FN void bulk_fence()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async;" ::: "memory");
+#endif
+}
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+SHMEMX_DEVICE_FN void bulk_load(unsigned to, const unsigned char *from, unsigned bytes, unsigned done)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(done), "r"(bytes) : "memory");
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+                 "l"(from), "r"(bytes), "r"(done)
+                 : "memory");
+}
+SHMEMX_DEVICE_FN void bulk_loaded(unsigned done, unsigned phase)
+{
+    unsigned ready;
+    do {
+        asm volatile("{\n\t.reg .pred p;\n\t"
+                     "mbarrier.try_wait.parity.shared::cta.b64 p, [%1], %2;\n\t"
+                     "selp.u32 %0, 1, 0, p;\n\t}"
+                     : "=r"(ready)
+                     : "r"(done), "r"(phase)
+                     : "memory");
+    } while (!ready);
+}
+#endif
+/* One thread copies; addresses and bytes are multiples of 16. Loads of slots - 1 chunks are in flight while one chunk
+ * is stored. `phases` has one bit a slot and returns changed. On return the source has been read and the slots are
+ * free; the target is written after bulk_wait by the same thread. */
+SHMEMX_DEVICE_FN void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, unsigned char *slot, unsigned chunk,
+                                unsigned slots, u64 *done, unsigned &phases)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    const unsigned base = shared_address(slot), words = shared_address(done);
+    u64 loaded = 0; // bytes asked for so far
+    unsigned in = 0;
+    for (; in < slots - 1 && loaded < bytes; ++in) {
+        unsigned n = bytes - loaded < chunk ? static_cast<unsigned>(bytes - loaded) : chunk;
+        bulk_load(base + in * chunk, src + loaded, n, words + 8 * in);
+        loaded += n;
+    }
+    in %= slots;
+    unsigned out = 0;
+    for (u64 stored = 0; stored < bytes;) {
+        unsigned n = bytes - stored < chunk ? static_cast<unsigned>(bytes - stored) : chunk;
+        bulk_loaded(words + 8 * out, phases >> out & 1);
+        phases ^= 1u << out;
+        asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(dst + stored),
+                     "r"(base + out * chunk), "r"(n)
+                     : "memory");
+        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+        stored += n;
+        out = out + 1 == slots ? 0 : out + 1;
+        if (loaded < bytes) {
+            // the chunk before this one has left its slot
+            asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory");
+            unsigned m = bytes - loaded < chunk ? static_cast<unsigned>(bytes - loaded) : chunk;
+            bulk_load(base + in * chunk, src + loaded, m, words + 8 * in);
+            loaded += m;
+            in = in + 1 == slots ? 0 : in + 1;
+        }
+    }
+    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+#else
+    (void)dst, (void)src, (void)bytes, (void)slot, (void)chunk, (void)slots, (void)done, (void)phases;
+#endif
+}
+/* The engine's stores that this thread started are in memory and visible to it. */
+SHMEMX_DEVICE_FN void bulk_wait()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("cp.async.bulk.wait_group 0;" ::: "memory");
+#endif
+}
+
+} // namespace arch
+} // namespace shmem
+
+#endif

@@ -1,0 +1,343 @@
+/* What the device API needs of a machine, on CPU threads; the counterpart of arch_cuda.h, same names.
+ *
+ * A kernel is a callable that shmem::host::launch runs once a lane, each lane a thread, so that all concurrency is
+ * real. A warp is 8 lanes here: one packet line, and few enough threads for a small machine. "System scope" is
+ * std::atomic's ordinary scope: processes that share the heap observe it too.
+ */
+#ifndef SHMEM_DEVICE_ARCH_HOST_H
+#define SHMEM_DEVICE_ARCH_HOST_H
+
+#include <chrono>
+#include <condition_variable>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#define SHMEMX_DEVICE_FN inline
+
+namespace shmem {
+namespace arch {
+
+constexpr unsigned warp_width = 8;
+
+/* A barrier that also answers whether all who came said yes. */
+class meeting
+{
+public:
+    explicit meeting(unsigned members) : members_(members)
+    {
+    }
+    bool all(bool ok)
+    {
+        std::unique_lock<std::mutex> lock(mutex_);
+        agreed_ = agreed_ && ok;
+        if (++here_ == members_) {
+            verdict_ = agreed_;
+            agreed_ = true;
+            here_ = 0;
+            ++round_;
+            changed_.notify_all();
+            return verdict_;
+        }
+        unsigned round = round_;
+        changed_.wait(lock, [&] { return round != round_; });
+        return verdict_; // stays until all have come again, this lane among them
+    }
+
+private:
+    std::mutex mutex_;
+    std::condition_variable changed_;
+    unsigned members_, here_ = 0, round_ = 0;
+    bool agreed_ = true, verdict_ = true;
+};
+
+struct block_shared {
+    block_shared(unsigned threads, std::size_t bytes) : everybody(threads), memory(bytes + 128)
+    {
+        for (unsigned i = 0; i < threads; i += warp_width)
+            warps.push_back(std::make_unique<meeting>(threads - i < warp_width ? threads - i : warp_width));
+    }
+    meeting everybody;
+    std::vector<std::unique_ptr<meeting>> warps;
+    std::vector<unsigned char> memory;
+};
+
+struct lane_state {
+    const shmemx_device_state *state;
+    block_shared *block;
+    unsigned thread, threads, block_number;
+};
+/* Of the calling lane; set by host::launch. */
+inline lane_state &here()
+{
+    static thread_local lane_state lane = {nullptr, nullptr, 0, 1, 0};
+    return lane;
+}
+
+inline const shmemx_device_state &state()
+{
+    return *here().state;
+}
+inline unsigned thread_index()
+{
+    return here().thread;
+}
+inline unsigned block_index()
+{
+    return here().block_number;
+}
+inline unsigned block_threads()
+{
+    return here().threads;
+}
+inline unsigned lane(thread_scope)
+{
+    return 0;
+}
+inline unsigned lane(warp_scope)
+{
+    return thread_index() % warp_width;
+}
+inline unsigned lane(block_scope)
+{
+    return thread_index();
+}
+inline unsigned width(thread_scope)
+{
+    return 1;
+}
+inline unsigned width(warp_scope)
+{
+    return warp_width;
+}
+inline unsigned width(block_scope)
+{
+    return block_threads();
+}
+
+/* ---- barriers of a scope -------------------------------------------------------------------------------- */
+
+inline bool all(thread_scope, bool ok)
+{
+    return ok;
+}
+inline bool all(warp_scope, bool ok)
+{
+    return here().block->warps[thread_index() / warp_width]->all(ok);
+}
+inline bool all(block_scope, bool ok)
+{
+    return here().block->everybody.all(ok);
+}
+template <class Scope> inline void sync(Scope scope)
+{
+    (void)all(scope, true);
+}
+
+/* ---- loads and stores ------------------------------------------------------------------------------------- */
+
+/* ThreadSanitizer does not see fences: under it the store that follows one carries the release itself. */
+#ifdef __SANITIZE_THREAD__
+constexpr int relaxed_store = __ATOMIC_RELEASE;
+#else
+constexpr int relaxed_store = __ATOMIC_RELAXED;
+#endif
+
+template <class Word> inline Word load_relaxed(const Word *p)
+{
+    return __atomic_load_n(p, __ATOMIC_RELAXED);
+}
+template <class Word> inline Word load_acquire(const Word *p)
+{
+    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+}
+template <class Word> inline void store_relaxed(Word *p, Word v)
+{
+    __atomic_store_n(p, v, relaxed_store);
+}
+template <class Word> inline void store_release(Word *p, Word v)
+{
+    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+}
+inline void add_release(u64 *p, u64 v)
+{
+    (void)__atomic_fetch_add(p, v, __ATOMIC_RELEASE);
+}
+/* Observers: lanes of other PEs that read, with an acquire, what this lane stores later. */
+inline void fence()
+{
+#ifndef __SANITIZE_THREAD__
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
+/* ---- bulk data ---------------------------------------------------------------------------------------------- */
+
+struct alignas(16) vec16 {
+    u64 x, y;
+};
+inline vec16 make_vec16(u64 a, u64 b)
+{
+    return vec16{a, b};
+}
+/* memcpy: the words belong to objects of the caller's types. */
+template <class Word> inline Word load_plain(const Word *p)
+{
+    Word v;
+    std::memcpy(&v, static_cast<const void *>(p), sizeof v);
+    return v;
+}
+template <class Word> inline Word load_remote(const Word *p)
+{
+    return load_plain(p);
+}
+template <class Word> inline void store_plain(Word *p, Word v)
+{
+    std::memcpy(static_cast<void *>(p), &v, sizeof v);
+}
+
+/* ---- atomics; each returns the old value ---------------------------------------------------------------------- */
+
+template <class Word> inline Word fetch_add(Word *p, Word v)
+{
+    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
+}
+template <class Word> inline Word fetch_and(Word *p, Word v)
+{
+    return __atomic_fetch_and(p, v, __ATOMIC_ACQ_REL);
+}
+template <class Word> inline Word fetch_or(Word *p, Word v)
+{
+    return __atomic_fetch_or(p, v, __ATOMIC_ACQ_REL);
+}
+template <class Word> inline Word fetch_xor(Word *p, Word v)
+{
+    return __atomic_fetch_xor(p, v, __ATOMIC_ACQ_REL);
+}
+template <class Word> inline Word swap(Word *p, Word v)
+{
+    return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL);
+}
+template <class Word> inline Word compare_swap(Word *p, Word condition, Word v)
+{
+    __atomic_compare_exchange_n(p, &condition, v, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    return condition;
+}
+
+/* ---- time --------------------------------------------------------------------------------------------------------- */
+
+inline u64 nanoseconds()
+{
+    auto now = std::chrono::steady_clock::now().time_since_epoch();
+    return static_cast<u64>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
+}
+/* There are more lanes than cores: whoever waits gives way at once. */
+inline void relax(unsigned)
+{
+    std::this_thread::yield();
+}
+
+/* ---- packets: the flag of a line is stored after its data, and read before ----------------------------------- */
+
+inline void line_store(void *p, u64 a, u64 b, bool flag_lane)
+{
+    u64 *word = static_cast<u64 *>(p);
+    if (word != nullptr) {
+        store_relaxed(word, a);
+        if (!flag_lane)
+            store_relaxed(word + 1, b);
+    }
+    sync(warp_scope{}); // the other lanes' words come before the flag
+    if (word != nullptr && flag_lane)
+        store_release(word + 1, b); // observer: the flag lane of the receiver, in lines_load
+}
+template <unsigned N, class Patience>
+inline bool lines_load(vec16 (&v)[N], const unsigned char *p, unsigned step, unsigned count, unsigned valid,
+                       bool flag_lane, u64 round, Patience &patience)
+{
+    bool ok = true;
+    for (unsigned i = 0; i < N && ok; ++i)
+        if (i < count && (valid >> i & 1) && flag_lane)
+            while (load_acquire(reinterpret_cast<const u64 *>(p + i * step) + 1) != round && ok)
+                ok = !patience.over();
+    if (!all(warp_scope{}, ok)) // the flag lanes' acquires come before the other lanes' loads
+        return false;
+    for (unsigned i = 0; i < N; ++i)
+        if (i < count && (valid >> i & 1)) {
+            const u64 *word = reinterpret_cast<const u64 *>(p + i * step);
+            v[i] = make_vec16(load_relaxed(word), load_relaxed(word + 1));
+        }
+    return true;
+}
+inline vec16 line_load(const void *p)
+{
+    const u64 *word = static_cast<const u64 *>(p);
+    return make_vec16(load_relaxed(word), load_relaxed(word + 1));
+}
+
+/* ---- bulk copies: the same slots, filled and emptied by one lane ----------------------------------------------- */
+
+constexpr bool has_bulk = true;
+
+inline bool bulk_reaches(const void *, const void *)
+{
+    return true;
+}
+inline void bulk_open(u64 *done, unsigned count)
+{
+    for (unsigned i = 0; i < count; ++i)
+        done[i] = 0;
+}
+inline void bulk_fence()
+{
+}
+inline void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, unsigned char *slot, unsigned chunk,
+                      unsigned slots, u64 *done, unsigned &phases)
+{
+    unsigned in = 0;
+    for (u64 at = 0; at < bytes; at += chunk, in = in + 1 == slots ? 0 : in + 1) {
+        std::size_t n = bytes - at < chunk ? static_cast<std::size_t>(bytes - at) : chunk;
+        std::memcpy(slot + static_cast<std::size_t>(in) * chunk, src + at, n);
+        std::memcpy(dst + at, slot + static_cast<std::size_t>(in) * chunk, n);
+        ++done[in];
+        phases ^= 1u << in;
+    }
+}
+inline void bulk_wait()
+{
+}
+
+} // namespace arch
+
+namespace host {
+
+/* Runs kernel() in blocks * threads lanes, all at once, and returns when every one is done. Each block has
+ * shared_bytes of memory (128-byte aligned, zero) at host::shared(). */
+template <class Kernel>
+void launch(const shmemx_device_state &state, unsigned blocks, unsigned threads, std::size_t shared_bytes, Kernel kernel)
+{
+    std::vector<std::unique_ptr<arch::block_shared>> shared;
+    std::vector<std::thread> lanes;
+    for (unsigned b = 0; b < blocks; ++b) {
+        shared.push_back(std::make_unique<arch::block_shared>(threads, shared_bytes));
+        for (unsigned t = 0; t < threads; ++t)
+            lanes.emplace_back([&state, &kernel, block = shared.back().get(), threads, t, b] {
+                arch::here() = arch::lane_state{&state, block, t, threads, b};
+                kernel();
+            });
+    }
+    for (std::thread &lane : lanes)
+        lane.join();
+}
+inline unsigned char *shared()
+{
+    unsigned char *p = arch::here().block->memory.data();
+    return p + (128 - reinterpret_cast<std::uintptr_t>(p) % 128) % 128;
+}
+
+} // namespace host
+} // namespace shmem
+
+#endif

@@ -1,0 +1,64 @@
+/* What libshmem needs of a GPU, and nothing else: memory that processes can share at chosen addresses, copies, and
+ * stream-ordered words. gpu_cuda.c implements it over the CUDA driver, opened when first needed; a port to another GPU
+ * is one such file beside device/arch_*.h.
+ *
+ * Errors: 0 or a negative SHMEMX_ERR_*, logged where detected with the driver's own text. All calls make the device's
+ * context current for the calling thread first, and leave another one alone that was current already on that device.
+ */
+#ifndef SHMEMI_GPU_H
+#define SHMEMI_GPU_H
+
+#include "base.h"
+
+typedef void *shmemi_stream_t; /* the driver's handle; NULL = its default stream */
+typedef uint64_t shmemi_chunk_t; /* physical memory of one device */
+
+/* 1 = there is a usable GPU; 0 = none, why says what is missing. Local, cheap after the first time. */
+int shmemi_gpu_probe(char *why, size_t n);
+/* Chooses the device: the current context's, else number local_rank modulo devices; opens it. Again = no-op. */
+int shmemi_gpu_open(const char *call, int local_rank);
+void shmemi_gpu_close(void);
+bool shmemi_gpu_is_open(void);
+/* "device 0, NVIDIA H100 80GB, driver 13.0" */
+const char *shmemi_gpu_name(void);
+int shmemi_gpu_device(void);
+size_t shmemi_gpu_total_bytes(void);
+
+/* Address space without memory, aligned to the granularity. */
+int shmemi_gpu_reserve(const char *call, size_t bytes, char **base);
+void shmemi_gpu_unreserve(char *base, size_t bytes);
+/* Chunks have multiples of this many bytes. */
+size_t shmemi_gpu_granularity(void);
+/* New memory and a descriptor (close-on-exec, the caller's) by which other processes get at it. */
+int shmemi_gpu_chunk_create(const char *call, size_t bytes, shmemi_chunk_t *chunk, int *fd);
+int shmemi_gpu_chunk_import(const char *call, int fd, int pe, shmemi_chunk_t *chunk);
+/* Readable and writable by this process's device from then on. */
+int shmemi_gpu_chunk_map(const char *call, char *at, size_t bytes, shmemi_chunk_t chunk);
+/* Waits for the device first: nothing may still use the range. */
+void shmemi_gpu_chunk_unmap(char *at, size_t bytes, shmemi_chunk_t chunk);
+
+/* Is it memory that the CPU must not touch? false for host memory and before open. */
+bool shmemi_gpu_owns(const void *p);
+/* Any of host and device memory on either side, in the order of the stream. */
+int shmemi_gpu_copy(const char *call, void *dest, const void *source, size_t n, shmemi_stream_t stream);
+int shmemi_gpu_fill(const char *call, void *dest, int byte, size_t n, shmemi_stream_t stream);
+int shmemi_gpu_sync(const char *call, shmemi_stream_t stream);
+/* The library's own stream, not synchronized with the default one. */
+shmemi_stream_t shmemi_gpu_stream(void);
+/* *word = value, after everything before it in the stream is visible to the whole system. */
+int shmemi_gpu_write_word(const char *call, uint64_t *word, uint64_t value, shmemi_stream_t stream);
+/* What comes after it in the stream waits until *word >= value (signed difference). */
+int shmemi_gpu_wait_word(const char *call, const uint64_t *word, uint64_t value, shmemi_stream_t stream);
+
+/* Kernels of the library: PTX text in, function out; arguments as cuLaunchKernel takes them. */
+int shmemi_gpu_load(const char *call, const char *ptx, void **module);
+int shmemi_gpu_function(const char *call, void *module, const char *name, void **function);
+int shmemi_gpu_global(const char *call, void *module, const char *name, char **address, size_t *bytes);
+int shmemi_gpu_launch(const char *call, void *function, unsigned blocks, unsigned threads, unsigned shared_bytes,
+                      void **arguments, shmemi_stream_t stream);
+
+/* Pinned host memory that the device can read and write at the same address. */
+int shmemi_gpu_host_alloc(const char *call, size_t bytes, void **p);
+void shmemi_gpu_host_free(void *p);
+
+#endif

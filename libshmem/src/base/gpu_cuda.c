@@ -1,0 +1,440 @@
+/* The GPU layer over the CUDA driver API. libcuda.so.1 is opened when first asked for; its types are declared here after
+ * the public documentation of the driver's ABI, so that building needs no CUDA toolkit. */
+#define _GNU_SOURCE
+#include "gpu.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+typedef int CUresult;
+typedef int CUdevice;
+typedef struct CUctx_st *CUcontext;
+typedef struct CUstream_st *CUstream;
+typedef unsigned long long CUdeviceptr;
+typedef struct {
+    int type, id;
+} CUmemLocation;
+typedef struct {
+    int type, handle_types;
+    CUmemLocation location;
+    void *win32;
+    struct {
+        unsigned char compression, rdma;
+        unsigned short usage;
+        unsigned char reserved[4];
+    } flags;
+} CUmemAllocationProp;
+typedef struct {
+    CUmemLocation location;
+    int flags;
+} CUmemAccessDesc;
+
+enum {
+    MEMORY_PINNED = 1,
+    HANDLE_FD = 1,
+    LOCATION_DEVICE = 1,
+    ACCESS_READ_WRITE = 3,
+    GRANULARITY_RECOMMENDED = 1,
+    STREAM_NON_BLOCKING = 1,
+    POINTER_MEMORY_TYPE = 2, /* CU_POINTER_ATTRIBUTE_MEMORY_TYPE */
+    MEMORY_TYPE_DEVICE = 2,
+    WAIT_GEQ = 0,
+    HOST_PORTABLE_MAPPED = 1 | 2,
+    ATTRIBUTE_VMM = 102,     /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
+    ATTRIBUTE_POSIX_FD = 103, /* ..HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED */
+};
+
+/* X(member, exported name, parameters) */
+#define DRIVER(X)                                                                                            \
+    X(init, cuInit, (unsigned))                                                                              \
+    X(driver_version, cuDriverGetVersion, (int *))                                                           \
+    X(error_string, cuGetErrorString, (CUresult, const char **))                                             \
+    X(device_count, cuDeviceGetCount, (int *))                                                               \
+    X(device_get, cuDeviceGet, (CUdevice *, int))                                                            \
+    X(device_name, cuDeviceGetName, (char *, int, CUdevice))                                                 \
+    X(device_memory, cuDeviceTotalMem_v2, (size_t *, CUdevice))                                              \
+    X(device_attribute, cuDeviceGetAttribute, (int *, int, CUdevice))                                        \
+    X(primary_retain, cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                     \
+    X(primary_release, cuDevicePrimaryCtxRelease_v2, (CUdevice))                                             \
+    X(context_current, cuCtxGetCurrent, (CUcontext *))                                                       \
+    X(context_set, cuCtxSetCurrent, (CUcontext))                                                             \
+    X(context_device, cuCtxGetDevice, (CUdevice *))                                                          \
+    X(context_sync, cuCtxSynchronize, (void))                                                                \
+    X(reserve, cuMemAddressReserve, (CUdeviceptr *, size_t, size_t, CUdeviceptr, unsigned long long))        \
+    X(unreserve, cuMemAddressFree, (CUdeviceptr, size_t))                                                    \
+    X(granularity, cuMemGetAllocationGranularity, (size_t *, const CUmemAllocationProp *, int))              \
+    X(create, cuMemCreate, (unsigned long long *, size_t, const CUmemAllocationProp *, unsigned long long))  \
+    X(release, cuMemRelease, (unsigned long long))                                                           \
+    X(export_handle, cuMemExportToShareableHandle, (void *, unsigned long long, int, unsigned long long))    \
+    X(import_handle, cuMemImportFromShareableHandle, (unsigned long long *, void *, int))                    \
+    X(map, cuMemMap, (CUdeviceptr, size_t, size_t, unsigned long long, unsigned long long))                  \
+    X(unmap, cuMemUnmap, (CUdeviceptr, size_t))                                                              \
+    X(set_access, cuMemSetAccess, (CUdeviceptr, size_t, const CUmemAccessDesc *, size_t))                    \
+    X(pointer_attribute, cuPointerGetAttribute, (void *, int, CUdeviceptr))                                  \
+    X(copy, cuMemcpyAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                                     \
+    X(fill, cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                                 \
+    X(stream_create, cuStreamCreate, (CUstream *, unsigned))                                                 \
+    X(stream_destroy, cuStreamDestroy_v2, (CUstream))                                                        \
+    X(stream_sync, cuStreamSynchronize, (CUstream))                                                          \
+    X(write_word, cuStreamWriteValue64_v2, (CUstream, CUdeviceptr, uint64_t, unsigned))                      \
+    X(wait_word, cuStreamWaitValue64_v2, (CUstream, CUdeviceptr, uint64_t, unsigned))                        \
+    X(module_load, cuModuleLoadData, (void **, const void *))                                                \
+    X(module_unload, cuModuleUnload, (void *))                                                               \
+    X(module_function, cuModuleGetFunction, (void **, void *, const char *))                                 \
+    X(module_global, cuModuleGetGlobal_v2, (CUdeviceptr *, size_t *, void *, const char *))                  \
+    X(launch, cuLaunchKernel,                                                                                \
+      (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **,      \
+       void **))                                                                                             \
+    X(host_alloc, cuMemHostAlloc, (void **, size_t, unsigned))                                               \
+    X(host_free, cuMemFreeHost, (void *))
+
+static struct {
+#define X(member, name, parameters) CUresult(*member) parameters;
+    DRIVER(X)
+#undef X
+} cu;
+
+static struct {
+    pthread_mutex_t lock;
+    bool tried, usable, open;
+    char why[160], name[160];
+    CUdevice device;
+    CUcontext context;
+    CUstream stream;
+    size_t granularity, total;
+} gpu = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+static SHMEMI_COLD int failed(const char *call, const char *what, CUresult code)
+{
+    const char *text = NULL;
+    if (cu.error_string)
+        cu.error_string(code, &text);
+    return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s: CUDA error %d, %s", what, code, text ? text : "unknown");
+}
+#define CHECKED(call, what, expression)                                                                      \
+    do {                                                                                                     \
+        CUresult code_ = (expression);                                                                       \
+        if (SHMEMI_UNLIKELY(code_ != 0))                                                                     \
+            return failed(call, what, code_);                                                                \
+    } while (0)
+
+/* ---- opening --------------------------------------------------------------------------------------------------- */
+
+static bool load(void)
+{
+    const char *const names[] = {"libcuda.so.1", NULL}, *why;
+    void *lib = shmemi_dl_open(names, &why);
+    if (!lib) {
+        snprintf(gpu.why, sizeof gpu.why, "%s", why);
+        return false;
+    }
+#define X(member, name, parameters)                                                                          \
+    *(void **)&cu.member = dlsym(lib, #name);                                                                \
+    if (!cu.member) {                                                                                        \
+        snprintf(gpu.why, sizeof gpu.why, "libcuda.so.1 has no %s: the driver is too old", #name);           \
+        return false;                                                                                        \
+    }
+    DRIVER(X)
+#undef X
+    int devices = 0;
+    CUresult code = cu.init(0);
+    if (code == 0)
+        code = cu.device_count(&devices);
+    if (code == 0 && devices > 0)
+        return true;
+    const char *text = "no device";
+    if (code)
+        cu.error_string(code, &text);
+    snprintf(gpu.why, sizeof gpu.why, "libcuda.so.1 is there, but: %s", text);
+    return false;
+}
+
+int shmemi_gpu_probe(char *why, size_t n)
+{
+    pthread_mutex_lock(&gpu.lock);
+    if (!gpu.tried) {
+        gpu.tried = true;
+        gpu.usable = load();
+    }
+    pthread_mutex_unlock(&gpu.lock);
+    if (why)
+        snprintf(why, n, "%s", gpu.usable ? "libcuda.so.1" : gpu.why);
+    return gpu.usable;
+}
+
+static CUmemAllocationProp properties(void)
+{
+    return (CUmemAllocationProp){
+        .type = MEMORY_PINNED, .handle_types = HANDLE_FD, .location = {LOCATION_DEVICE, gpu.device}};
+}
+
+static int open_device(const char *call, int local_rank)
+{
+    int devices, vmm = 0, fd = 0, version = 0;
+    char name[64] = "";
+    CUcontext current = NULL;
+    CHECKED(call, "cuCtxGetCurrent", cu.context_current(&current));
+    CHECKED(call, "cuDeviceGetCount", cu.device_count(&devices));
+    if (current)
+        CHECKED(call, "cuCtxGetDevice", cu.context_device(&gpu.device));
+    else
+        CHECKED(call, "cuDeviceGet", cu.device_get(&gpu.device, local_rank % devices));
+    CHECKED(call, "cuDeviceGetAttribute", cu.device_attribute(&vmm, ATTRIBUTE_VMM, gpu.device));
+    CHECKED(call, "cuDeviceGetAttribute", cu.device_attribute(&fd, ATTRIBUTE_POSIX_FD, gpu.device));
+    if (!vmm || !fd)
+        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
+                           "device %d has no %s; libshmem shares GPU memory between processes by it", gpu.device,
+                           vmm ? "POSIX descriptors for its memory" : "virtual memory management");
+    CHECKED(call, "cuDevicePrimaryCtxRetain", cu.primary_retain(&gpu.context, gpu.device));
+    if (!current)
+        CHECKED(call, "cuCtxSetCurrent", cu.context_set(gpu.context));
+    CHECKED(call, "cuStreamCreate", cu.stream_create(&gpu.stream, STREAM_NON_BLOCKING));
+    CUmemAllocationProp p = properties();
+    CHECKED(call, "cuMemGetAllocationGranularity", cu.granularity(&gpu.granularity, &p, GRANULARITY_RECOMMENDED));
+    CHECKED(call, "cuDeviceTotalMem", cu.device_memory(&gpu.total, gpu.device));
+    cu.device_name(name, sizeof name, gpu.device);
+    cu.driver_version(&version);
+    snprintf(gpu.name, sizeof gpu.name, "device %d, %s, driver %d.%d", gpu.device, name, version / 1000,
+             version % 1000 / 10);
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_open(const char *call, int local_rank)
+{
+    char why[160];
+    if (!shmemi_gpu_probe(why, sizeof why))
+        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "no GPU: %s", why);
+    int rc = SHMEMX_SUCCESS;
+    pthread_mutex_lock(&gpu.lock);
+    if (!gpu.open && (rc = open_device(call, local_rank)) == 0)
+        gpu.open = true;
+    pthread_mutex_unlock(&gpu.lock);
+    return rc;
+}
+
+void shmemi_gpu_close(void)
+{
+    pthread_mutex_lock(&gpu.lock);
+    if (gpu.open) {
+        cu.stream_destroy(gpu.stream);
+        cu.primary_release(gpu.device);
+        gpu.open = false;
+    }
+    pthread_mutex_unlock(&gpu.lock);
+}
+
+bool shmemi_gpu_is_open(void)
+{
+    return gpu.open;
+}
+
+const char *shmemi_gpu_name(void)
+{
+    return gpu.open ? gpu.name : "";
+}
+
+int shmemi_gpu_device(void)
+{
+    return gpu.open ? gpu.device : -1;
+}
+
+size_t shmemi_gpu_total_bytes(void)
+{
+    return gpu.total;
+}
+
+/* A thread without a context gets the device's primary one; a thread that has one keeps it: memory and streams of a
+ * device are reachable from any of its contexts in this process only when that is the primary one, which is what every
+ * framework uses. */
+static int enter(const char *call)
+{
+    CUcontext current = NULL;
+    CHECKED(call, "cuCtxGetCurrent", cu.context_current(&current));
+    if (SHMEMI_UNLIKELY(!current))
+        CHECKED(call, "cuCtxSetCurrent", cu.context_set(gpu.context));
+    return SHMEMX_SUCCESS;
+}
+#define ENTER(call)                                                                                          \
+    do {                                                                                                     \
+        int rc_ = enter(call);                                                                               \
+        if (SHMEMI_UNLIKELY(rc_ != 0))                                                                       \
+            return rc_;                                                                                      \
+    } while (0)
+
+/* ---- memory ------------------------------------------------------------------------------------------------------ */
+
+static CUdeviceptr address(const void *p)
+{
+    return (CUdeviceptr)(uintptr_t)p;
+}
+
+size_t shmemi_gpu_granularity(void)
+{
+    return gpu.granularity;
+}
+
+int shmemi_gpu_reserve(const char *call, size_t bytes, char **base)
+{
+    CUdeviceptr p = 0;
+    ENTER(call);
+    CHECKED(call, "cuMemAddressReserve", cu.reserve(&p, bytes, gpu.granularity, 0, 0));
+    *base = (char *)(uintptr_t)p;
+    return SHMEMX_SUCCESS;
+}
+
+void shmemi_gpu_unreserve(char *base, size_t bytes)
+{
+    cu.unreserve(address(base), bytes);
+}
+
+int shmemi_gpu_chunk_create(const char *call, size_t bytes, shmemi_chunk_t *chunk, int *fd)
+{
+    CUmemAllocationProp p = properties();
+    unsigned long long handle;
+    ENTER(call);
+    CUresult code = cu.create(&handle, bytes, &p, 0);
+    if (code != 0) {
+        const char *text = "unknown";
+        cu.error_string(code, &text);
+        return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes of memory on %s: CUDA error %d, %s", bytes, gpu.name,
+                           code, text);
+    }
+    code = cu.export_handle(fd, handle, HANDLE_FD, 0);
+    if (code != 0) {
+        cu.release(handle);
+        return failed(call, "cuMemExportToShareableHandle", code);
+    }
+    fcntl(*fd, F_SETFD, FD_CLOEXEC);
+    *chunk = handle;
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_chunk_import(const char *call, int fd, int pe, shmemi_chunk_t *chunk)
+{
+    unsigned long long handle;
+    char what[64];
+    ENTER(call);
+    snprintf(what, sizeof what, "importing the GPU memory of PE %d", pe);
+    CHECKED(call, what, cu.import_handle(&handle, (void *)(uintptr_t)fd, HANDLE_FD));
+    *chunk = handle;
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_chunk_map(const char *call, char *at, size_t bytes, shmemi_chunk_t chunk)
+{
+    CUmemAccessDesc access = {{LOCATION_DEVICE, gpu.device}, ACCESS_READ_WRITE};
+    ENTER(call);
+    CHECKED(call, "cuMemMap", cu.map(address(at), bytes, 0, chunk, 0));
+    CUresult code = cu.set_access(address(at), bytes, &access, 1);
+    if (code == 0)
+        return SHMEMX_SUCCESS;
+    cu.unmap(address(at), bytes);
+    return failed(call, "cuMemSetAccess (can this device reach the peer's?)", code);
+}
+
+void shmemi_gpu_chunk_unmap(char *at, size_t bytes, shmemi_chunk_t chunk)
+{
+    if (enter("libshmem") != 0)
+        return;
+    cu.context_sync();
+    cu.unmap(address(at), bytes);
+    cu.release(chunk);
+}
+
+int shmemi_gpu_host_alloc(const char *call, size_t bytes, void **p)
+{
+    ENTER(call);
+    CHECKED(call, "cuMemHostAlloc", cu.host_alloc(p, bytes, HOST_PORTABLE_MAPPED));
+    return SHMEMX_SUCCESS;
+}
+
+void shmemi_gpu_host_free(void *p)
+{
+    if (p && enter("libshmem") == 0)
+        cu.host_free(p);
+}
+
+bool shmemi_gpu_owns(const void *p)
+{
+    int type = 0;
+    /* an unknown address is host memory that the driver has never heard of */
+    return gpu.open && cu.pointer_attribute(&type, POINTER_MEMORY_TYPE, address(p)) == 0 && type == MEMORY_TYPE_DEVICE;
+}
+
+/* ---- streams ------------------------------------------------------------------------------------------------------- */
+
+shmemi_stream_t shmemi_gpu_stream(void)
+{
+    return gpu.stream;
+}
+
+int shmemi_gpu_copy(const char *call, void *dest, const void *source, size_t n, shmemi_stream_t stream)
+{
+    ENTER(call);
+    CHECKED(call, "cuMemcpyAsync", cu.copy(address(dest), address(source), n, stream));
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_fill(const char *call, void *dest, int byte, size_t n, shmemi_stream_t stream)
+{
+    ENTER(call);
+    CHECKED(call, "cuMemsetD8Async", cu.fill(address(dest), (unsigned char)byte, n, stream));
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_sync(const char *call, shmemi_stream_t stream)
+{
+    ENTER(call);
+    CHECKED(call, "cuStreamSynchronize", cu.stream_sync(stream));
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_write_word(const char *call, uint64_t *word, uint64_t value, shmemi_stream_t stream)
+{
+    ENTER(call);
+    CHECKED(call, "cuStreamWriteValue64", cu.write_word(stream, address(word), value, 0));
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_wait_word(const char *call, const uint64_t *word, uint64_t value, shmemi_stream_t stream)
+{
+    ENTER(call);
+    CHECKED(call, "cuStreamWaitValue64", cu.wait_word(stream, address(word), value, WAIT_GEQ));
+    return SHMEMX_SUCCESS;
+}
+
+/* ---- kernels --------------------------------------------------------------------------------------------------------- */
+
+int shmemi_gpu_load(const char *call, const char *ptx, void **module)
+{
+    ENTER(call);
+    CHECKED(call, "loading libshmem's kernels", cu.module_load(module, ptx));
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_function(const char *call, void *module, const char *name, void **function)
+{
+    CHECKED(call, name, cu.module_function(function, module, name));
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_global(const char *call, void *module, const char *name, char **at, size_t *bytes)
+{
+    CUdeviceptr p;
+    CHECKED(call, name, cu.module_global(&p, bytes, module, name));
+    *at = (char *)(uintptr_t)p;
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_launch(const char *call, void *function, unsigned blocks, unsigned threads, unsigned shared_bytes,
+                      void **arguments, shmemi_stream_t stream)
+{
+    ENTER(call);
+    CHECKED(call, "cuLaunchKernel",
+            cu.launch(function, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments, NULL));
+    return SHMEMX_SUCCESS;
+}

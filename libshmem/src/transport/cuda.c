@@ -1,0 +1,82 @@
+/* Transport cuda: GPU memory of the processes of one node. The peers' GPU heaps are mapped into this process's device
+ * address space, so a put or a get is one copy by the driver, which finds the way: NVLink, PCIe, or within one GPU.
+ * Either side may be host memory. All copies go through the library's own stream, in order; so fence has nothing to do
+ * and quiet waits for the stream. */
+#include "transport.h"
+
+#include <stdio.h>
+
+#include "base/gpu.h"
+#include "shmem.h"
+#include "shmemx.h"
+
+static const struct shmemi_job *job;
+
+static int cuda_probe(char *why, size_t n)
+{
+    return shmemi_gpu_probe(why, n);
+}
+
+static int cuda_open(const struct shmemi_job *j)
+{
+    job = j;
+    return SHMEMX_SUCCESS;
+}
+
+static int cuda_connect(int pe, int segment)
+{
+    return segment == SHMEMI_SEGMENT_DEVICE && job->segments[segment].node_base && job->local_of[pe] >= 0;
+}
+
+static void cuda_close(void)
+{
+    job = NULL;
+}
+
+static void *cuda_map(int pe, int segment, uint64_t offset)
+{
+    const struct shmemi_segment *s = &job->segments[segment];
+    return s->node_base + (size_t)job->local_of[pe] * s->stride + offset;
+}
+
+static int finish(const char *call, bool nbi)
+{
+    return nbi ? SHMEMX_SUCCESS : shmemi_gpu_sync(call, shmemi_gpu_stream());
+}
+
+static int cuda_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
+{
+    int rc = shmemi_gpu_copy("put to GPU memory", cuda_map(pe, segment, offset), source, n, shmemi_gpu_stream());
+    return rc ? rc : finish("put to GPU memory", nbi);
+}
+
+static int cuda_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi)
+{
+    int rc = shmemi_gpu_copy("get from GPU memory", dest, cuda_map(pe, segment, offset), n, shmemi_gpu_stream());
+    return rc ? rc : finish("get from GPU memory", nbi);
+}
+
+static int cuda_fence(int pe)
+{
+    (void)pe; /* one stream: it runs its copies in order, each complete before the next begins */
+    return SHMEMX_SUCCESS;
+}
+
+static int cuda_quiet(int pe)
+{
+    (void)pe;
+    return shmemi_gpu_sync("shmem_quiet", shmemi_gpu_stream());
+}
+
+const struct shmemi_transport shmemi_transport_cuda = {
+    .name = "cuda",
+    .probe = cuda_probe,
+    .open = cuda_open,
+    .connect = cuda_connect,
+    .close = cuda_close,
+    .map = cuda_map,
+    .put = cuda_put,
+    .get = cuda_get,
+    .fence = cuda_fence,
+    .quiet = cuda_quiet,
+};
