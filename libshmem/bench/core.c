@@ -13,6 +13,7 @@
  */
 #include <getopt.h>
 #include <math.h>
+#include <sched.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -45,11 +46,19 @@ struct op {
 static int me, npes, peer;
 static char *src, *dst, *direct; /* symmetric, symmetric, the peer's dst as plain memory or NULL */
 static uint64_t *words; /* symmetric: the ping-pong's flag, its signal, atomics' target, p's target */
-enum { FLAG = 0, SIGNAL = 8, COUNTER = 16, TARGET = 24, WORDS = 32 }; /* each in a cache line of its own */
-static long *lock, *guarded;                                          /* symmetric */
-static uint64_t turn[2]; /* ping-pongs played so far: flag, signal */
-static uint64_t added;   /* what COUNTER on the peer must hold */
-static long acquired;    /* what *guarded on PE 0 must hold: this PE's share */
+enum {
+    FLAG = 0,
+    SIGNAL = 8,
+    COUNTER = 16,
+    TARGET = 24,
+    LINE = 32,
+    WORDS = 40
+}; /* each in a cache line of its own */
+static long *lock, *guarded; /* symmetric */
+static uint64_t *line_there; /* LINE on the other PE of a ping-pong as plain memory, or NULL */
+static uint64_t turn[3];     /* ping-pongs played so far: flag, signal */
+static uint64_t added;       /* what COUNTER on the peer must hold */
+static long acquired;        /* what *guarded on PE 0 must hold: this PE's share */
 static volatile uint64_t sink;
 static float *matrix;
 static void *records;
@@ -130,6 +139,23 @@ static void run_p_wait(const struct op *op, long iterations)
         shmem_uint64_wait_until(flag, SHMEM_CMP_GE, value);
         if (me == 1)
             shmem_uint64_p(flag, value, 0);
+    }
+}
+
+/* What the hardware takes: one cache line from core to core, by plain stores and loads. */
+static void run_line(const struct op *op, long iterations)
+{
+    (void)op;
+    for (long i = 0; i < iterations; i++) {
+        uint64_t value = ++turn[2];
+        if (me == 0)
+            __atomic_store_n(line_there, value,
+                             __ATOMIC_RELEASE); /* seen by the loop below on the other PE */
+        for (unsigned spins = 1; __atomic_load_n(words + LINE, __ATOMIC_ACQUIRE) < value; spins++)
+            if (spins % 4096 == 0)
+                sched_yield(); /* the other may need this core */
+        if (me == 1)
+            __atomic_store_n(line_there, value, __ATOMIC_RELEASE);
     }
 }
 
@@ -303,7 +329,9 @@ static struct op ops[] = {
     TIME(8, "atomics", "fetch_add", PE0, run_fetch_add),
     TIME(8, "atomics", "add", PE0, run_add),
     TIME(8, "atomics", "compare_swap", PE0, run_compare_swap),
+    TIME(8, "signals", "cache line", PAIR, run_line),
     TIME(8, "signals", "p_wait", PAIR, run_p_wait),
+    OVER(8, "signals", "p_wait / cache line", "p_wait", "cache line"),
     TIME(8, "signals", "put_signal_wait", PAIR, run_put_signal),
     TIME(65536, "signals", "put_signal_wait", PAIR, run_put_signal),
     TIME(0, "locks", "lock", PE0, run_lock),
@@ -352,6 +380,8 @@ static bool selected(const struct op *op, const char *only)
         return false;
     if (strstr(op->name, "memcpy") && direct == NULL)
         return false; /* the peer's memory is not ours to load and store */
+    if (op->run == run_line && line_there == NULL)
+        return false;
     return op->who != PAIR || npes > 1;
 }
 
@@ -545,6 +575,7 @@ int main(int argc, char **argv)
     memset(dst, 0, room);
     memset(words, 0, WORDS * sizeof *words);
     direct = shmem_ptr(dst, peer);
+    line_there = npes > 1 && me < 2 ? shmem_ptr(words + LINE, 1 - me) : words; /* others take no part */
     records = allocate(INT8_ROWS * shmemx_int8_row_bytes(INT8_COLS, INT8_GROUP));
     matrix = allocate(sizeof(float) * INT8_ROWS * INT8_COLS);
     for (int i = 0; i < INT8_ROWS * INT8_COLS; i++)

@@ -27,7 +27,8 @@
     SHMEMX_API void shmem_ctx_put##NAME##_signal(shmem_ctx_t ctx, PTR dest, CPTR source, size_t n,           \
                                                  uint64_t *sig_addr, uint64_t signal, int sig_op, int pe);   \
     SHMEMX_API void shmem_ctx_put##NAME##_signal_nbi(shmem_ctx_t ctx, PTR dest, CPTR source, size_t n,       \
-                                                     uint64_t *sig_addr, uint64_t signal, int sig_op, int pe);
+                                                     uint64_t *sig_addr, uint64_t signal, int sig_op,        \
+                                                     int pe);
 
 #define SHMEMI_DECLARE_SIZED(BITS) SHMEMI_DECLARE_RMA_FORMS(BITS, void *, const void *)
 SHMEM_SIZES(SHMEMI_DECLARE_SIZED)
@@ -124,7 +125,8 @@ SHMEM_TYPES_AMO_BITWISE(SHMEMI_DECLARE_AMO_BITWISE)
 #define SHMEMI_DECLARE_SYNC(NAME, T, CORE)                                                                   \
     SHMEMX_API void shmem_##NAME##_wait_until(T *ivar, int cmp, T value);                                    \
     SHMEMX_API void shmem_##NAME##_wait_until_all(T *ivars, size_t n, const int *status, int cmp, T value);  \
-    SHMEMX_API size_t shmem_##NAME##_wait_until_any(T *ivars, size_t n, const int *status, int cmp, T value); \
+    SHMEMX_API size_t shmem_##NAME##_wait_until_any(T *ivars, size_t n, const int *status, int cmp,          \
+                                                    T value);                                                \
     SHMEMX_API size_t shmem_##NAME##_wait_until_some(T *ivars, size_t n, size_t *indices, const int *status, \
                                                      int cmp, T value);                                      \
     SHMEMX_API void shmem_##NAME##_wait_until_all_vector(T *ivars, size_t n, const int *status, int cmp,     \
@@ -138,7 +140,8 @@ SHMEM_TYPES_AMO_BITWISE(SHMEMI_DECLARE_AMO_BITWISE)
     SHMEMX_API size_t shmem_##NAME##_test_any(T *ivars, size_t n, const int *status, int cmp, T value);      \
     SHMEMX_API size_t shmem_##NAME##_test_some(T *ivars, size_t n, size_t *indices, const int *status,       \
                                                int cmp, T value);                                            \
-    SHMEMX_API int shmem_##NAME##_test_all_vector(T *ivars, size_t n, const int *status, int cmp, T *values); \
+    SHMEMX_API int shmem_##NAME##_test_all_vector(T *ivars, size_t n, const int *status, int cmp,            \
+                                                  T *values);                                                \
     SHMEMX_API size_t shmem_##NAME##_test_any_vector(T *ivars, size_t n, const int *status, int cmp,         \
                                                      T *values);                                             \
     SHMEMX_API size_t shmem_##NAME##_test_some_vector(T *ivars, size_t n, size_t *indices,                   \
@@ -148,7 +151,8 @@ SHMEM_TYPES_AMO(SHMEMI_DECLARE_SYNC)
 
 /* Typed collectives: n in elements. */
 #define SHMEMI_DECLARE_COLL(NAME, T, CORE)                                                                   \
-    SHMEMX_API int shmem_##NAME##_broadcast(shmem_team_t team, T *dest, const T *source, size_t n, int root); \
+    SHMEMX_API int shmem_##NAME##_broadcast(shmem_team_t team, T *dest, const T *source, size_t n,           \
+                                            int root);                                                       \
     SHMEMX_API int shmem_##NAME##_collect(shmem_team_t team, T *dest, const T *source, size_t n);            \
     SHMEMX_API int shmem_##NAME##_fcollect(shmem_team_t team, T *dest, const T *source, size_t n);           \
     SHMEMX_API int shmem_##NAME##_alltoall(shmem_team_t team, T *dest, const T *source, size_t n);           \

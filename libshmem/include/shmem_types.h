@@ -7,14 +7,14 @@
 
 /* Core type of an integer C type by its size and sign. */
 #define SHMEMX_INT_OF(T)                                                                                     \
-    (((T)-1 < (T)1) ? (sizeof(T) == 1   ? SHMEMX_INT8                                                        \
-                       : sizeof(T) == 2 ? SHMEMX_INT16                                                       \
-                       : sizeof(T) == 4 ? SHMEMX_INT32                                                       \
-                                        : SHMEMX_INT64)                                                      \
-                    : (sizeof(T) == 1   ? SHMEMX_UINT8                                                       \
-                       : sizeof(T) == 2 ? SHMEMX_UINT16                                                      \
-                       : sizeof(T) == 4 ? SHMEMX_UINT32                                                      \
-                                        : SHMEMX_UINT64))
+    (((T) - 1 < (T)1) ? (sizeof(T) == 1   ? SHMEMX_INT8                                                      \
+                         : sizeof(T) == 2 ? SHMEMX_INT16                                                     \
+                         : sizeof(T) == 4 ? SHMEMX_INT32                                                     \
+                                          : SHMEMX_INT64)                                                    \
+                      : (sizeof(T) == 1   ? SHMEMX_UINT8                                                     \
+                         : sizeof(T) == 2 ? SHMEMX_UINT16                                                    \
+                         : sizeof(T) == 4 ? SHMEMX_UINT32                                                    \
+                                          : SHMEMX_UINT64))
 
 /* Standard AMO and point-to-point synchronization types (Tables 5 and 9). */
 #define SHMEM_TYPES_AMO(X)                                                                                   \

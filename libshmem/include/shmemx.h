@@ -121,8 +121,8 @@ enum shmemx_which { SHMEMX_ALL = 0, SHMEMX_ANY, SHMEMX_SOME };
  * indices in `indices` (nelems of them, NULL unless SOME). */
 SHMEMX_API int shmemx_wait_until(int type, int which, void *ivars, size_t nelems, size_t *indices,
                                  const int *status, int cmp, const void *values, int vector, size_t *result);
-SHMEMX_API int shmemx_test(int type, int which, void *ivars, size_t nelems, size_t *indices, const int *status,
-                           int cmp, const void *values, int vector, size_t *result);
+SHMEMX_API int shmemx_test(int type, int which, void *ivars, size_t nelems, size_t *indices,
+                           const int *status, int cmp, const void *values, int vector, size_t *result);
 SHMEMX_API int shmemx_signal_fetch(const uint64_t *sig_addr, uint64_t *value);
 SHMEMX_API int shmemx_signal_wait_until(uint64_t *sig_addr, int cmp, uint64_t cmp_value, uint64_t *value);
 SHMEMX_API int shmemx_set_lock(long *lock);
@@ -148,8 +148,8 @@ SHMEMX_API int shmemx_broadcast(shmem_team_t team, void *dest, const void *sourc
 SHMEMX_API int shmemx_collect(shmem_team_t team, void *dest, const void *source, size_t nbytes);
 SHMEMX_API int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nbytes);
 SHMEMX_API int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nbytes);
-SHMEMX_API int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
-                                size_t elem_size, size_t nelems);
+SHMEMX_API int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst,
+                                ptrdiff_t sst, size_t elem_size, size_t nelems);
 
 enum shmemx_reduce_op {
     SHMEMX_REDUCE_AND = 0,

@@ -32,12 +32,13 @@ bool shmemi_overlap(const void *a, size_t na, const void *b, size_t nb)
     return na && nb && x < y + nb && y < x + na;
 }
 
-static int refuse_overlap(const struct shmemi_coll *c, const void *dest, size_t nd, const void *source, size_t ns)
+static int refuse_overlap(const struct shmemi_coll *c, const void *dest, size_t nd, const void *source,
+                          size_t ns)
 {
     if (SHMEMI_LIKELY(!shmemi_overlap(dest, nd, source, ns)))
         return SHMEMX_SUCCESS;
-    return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "dest [%p, +%zu) and source [%p, +%zu) overlap", dest, nd, source,
-                       ns);
+    return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "dest [%p, +%zu) and source [%p, +%zu) overlap", dest,
+                       nd, source, ns);
 }
 
 /* n blocks of `bytes`; SIZE_MAX, which fits no heap, when that overflows. */
@@ -222,8 +223,8 @@ int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nb
         if ((rc = shmemi_show(call, t, tag, source, all)) != 0)
             return rc;
         for (int j = 0; j < t->n; ++j)
-            memcpy((char *)dest + (size_t)j * nbytes, shmemi_note_of(t, j, t->epoch)->data + (size_t)t->me * nbytes,
-                   nbytes);
+            memcpy((char *)dest + (size_t)j * nbytes,
+                   shmemi_note_of(t, j, t->epoch)->data + (size_t)t->me * nbytes, nbytes);
         return SHMEMX_SUCCESS;
     }
     if ((rc = shmemi_meet(call, t, tag)) != 0)
@@ -270,7 +271,8 @@ int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_
     for (int k = 1; k <= t->n && nelems; ++k) {
         int j = (t->me + k) % t->n;
         rc = shmemx_iput(SHMEM_CTX_DEFAULT, (char *)dest + (size_t)t->me * nelems * dstep,
-                         (const char *)source + (size_t)j * nelems * sstep, dst, sst, elem_size, nelems, t->pes[j]);
+                         (const char *)source + (size_t)j * nelems * sstep, dst, sst, elem_size, nelems,
+                         t->pes[j]);
         if (rc)
             return rc;
     }
@@ -319,31 +321,32 @@ int shmem_alltoallmem(shmem_team_t team, void *dest, const void *source, size_t 
     return shmemx_alltoall(team, dest, source, n);
 }
 
-int shmem_alltoallsmem(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst, size_t n)
+int shmem_alltoallsmem(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                       size_t n)
 {
     return shmemx_alltoalls(team, dest, source, dst, sst, 1, n);
 }
 
-#define TYPED(NAME, T, CORE)                                                                                      \
-    int shmem_##NAME##_broadcast(shmem_team_t team, T *dest, const T *source, size_t n, int root)                 \
-    {                                                                                                             \
-        return shmemx_broadcast(team, dest, source, times(n, sizeof(T)), root);                                   \
-    }                                                                                                             \
-    int shmem_##NAME##_collect(shmem_team_t team, T *dest, const T *source, size_t n)                             \
-    {                                                                                                             \
-        return shmemx_collect(team, dest, source, times(n, sizeof(T)));                                           \
-    }                                                                                                             \
-    int shmem_##NAME##_fcollect(shmem_team_t team, T *dest, const T *source, size_t n)                            \
-    {                                                                                                             \
-        return shmemx_fcollect(team, dest, source, times(n, sizeof(T)));                                          \
-    }                                                                                                             \
-    int shmem_##NAME##_alltoall(shmem_team_t team, T *dest, const T *source, size_t n)                            \
-    {                                                                                                             \
-        return shmemx_alltoall(team, dest, source, times(n, sizeof(T)));                                          \
-    }                                                                                                             \
-    int shmem_##NAME##_alltoalls(shmem_team_t team, T *dest, const T *source, ptrdiff_t dst, ptrdiff_t sst,       \
-                                 size_t n)                                                                        \
-    {                                                                                                             \
-        return shmemx_alltoalls(team, dest, source, dst, sst, sizeof(T), n);                                      \
+#define TYPED(NAME, T, CORE)                                                                                 \
+    int shmem_##NAME##_broadcast(shmem_team_t team, T *dest, const T *source, size_t n, int root)            \
+    {                                                                                                        \
+        return shmemx_broadcast(team, dest, source, times(n, sizeof(T)), root);                              \
+    }                                                                                                        \
+    int shmem_##NAME##_collect(shmem_team_t team, T *dest, const T *source, size_t n)                        \
+    {                                                                                                        \
+        return shmemx_collect(team, dest, source, times(n, sizeof(T)));                                      \
+    }                                                                                                        \
+    int shmem_##NAME##_fcollect(shmem_team_t team, T *dest, const T *source, size_t n)                       \
+    {                                                                                                        \
+        return shmemx_fcollect(team, dest, source, times(n, sizeof(T)));                                     \
+    }                                                                                                        \
+    int shmem_##NAME##_alltoall(shmem_team_t team, T *dest, const T *source, size_t n)                       \
+    {                                                                                                        \
+        return shmemx_alltoall(team, dest, source, times(n, sizeof(T)));                                     \
+    }                                                                                                        \
+    int shmem_##NAME##_alltoalls(shmem_team_t team, T *dest, const T *source, ptrdiff_t dst, ptrdiff_t sst,  \
+                                 size_t n)                                                                   \
+    {                                                                                                        \
+        return shmemx_alltoalls(team, dest, source, dst, sst, sizeof(T), n);                                 \
     }
 SHMEM_TYPES_RMA(TYPED)

@@ -28,8 +28,8 @@ static int find(const char *call, shmem_ctx_t ctx, int *rc)
     else if (ctx == SHMEM_CTX_INVALID)
         *rc = shmemi_fail(SHMEMX_ERR_CONTEXT, call, "the context is SHMEM_CTX_INVALID");
     else if (!contexts[i].used || contexts[i].generation != h / CONTEXTS)
-        *rc = shmemi_fail(SHMEMX_ERR_CONTEXT, call, "handle %p is no context of this PE (destroyed, or never made)",
-                          (void *)ctx);
+        *rc = shmemi_fail(SHMEMX_ERR_CONTEXT, call,
+                          "handle %p is no context of this PE (destroyed, or never made)", (void *)ctx);
     else
         return (int)i;
     return -1;
@@ -55,7 +55,8 @@ int shmem_team_create_ctx(shmem_team_t team, long options, shmem_ctx_t *ctx)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "ctx is NULL");
     *ctx = SHMEM_CTX_INVALID;
     if (options & ~(long)(SHMEM_CTX_SERIALIZED | SHMEM_CTX_PRIVATE | SHMEM_CTX_NOSTORE))
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "options 0x%lx have unknown bits", (unsigned long)options);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "options 0x%lx have unknown bits",
+                           (unsigned long)options);
     if (!shmemi_team_get(call, team, &rc))
         return rc;
     rc = SHMEMX_ERR_LIMIT;

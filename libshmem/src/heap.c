@@ -26,7 +26,8 @@ int shmemi_heap_bytes(const char *call, size_t *bytes)
 {
     size_t n = shmemi_env.SYMMETRIC_SIZE;
     if (n < 4096 || n > (size_t)1 << 46)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "SHMEM_SYMMETRIC_SIZE is %zu bytes, 4096 to 64T are possible", n);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "SHMEM_SYMMETRIC_SIZE is %zu bytes, 4096 to 64T are possible", n);
     *bytes = (SHMEMI_INTERNAL_BYTES + n + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1);
     return SHMEMX_SUCCESS;
 }
@@ -34,7 +35,8 @@ int shmemi_heap_bytes(const char *call, size_t *bytes)
 /* Maps `fd` at a multiple of SEGMENT_ALIGN, so that alignments up to it hold in memory as they do in offsets. */
 static char *map_aligned(size_t bytes, int fd)
 {
-    char *room = mmap(NULL, bytes + SEGMENT_ALIGN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    char *room =
+        mmap(NULL, bytes + SEGMENT_ALIGN, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (room == MAP_FAILED)
         return NULL;
     char *p = (char *)(((uintptr_t)room + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1));
@@ -60,8 +62,8 @@ int shmemi_heap_open(const char *call, int fd, size_t bytes)
         int err = errno;
         close(fd);
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call,
-                           "cannot map %d heaps of %zu bytes (SHMEM_SYMMETRIC_SIZE=%zu): %s", shmemi_node.local_npes,
-                           bytes, shmemi_env.SYMMETRIC_SIZE, strerror(err));
+                           "cannot map %d heaps of %zu bytes (SHMEM_SYMMETRIC_SIZE=%zu): %s",
+                           shmemi_node.local_npes, bytes, shmemi_env.SYMMETRIC_SIZE, strerror(err));
     }
     (void)madvise(p, all, MADV_DONTDUMP); /* a core file of a terabyte helps nobody */
     *s = (struct shmemi_segment){
@@ -123,10 +125,17 @@ static int agree(const char *call, const struct request *mine)
         memcpy(&r, shmemi_note_of(world, j, world->epoch)->data, sizeof r);
         if (memcmp(&r, mine, sizeof r) != 0)
             return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                               "PE %d is in %s of %llu bytes, alignment %llu, offset %llu; this PE in %s of %llu, %llu, %llu",
-                               j, r.what == 'f' ? "free" : r.what == 'r' ? "realloc" : "malloc",
-                               (unsigned long long)r.bytes, (unsigned long long)r.align, (unsigned long long)r.offset,
-                               mine->what == 'f' ? "free" : mine->what == 'r' ? "realloc" : "malloc",
+                               "PE %d is in %s of %llu bytes, alignment %llu, offset %llu; this PE in %s of "
+                               "%llu, %llu, %llu",
+                               j,
+                               r.what == 'f'   ? "free"
+                               : r.what == 'r' ? "realloc"
+                                               : "malloc",
+                               (unsigned long long)r.bytes, (unsigned long long)r.align,
+                               (unsigned long long)r.offset,
+                               mine->what == 'f'   ? "free"
+                               : mine->what == 'r' ? "realloc"
+                                                   : "malloc",
                                (unsigned long long)mine->bytes, (unsigned long long)mine->align,
                                (unsigned long long)mine->offset);
     }
@@ -165,10 +174,10 @@ static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, 
         return refuse(call,
                       shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is not a power of two", align));
     if (align > SEGMENT_ALIGN)
-        return refuse(call, shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is above the largest, %zu", align,
-                                        SEGMENT_ALIGN));
+        return refuse(call, shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is above the largest, %zu",
+                                        align, SEGMENT_ALIGN));
     if (align == 0) /* blocks of a line or more do not share lines with their neighbours */
-        align = kind == SHMEMX_MEM_DEVICE    ? GPU_ALIGN
+        align = kind == SHMEMX_MEM_DEVICE   ? GPU_ALIGN
                 : size >= SHMEMI_CACHE_LINE ? SHMEMI_CACHE_LINE
                                             : SHMEMI_ALLOC_GRAIN;
     int rc = agree(call, &(struct request){'m', kind * 2 + zeroed, 0, size, align});
@@ -194,7 +203,8 @@ static struct shmemi_block *block_of(const char *call, const void *ptr, int *rc)
     struct shmemi_block *b = NULL;
     *rc = shmemi_locate(call, "ptr", ptr, 1, &p);
     if (*rc == 0 && !(b = shmemi_alloc_find(&heap, p.offset - shmemi_world.internal_bytes)))
-        *rc = shmemi_fail(SHMEMX_ERR_ADDRESS, call, "%p is not the start of a block in use (freed already?)", ptr);
+        *rc = shmemi_fail(SHMEMX_ERR_ADDRESS, call, "%p is not the start of a block in use (freed already?)",
+                          ptr);
     return b;
 }
 
@@ -308,7 +318,7 @@ void *shmem_align(size_t alignment, size_t size)
     void *p = NULL;
     if (alignment < sizeof(void *)) {
         (void)(refuse("shmem_align", shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_align",
-                                                        "alignment %zu is below %zu", alignment, sizeof(void *))));
+                                                 "alignment %zu is below %zu", alignment, sizeof(void *))));
         return p;
     }
     shmemi_void(heap_malloc("shmem_align", &p, size, alignment, false, SHMEMX_MEM_HOST));
@@ -320,8 +330,8 @@ void *shmem_malloc_with_hints(size_t size, long hints)
     void *p = NULL;
     if (hints & ~(long)(SHMEM_MALLOC_ATOMICS_REMOTE | SHMEM_MALLOC_SIGNAL_REMOTE)) {
         (void)(refuse("shmem_malloc_with_hints",
-                             shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_malloc_with_hints",
-                                         "hints 0x%lx have unknown bits", (unsigned long)hints)));
+                      shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_malloc_with_hints",
+                                  "hints 0x%lx have unknown bits", (unsigned long)hints)));
         return p;
     }
     /* words that others write to get lines of their own */
@@ -353,8 +363,8 @@ int shmemx_heap_info(int kind, size_t *total, size_t *used, size_t *largest)
     size_t all = heap.size, taken = heap.used, most;
     SHMEMI_REQUIRE_INIT(call);
     if (kind != SHMEMX_MEM_HOST && kind != SHMEMX_MEM_DEVICE)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "memory kind %d, %d and %d exist", kind, SHMEMX_MEM_HOST,
-                           SHMEMX_MEM_DEVICE);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "memory kind %d, %d and %d exist", kind,
+                           SHMEMX_MEM_HOST, SHMEMX_MEM_DEVICE);
     if (kind == SHMEMX_MEM_HOST)
         most = shmemi_alloc_largest(&heap);
     else

@@ -50,7 +50,8 @@ static int all_well(const char *call, int mine)
         int theirs;
         memcpy(&theirs, shmemi_note_of(world, j, world->epoch)->data, sizeof theirs);
         if (theirs)
-            return shmemi_fail(theirs, call, "PE %d failed: %s (its own message says why)", j, shmemx_strerror(theirs));
+            return shmemi_fail(theirs, call, "PE %d failed: %s (its own message says why)", j,
+                               shmemx_strerror(theirs));
     }
     return mine;
 }
@@ -149,7 +150,8 @@ static int open_here(const char *call)
     if (rc)
         return rc;
     size_t grain = shmemi_gpu_granularity();
-    size_t limit = shmemi_env.DEVICE_SYMMETRIC_SIZE ? shmemi_env.DEVICE_SYMMETRIC_SIZE : shmemi_gpu_total_bytes();
+    size_t limit =
+        shmemi_env.DEVICE_SYMMETRIC_SIZE ? shmemi_env.DEVICE_SYMMETRIC_SIZE : shmemi_gpu_total_bytes();
     s->stride = (limit + grain - 1) / grain * grain;
     s->fd = -1;
     char *base;
@@ -180,11 +182,12 @@ static int agree_on_room(const char *call)
         memcpy(&theirs, shmemi_note_of(world, j, world->epoch)->data, sizeof theirs);
         memcpy(gpu.sockets[j], theirs.socket, sizeof theirs.socket);
         if (theirs.stride != mine.stride || theirs.grain != mine.grain)
-            return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                               "PE %d has room for %llu bytes of GPU heap in pages of %llu, this PE for %llu in %llu; "
-                               "set SHMEM_DEVICE_SYMMETRIC_SIZE to the same value on all PEs",
-                               j, (unsigned long long)theirs.stride, (unsigned long long)theirs.grain,
-                               (unsigned long long)mine.stride, (unsigned long long)mine.grain);
+            return shmemi_fail(
+                SHMEMX_ERR_MISMATCH, call,
+                "PE %d has room for %llu bytes of GPU heap in pages of %llu, this PE for %llu in %llu; "
+                "set SHMEM_DEVICE_SYMMETRIC_SIZE to the same value on all PEs",
+                j, (unsigned long long)theirs.stride, (unsigned long long)theirs.grain,
+                (unsigned long long)mine.stride, (unsigned long long)mine.grain);
     }
     return SHMEMX_SUCCESS;
 }
@@ -259,7 +262,8 @@ int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroe
 struct shmemi_block *shmemi_heap_gpu_find(const void *ptr)
 {
     uint64_t off = (uint64_t)((const char *)ptr - segment()->base);
-    return gpu.open && off < segment()->bytes && off >= INTERNAL_BYTES ? shmemi_alloc_find(&gpu.alloc, off) : NULL;
+    return gpu.open && off < segment()->bytes && off >= INTERNAL_BYTES ? shmemi_alloc_find(&gpu.alloc, off)
+                                                                       : NULL;
 }
 
 void shmemi_heap_gpu_give(struct shmemi_block *b)

@@ -64,11 +64,13 @@ int shmemx_clear_lock(long *lock)
     uint64_t word;
     int rc = locate(call, lock, &p);
     /* the next holder must find everything that this one put */
-    if (rc || (rc = shmemx_quiet(SHMEM_CTX_DEFAULT)) != 0 || (rc = amo(p, 8, SHMEMX_AMO_FETCH, 0, 0, &word)) != 0)
+    if (rc || (rc = shmemx_quiet(SHMEM_CTX_DEFAULT)) != 0 ||
+        (rc = amo(p, 8, SHMEMX_AMO_FETCH, 0, 0, &word)) != 0)
         return rc;
     if ((uint32_t)(word >> 32) == (uint32_t)word)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "lock %p is not held by anybody", (void *)lock);
-    return amo(p, 4, SHMEMX_AMO_ADD, 1, 0, NULL); /* the low half is the word's first 4 bytes (little endian) */
+    return amo(p, 4, SHMEMX_AMO_ADD, 1, 0,
+               NULL); /* the low half is the word's first 4 bytes (little endian) */
 }
 
 void shmem_set_lock(long *lock)

@@ -20,30 +20,30 @@ typedef void reduce_fn(void *acc, const void *in, size_t n);
 /* vectorised by the compiler: -O2 alone leaves these loops scalar in gcc 12 */
 #pragma GCC optimize("O3")
 
-#define KERNEL(NAME, T, EXPR)                                                                                     \
-    static void NAME(void *acc_, const void *in_, size_t n)                                                       \
-    {                                                                                                             \
-        T *restrict acc = acc_;                                                                                   \
-        const T *restrict in = in_;                                                                               \
-        for (size_t i = 0; i < n; ++i) {                                                                          \
-            T a = acc[i], b = in[i];                                                                              \
-            acc[i] = (T)(EXPR);                                                                                   \
-        }                                                                                                         \
+#define KERNEL(NAME, T, EXPR)                                                                                \
+    static void NAME(void *acc_, const void *in_, size_t n)                                                  \
+    {                                                                                                        \
+        T *restrict acc = acc_;                                                                              \
+        const T *restrict in = in_;                                                                          \
+        for (size_t i = 0; i < n; ++i) {                                                                     \
+            T a = acc[i], b = in[i];                                                                         \
+            acc[i] = (T)(EXPR);                                                                              \
+        }                                                                                                    \
     }
-#define BITWISE(NAME, T)                                                                                          \
-    KERNEL(NAME##_and, T, a & b)                                                                                  \
-    KERNEL(NAME##_or, T, a | b)                                                                                   \
+#define BITWISE(NAME, T)                                                                                     \
+    KERNEL(NAME##_and, T, a &b)                                                                              \
+    KERNEL(NAME##_or, T, a | b)                                                                              \
     KERNEL(NAME##_xor, T, a ^ b)
 /* a NaN on either side comes out: it is not <= anything, and b is taken when a > b is false */
-#define ORDERED(NAME, T)                                                                                          \
-    KERNEL(NAME##_max, T, (a > b || a != a) ? a : b)                                                              \
+#define ORDERED(NAME, T)                                                                                     \
+    KERNEL(NAME##_max, T, (a > b || a != a) ? a : b)                                                         \
     KERNEL(NAME##_min, T, (a < b || a != a) ? a : b)
-#define ARITHMETIC(NAME, T)                                                                                       \
-    KERNEL(NAME##_sum, T, a + b)                                                                                  \
+#define ARITHMETIC(NAME, T)                                                                                  \
+    KERNEL(NAME##_sum, T, a + b)                                                                             \
     KERNEL(NAME##_prod, T, a *b)
 /* signed overflow wraps, as everybody expects of a reduction: done in unsigned, computed in 32 bits or more */
-#define WRAPPING(NAME, T, U)                                                                                      \
-    KERNEL(NAME##_sum, T, (U)a + (U)b)                                                                            \
+#define WRAPPING(NAME, T, U)                                                                                 \
+    KERNEL(NAME##_sum, T, (U)a + (U)b)                                                                       \
     KERNEL(NAME##_prod, T, (U)a *(U)b)
 #define INTEGER(NAME, T, U) BITWISE(NAME, T) ORDERED(NAME, T) WRAPPING(NAME, T, U)
 
@@ -153,7 +153,8 @@ static int in_notes(const struct shmemi_coll *c, uint64_t tag, int type, reduce_
 static void slice(size_t bytes, int i, int n, size_t *from, size_t *to)
 {
     size_t unit = SHMEMI_CACHE_LINE; /* a multiple of every type's size */
-    size_t units = (bytes + unit - 1) / unit, share = units / (size_t)n, more = units % (size_t)n, k = (size_t)i;
+    size_t units = (bytes + unit - 1) / unit, share = units / (size_t)n, more = units % (size_t)n,
+           k = (size_t)i;
     *from = (share * k + (k < more ? k : more)) * unit;
     *to = *from + (share + (k < more)) * unit;
     *from = *from < bytes ? *from : bytes;
@@ -187,12 +188,14 @@ static int in_slices(const struct shmemi_coll *c, uint64_t tag, int type, reduce
 static int check(struct shmemi_coll *c, int op, int type, const void *dest, const void *source, size_t nelems)
 {
     if (type < 0 || type >= SHMEMX_TYPE_COUNT)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "type %d, 0 to %d exist", type, SHMEMX_TYPE_COUNT - 1);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "type %d, 0 to %d exist", type,
+                           SHMEMX_TYPE_COUNT - 1);
     if (op < 0 || op >= SHMEMX_REDUCE_OP_COUNT)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "operation %d, 0 to %d exist", op,
                            SHMEMX_REDUCE_OP_COUNT - 1);
     if (!types[type].fn[op])
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "%s of %s does not exist", ops[op], types[type].name);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "%s of %s does not exist", ops[op],
+                           types[type].name);
     size_t size = types[type].size, align = size < 16 ? size : 16, bytes;
     if (__builtin_mul_overflow(nelems, size, &bytes))
         bytes = SIZE_MAX; /* fails the address check */
@@ -200,15 +203,17 @@ static int check(struct shmemi_coll *c, int op, int type, const void *dest, cons
     if (rc)
         return rc;
     if (nelems && ((uintptr_t)dest % align || (uintptr_t)source % align))
-        return shmemi_fail(SHMEMX_ERR_ADDRESS, c->call, "dest %p or source %p is not aligned for %s", dest, source,
-                           types[type].name);
+        return shmemi_fail(SHMEMX_ERR_ADDRESS, c->call, "dest %p or source %p is not aligned for %s", dest,
+                           source, types[type].name);
     if (dest != source && shmemi_overlap(dest, bytes, source, bytes))
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "dest [%p, +%zu) and source [%p, +%zu) overlap in part", dest,
-                           bytes, source, bytes);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call,
+                           "dest [%p, +%zu) and source [%p, +%zu) overlap in part", dest, bytes, source,
+                           bytes);
     return SHMEMX_SUCCESS;
 }
 
-static int reduce(const char *call, shmem_team_t team, int op, int type, void *dest, const void *source, size_t nelems)
+static int reduce(const char *call, shmem_team_t team, int op, int type, void *dest, const void *source,
+                  size_t nelems)
 {
     struct shmemi_coll c;
     int rc = shmemi_coll_enter(call, team, &c);
@@ -230,20 +235,20 @@ int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, const void *s
 
 /* ---- the standard's names ------------------------------------------------------------------------------------------- */
 
-#define REDUCE(NAME, T, CORE, OPNAME, OP)                                                                         \
-    int shmem_##NAME##_##OPNAME##_reduce(shmem_team_t team, T *dest, const T *source, size_t n)                   \
-    {                                                                                                             \
-        return reduce("shmem_" #NAME "_" #OPNAME "_reduce", team, OP, CORE, dest, source, n);                     \
+#define REDUCE(NAME, T, CORE, OPNAME, OP)                                                                    \
+    int shmem_##NAME##_##OPNAME##_reduce(shmem_team_t team, T *dest, const T *source, size_t n)              \
+    {                                                                                                        \
+        return reduce("shmem_" #NAME "_" #OPNAME "_reduce", team, OP, CORE, dest, source, n);                \
     }
-#define BITWISE_CALLS(NAME, T, CORE)                                                                              \
-    REDUCE(NAME, T, CORE, and, SHMEMX_REDUCE_AND)                                                                 \
-    REDUCE(NAME, T, CORE, or, SHMEMX_REDUCE_OR)                                                                   \
+#define BITWISE_CALLS(NAME, T, CORE)                                                                         \
+    REDUCE(NAME, T, CORE, and, SHMEMX_REDUCE_AND)                                                            \
+    REDUCE(NAME, T, CORE, or, SHMEMX_REDUCE_OR)                                                              \
     REDUCE(NAME, T, CORE, xor, SHMEMX_REDUCE_XOR)
-#define ORDERED_CALLS(NAME, T, CORE)                                                                              \
-    REDUCE(NAME, T, CORE, max, SHMEMX_REDUCE_MAX)                                                                 \
+#define ORDERED_CALLS(NAME, T, CORE)                                                                         \
+    REDUCE(NAME, T, CORE, max, SHMEMX_REDUCE_MAX)                                                            \
     REDUCE(NAME, T, CORE, min, SHMEMX_REDUCE_MIN)
-#define ARITHMETIC_CALLS(NAME, T, CORE)                                                                           \
-    REDUCE(NAME, T, CORE, sum, SHMEMX_REDUCE_SUM)                                                                 \
+#define ARITHMETIC_CALLS(NAME, T, CORE)                                                                      \
+    REDUCE(NAME, T, CORE, sum, SHMEMX_REDUCE_SUM)                                                            \
     REDUCE(NAME, T, CORE, prod, SHMEMX_REDUCE_PROD)
 SHMEM_TYPES_REDUCE_BITWISE(BITWISE_CALLS)
 SHMEM_TYPES_REDUCE_ORDERED(ORDERED_CALLS)

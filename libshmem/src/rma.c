@@ -10,7 +10,8 @@ static SHMEMI_COLD int null_buffer(const char *call, const char *what)
     return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is NULL", what);
 }
 
-static inline int put(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe, bool nbi)
+static inline int put(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe,
+                      bool nbi)
 {
     struct shmemi_place p;
     int rc = shmemi_check_pe(call, ctx, &pe);
@@ -25,7 +26,8 @@ static inline int put(const char *call, shmem_ctx_t ctx, void *dest, const void 
     return shmemi_route(pe, p.segment, source)->put(pe, p.segment, p.offset, source, n, nbi);
 }
 
-static inline int get(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe, bool nbi)
+static inline int get(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe,
+                      bool nbi)
 {
     struct shmemi_place p;
     int rc = shmemi_check_pe(call, ctx, &pe);
@@ -93,22 +95,24 @@ static void strided_copy(char *d, const char *s, size_t dstep, size_t sstep, siz
 }
 
 /* Checks strides and finds how many bytes `n` elements span at each side. */
-static int spans(const char *call, ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t n, size_t *dspan, size_t *sspan)
+static int spans(const char *call, ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t n, size_t *dspan,
+                 size_t *sspan)
 {
     if (dst < 1 || sst < 1)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "strides dst %td, sst %td; they start at 1", dst, sst);
     if (size == 0)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "elements of 0 bytes");
     size_t steps = n - 1;
-    if (__builtin_mul_overflow(steps, (size_t)dst, dspan) || __builtin_mul_overflow(steps, (size_t)sst, sspan) ||
+    if (__builtin_mul_overflow(steps, (size_t)dst, dspan) ||
+        __builtin_mul_overflow(steps, (size_t)sst, sspan) ||
         __builtin_mul_overflow(*dspan + 1, size, dspan) || __builtin_mul_overflow(*sspan + 1, size, sspan))
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%zu elements of %zu bytes at strides %td, %td overflow", n, size,
-                           dst, sst);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "%zu elements of %zu bytes at strides %td, %td overflow", n, size, dst, sst);
     return SHMEMX_SUCCESS;
 }
 
-static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
-                size_t size, size_t n, int pe)
+static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
+                ptrdiff_t sst, size_t size, size_t n, int pe)
 {
     struct shmemi_place p;
     size_t dspan, sspan;
@@ -130,8 +134,8 @@ static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
     return rc;
 }
 
-static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
-                size_t size, size_t n, int pe)
+static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
+                ptrdiff_t sst, size_t size, size_t n, int pe)
 {
     struct shmemi_place p;
     size_t dspan, sspan;
@@ -153,14 +157,14 @@ static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
     return rc ? rc : t->quiet(pe);
 }
 
-int shmemx_iput(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst, size_t elem_size,
-                size_t nelems, int pe)
+int shmemx_iput(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                size_t elem_size, size_t nelems, int pe)
 {
     return iput("shmem_iput", ctx, dest, source, dst, sst, elem_size, nelems, pe);
 }
 
-int shmemx_iget(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst, size_t elem_size,
-                size_t nelems, int pe)
+int shmemx_iget(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                size_t elem_size, size_t nelems, int pe)
 {
     return iget("shmem_iget", ctx, dest, source, dst, sst, elem_size, nelems, pe);
 }
@@ -175,89 +179,95 @@ static inline size_t bytes_of(size_t n, size_t size)
     return __builtin_mul_overflow(n, size, &bytes) ? SIZE_MAX : bytes;
 }
 
-#define RMA_CALLS(PLAIN, CTX, P, CP, SIZE, SUFFIX)                                                                \
-    void PLAIN##put##SUFFIX(P dest, CP source, size_t n, int pe)                                                  \
-    {                                                                                                             \
-        shmemi_void(put(#PLAIN "put" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, false));    \
-    }                                                                                                             \
-    void PLAIN##get##SUFFIX(P dest, CP source, size_t n, int pe)                                                  \
-    {                                                                                                             \
-        shmemi_void(get(#PLAIN "get" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, false));    \
-    }                                                                                                             \
-    void PLAIN##put##SUFFIX##_nbi(P dest, CP source, size_t n, int pe)                                            \
-    {                                                                                                             \
-        shmemi_void(put(#PLAIN "put" #SUFFIX "_nbi", SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, true)); \
-    }                                                                                                             \
-    void PLAIN##get##SUFFIX##_nbi(P dest, CP source, size_t n, int pe)                                            \
-    {                                                                                                             \
-        shmemi_void(get(#PLAIN "get" #SUFFIX "_nbi", SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, true)); \
-    }                                                                                                             \
-    void CTX##put##SUFFIX(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                                   \
-    {                                                                                                             \
-        shmemi_void(put(#CTX "put" #SUFFIX, ctx, dest, source, bytes_of(n, SIZE), pe, false));                    \
-    }                                                                                                             \
-    void CTX##get##SUFFIX(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                                   \
-    {                                                                                                             \
-        shmemi_void(get(#CTX "get" #SUFFIX, ctx, dest, source, bytes_of(n, SIZE), pe, false));                    \
-    }                                                                                                             \
-    void CTX##put##SUFFIX##_nbi(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                             \
-    {                                                                                                             \
-        shmemi_void(put(#CTX "put" #SUFFIX "_nbi", ctx, dest, source, bytes_of(n, SIZE), pe, true));              \
-    }                                                                                                             \
-    void CTX##get##SUFFIX##_nbi(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                             \
-    {                                                                                                             \
-        shmemi_void(get(#CTX "get" #SUFFIX "_nbi", ctx, dest, source, bytes_of(n, SIZE), pe, true));              \
+#define RMA_CALLS(PLAIN, CTX, P, CP, SIZE, SUFFIX)                                                           \
+    void PLAIN##put##SUFFIX(P dest, CP source, size_t n, int pe)                                             \
+    {                                                                                                        \
+        shmemi_void(                                                                                         \
+            put(#PLAIN "put" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, false));       \
+    }                                                                                                        \
+    void PLAIN##get##SUFFIX(P dest, CP source, size_t n, int pe)                                             \
+    {                                                                                                        \
+        shmemi_void(                                                                                         \
+            get(#PLAIN "get" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, false));       \
+    }                                                                                                        \
+    void PLAIN##put##SUFFIX##_nbi(P dest, CP source, size_t n, int pe)                                       \
+    {                                                                                                        \
+        shmemi_void(                                                                                         \
+            put(#PLAIN "put" #SUFFIX "_nbi", SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, true)); \
+    }                                                                                                        \
+    void PLAIN##get##SUFFIX##_nbi(P dest, CP source, size_t n, int pe)                                       \
+    {                                                                                                        \
+        shmemi_void(                                                                                         \
+            get(#PLAIN "get" #SUFFIX "_nbi", SHMEM_CTX_DEFAULT, dest, source, bytes_of(n, SIZE), pe, true)); \
+    }                                                                                                        \
+    void CTX##put##SUFFIX(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                              \
+    {                                                                                                        \
+        shmemi_void(put(#CTX "put" #SUFFIX, ctx, dest, source, bytes_of(n, SIZE), pe, false));               \
+    }                                                                                                        \
+    void CTX##get##SUFFIX(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                              \
+    {                                                                                                        \
+        shmemi_void(get(#CTX "get" #SUFFIX, ctx, dest, source, bytes_of(n, SIZE), pe, false));               \
+    }                                                                                                        \
+    void CTX##put##SUFFIX##_nbi(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                        \
+    {                                                                                                        \
+        shmemi_void(put(#CTX "put" #SUFFIX "_nbi", ctx, dest, source, bytes_of(n, SIZE), pe, true));         \
+    }                                                                                                        \
+    void CTX##get##SUFFIX##_nbi(shmem_ctx_t ctx, P dest, CP source, size_t n, int pe)                        \
+    {                                                                                                        \
+        shmemi_void(get(#CTX "get" #SUFFIX "_nbi", ctx, dest, source, bytes_of(n, SIZE), pe, true));         \
     }
 
-#define STRIDED_CALLS(PLAIN, CTX, P, CP, SIZE, SUFFIX)                                                            \
-    void PLAIN##iput##SUFFIX(P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n, int pe)                   \
-    {                                                                                                             \
-        shmemi_void(iput(#PLAIN "iput" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, dst, sst, SIZE, n, pe));         \
-    }                                                                                                             \
-    void PLAIN##iget##SUFFIX(P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n, int pe)                   \
-    {                                                                                                             \
-        shmemi_void(iget(#PLAIN "iget" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, dst, sst, SIZE, n, pe));         \
-    }                                                                                                             \
-    void CTX##iput##SUFFIX(shmem_ctx_t ctx, P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n, int pe)    \
-    {                                                                                                             \
-        shmemi_void(iput(#CTX "iput" #SUFFIX, ctx, dest, source, dst, sst, SIZE, n, pe));                         \
-    }                                                                                                             \
-    void CTX##iget##SUFFIX(shmem_ctx_t ctx, P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n, int pe)    \
-    {                                                                                                             \
-        shmemi_void(iget(#CTX "iget" #SUFFIX, ctx, dest, source, dst, sst, SIZE, n, pe));                         \
+#define STRIDED_CALLS(PLAIN, CTX, P, CP, SIZE, SUFFIX)                                                       \
+    void PLAIN##iput##SUFFIX(P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n, int pe)              \
+    {                                                                                                        \
+        shmemi_void(iput(#PLAIN "iput" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, dst, sst, SIZE, n, pe));    \
+    }                                                                                                        \
+    void PLAIN##iget##SUFFIX(P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n, int pe)              \
+    {                                                                                                        \
+        shmemi_void(iget(#PLAIN "iget" #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, dst, sst, SIZE, n, pe));    \
+    }                                                                                                        \
+    void CTX##iput##SUFFIX(shmem_ctx_t ctx, P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n,       \
+                           int pe)                                                                           \
+    {                                                                                                        \
+        shmemi_void(iput(#CTX "iput" #SUFFIX, ctx, dest, source, dst, sst, SIZE, n, pe));                    \
+    }                                                                                                        \
+    void CTX##iget##SUFFIX(shmem_ctx_t ctx, P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t n,       \
+                           int pe)                                                                           \
+    {                                                                                                        \
+        shmemi_void(iget(#CTX "iget" #SUFFIX, ctx, dest, source, dst, sst, SIZE, n, pe));                    \
     }
 
 /* p and g: one element by value. */
-#define ELEMENT_CALLS(NAME, T)                                                                                    \
-    void shmem_##NAME##_p(T *dest, T value, int pe)                                                               \
-    {                                                                                                             \
-        shmemi_void(put("shmem_" #NAME "_p", SHMEM_CTX_DEFAULT, dest, &value, sizeof value, pe, false));          \
-    }                                                                                                             \
-    T shmem_##NAME##_g(const T *source, int pe)                                                                   \
-    {                                                                                                             \
-        T value = 0;                                                                                              \
-        shmemi_void(get("shmem_" #NAME "_g", SHMEM_CTX_DEFAULT, &value, source, sizeof value, pe, false));        \
-        return value;                                                                                             \
-    }                                                                                                             \
-    void shmem_ctx_##NAME##_p(shmem_ctx_t ctx, T *dest, T value, int pe)                                          \
-    {                                                                                                             \
-        shmemi_void(put("shmem_ctx_" #NAME "_p", ctx, dest, &value, sizeof value, pe, false));                    \
-    }                                                                                                             \
-    T shmem_ctx_##NAME##_g(shmem_ctx_t ctx, const T *source, int pe)                                              \
-    {                                                                                                             \
-        T value = 0;                                                                                              \
-        shmemi_void(get("shmem_ctx_" #NAME "_g", ctx, &value, source, sizeof value, pe, false));                  \
-        return value;                                                                                             \
+#define ELEMENT_CALLS(NAME, T)                                                                               \
+    void shmem_##NAME##_p(T *dest, T value, int pe)                                                          \
+    {                                                                                                        \
+        shmemi_void(put("shmem_" #NAME "_p", SHMEM_CTX_DEFAULT, dest, &value, sizeof value, pe, false));     \
+    }                                                                                                        \
+    T shmem_##NAME##_g(const T *source, int pe)                                                              \
+    {                                                                                                        \
+        T value = 0;                                                                                         \
+        shmemi_void(get("shmem_" #NAME "_g", SHMEM_CTX_DEFAULT, &value, source, sizeof value, pe, false));   \
+        return value;                                                                                        \
+    }                                                                                                        \
+    void shmem_ctx_##NAME##_p(shmem_ctx_t ctx, T *dest, T value, int pe)                                     \
+    {                                                                                                        \
+        shmemi_void(put("shmem_ctx_" #NAME "_p", ctx, dest, &value, sizeof value, pe, false));               \
+    }                                                                                                        \
+    T shmem_ctx_##NAME##_g(shmem_ctx_t ctx, const T *source, int pe)                                         \
+    {                                                                                                        \
+        T value = 0;                                                                                         \
+        shmemi_void(get("shmem_ctx_" #NAME "_g", ctx, &value, source, sizeof value, pe, false));             \
+        return value;                                                                                        \
     }
 
-#define TYPED(NAME, T, CORE)                                                                                      \
-    RMA_CALLS(shmem_##NAME##_, shmem_ctx_##NAME##_, T *, const T *, sizeof(T), )                                  \
-    STRIDED_CALLS(shmem_##NAME##_, shmem_ctx_##NAME##_, T *, const T *, sizeof(T), )                              \
+#define TYPED(NAME, T, CORE)                                                                                 \
+    RMA_CALLS(shmem_##NAME##_, shmem_ctx_##NAME##_, T *, const T *, sizeof(T), )                             \
+    STRIDED_CALLS(shmem_##NAME##_, shmem_ctx_##NAME##_, T *, const T *, sizeof(T), )                         \
     ELEMENT_CALLS(NAME, T)
 SHMEM_TYPES_RMA(TYPED)
 
-#define SIZED(BITS)                                                                                               \
-    RMA_CALLS(shmem_, shmem_ctx_, void *, const void *, (BITS) / 8, BITS)                                         \
+#define SIZED(BITS)                                                                                          \
+    RMA_CALLS(shmem_, shmem_ctx_, void *, const void *, (BITS) / 8, BITS)                                    \
     STRIDED_CALLS(shmem_, shmem_ctx_, void *, const void *, (BITS) / 8, BITS)
 SHMEM_SIZES(SIZED)
 

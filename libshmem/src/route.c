@@ -25,7 +25,8 @@ static struct shmemi_transport full[ROWS];
 
 static int unsupported(const char *what, int pe)
 {
-    return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, what, "the transport to PE %d does not offer this operation", pe);
+    return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, what, "the transport to PE %d does not offer this operation",
+                       pe);
 }
 static void *no_map(int pe, int segment, uint64_t offset)
 {
@@ -91,7 +92,8 @@ static bool is_open(const struct shmemi_transport *t)
 }
 
 /* Gives `t` the PEs whose segment has no route yet; opens it for that, and leaves it open if it serves any. */
-static int connect_rest(struct shmemi_transport *t, int segment, const struct shmemi_transport **route, int *without)
+static int connect_rest(struct shmemi_transport *t, int segment, const struct shmemi_transport **route,
+                        int *without)
 {
     struct shmemi_world *w = &shmemi_world;
     bool used = is_open(t);
@@ -135,7 +137,8 @@ static int find_routes(const char *call, int segment, const struct shmemi_transp
     int pe = 0;
     while (route[pe])
         pe++;
-    return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "no transport reaches the %s memory of PE %d (%d of %d PEs)",
+    return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
+                       "no transport reaches the %s memory of PE %d (%d of %d PEs)",
                        segment == SHMEMI_SEGMENT_HOST ? "host" : "GPU", pe, without, shmemi_world.job.npes);
 }
 
@@ -194,7 +197,8 @@ void shmemi_route_report(char *text, size_t n)
                     peers++;
                     break;
                 }
-        at += (size_t)snprintf(text + at, n - at, "transport %s: %s (%s); %s; serves %d PEs\n", rows[i].raw->name,
-                               there ? "available" : "not available", why, rows[i].text, peers);
+        at += (size_t)snprintf(text + at, n - at, "transport %s: %s (%s); %s; serves %d PEs\n",
+                               rows[i].raw->name, there ? "available" : "not available", why, rows[i].text,
+                               peers);
     }
 }

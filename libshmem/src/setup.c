@@ -16,7 +16,7 @@ struct shmemi_world shmemi_world;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* init and finalize from any thread */
 static int nesting;
 static bool abandoned; /* by shmemx_abandon: this process cannot join a job again */
-static pid_t owner; /* the process that initialized: a forked child is not a PE */
+static pid_t owner;    /* the process that initialized: a forked child is not a PE */
 
 /* ---- messages of the checks in world.h --------------------------------------------------------------------- */
 
@@ -39,8 +39,9 @@ int shmemi_bad_address(const char *call, const char *what, const void *addr, siz
         return shmemi_not_initialized(call);
     const char *start = s->base + shmemi_world.internal_bytes, *end = s->base + s->bytes, *a = addr;
     if (a >= start && a < end)
-        return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "%s: %zu bytes at %p go %zu past the end of the symmetric heap",
-                           what, n, addr, n - (size_t)(end - a));
+        return shmemi_fail(SHMEMX_ERR_ADDRESS, call,
+                           "%s: %zu bytes at %p go %zu past the end of the symmetric heap", what, n, addr,
+                           n - (size_t)(end - a));
     return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "%s: %p is not in the symmetric heap [%p, %p)", what, addr,
                        (const void *)start, (const void *)end);
 }
@@ -89,8 +90,8 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
         return ok;
     if ((rc = w->boot.barrier(&w->boot)) != 0)
         return rc;
-    shmemi_debug("%d PEs by %s (%s), %d on this node, %d processors, heap of %zu bytes", w->npes, w->boot.name,
-                 w->boot.detail, shmemi_node.local_npes, shmemi_node.processors, bytes);
+    shmemi_debug("%d PEs by %s (%s), %d on this node, %d processors, heap of %zu bytes", w->npes,
+                 w->boot.name, w->boot.detail, shmemi_node.local_npes, shmemi_node.processors, bytes);
     if (w->me == 0 && (shmemi_env.INFO || shmemi_env.VERSION)) {
         char text[8192];
         shmemx_info(text, sizeof text);
@@ -148,8 +149,9 @@ static int finalize(bool fatal)
     int rc = SHMEMX_SUCCESS;
     SHMEMI_REQUIRE_INIT(call);
     if (getpid() != owner) /* a forked child that exits through the same code must not end the job */
-        return shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call, "process %d was forked by PE %d and is no PE itself",
-                           (int)getpid(), shmemi_world.me);
+        return shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call,
+                           "process %d was forked by PE %d and is no PE itself", (int)getpid(),
+                           shmemi_world.me);
     pthread_mutex_lock(&lock);
     if (nesting > 1) {
         nesting--;
@@ -192,8 +194,8 @@ void shmem_init(void)
 int shmem_init_thread(int requested, int *provided)
 {
     if (requested < SHMEM_THREAD_SINGLE || requested > SHMEM_THREAD_MULTIPLE)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_init_thread", "thread level %d, 0 to %d exist", requested,
-                           SHMEM_THREAD_MULTIPLE);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_init_thread", "thread level %d, 0 to %d exist",
+                           requested, SHMEM_THREAD_MULTIPLE);
     int rc = init("shmem_init_thread", &(struct shmemi_bootstrap_request){0});
     if (rc == 0 && provided)
         *provided = SHMEM_THREAD_MULTIPLE;
@@ -292,20 +294,39 @@ const char *shmemx_bootstrap_name(void)
 }
 
 /* One overload a kind of environment.def. */
-static void say_SIZE(struct sink *s, size_t v) { say(s, "%zu", v); }
-static void say_SECONDS(struct sink *s, double v) { say(s, "%g", v); }
-static void say_BOOL(struct sink *s, bool v) { say(s, "%d", v); }
+static void say_SIZE(struct sink *s, size_t v)
+{
+    say(s, "%zu", v);
+}
+static void say_SECONDS(struct sink *s, double v)
+{
+    say(s, "%g", v);
+}
+static void say_BOOL(struct sink *s, bool v)
+{
+    say(s, "%d", v);
+}
 static void say_INT(struct sink *s, long v) __attribute__((unused));
-static void say_INT(struct sink *s, long v) { say(s, "%ld", v); }
-static void say_STRING(struct sink *s, const char *v) { say(s, "%s", v); }
-static void say_SECRET(struct sink *s, const char *v) { say(s, "%s", *v ? "(set)" : ""); }
+static void say_INT(struct sink *s, long v)
+{
+    say(s, "%ld", v);
+}
+static void say_STRING(struct sink *s, const char *v)
+{
+    say(s, "%s", v);
+}
+static void say_SECRET(struct sink *s, const char *v)
+{
+    say(s, "%s", *v ? "(set)" : "");
+}
 
 size_t shmemx_info(char *text, size_t size)
 {
     struct sink s = {text, text ? size : 0, 0};
     struct shmemi_world *w = &shmemi_world;
     char part[2048];
-    say(&s, "libshmem: %s, OpenSHMEM %d.%d\n", SHMEMX_VERSION_STRING, SHMEM_MAJOR_VERSION, SHMEM_MINOR_VERSION);
+    say(&s, "libshmem: %s, OpenSHMEM %d.%d\n", SHMEMX_VERSION_STRING, SHMEM_MAJOR_VERSION,
+        SHMEM_MINOR_VERSION);
     if (w->npes) {
         size_t total, used, largest;
         shmemx_heap_info(SHMEMX_MEM_HOST, &total, &used, &largest);
@@ -315,8 +336,8 @@ size_t shmemx_info(char *text, size_t size)
         say(&s, "heap: %zu bytes, %zu in use, largest free block %zu\n", total, used, largest);
         shmemx_heap_info(SHMEMX_MEM_DEVICE, &total, &used, &largest);
         if (total)
-            say(&s, "GPU heap: %s, %zu bytes, %zu in use, largest free block %zu\n", shmemi_gpu_name(), total, used,
-                largest);
+            say(&s, "GPU heap: %s, %zu bytes, %zu in use, largest free block %zu\n", shmemi_gpu_name(), total,
+                used, largest);
     } else {
         say(&s, "job: not initialized\n");
         (void)shmemi_env_read("shmemx_info");

@@ -3,8 +3,8 @@
 
 #include "world.h"
 
-static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, uint64_t *sig_addr,
-                      uint64_t signal, int sig_op, int pe, bool nbi)
+static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n,
+                      uint64_t *sig_addr, uint64_t signal, int sig_op, int pe, bool nbi)
 {
     struct shmemi_place d, s;
     int rc = shmemi_check_pe(call, ctx, &pe);
@@ -16,10 +16,11 @@ static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void 
     if (SHMEMI_UNLIKELY(n && !source))
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "source is NULL");
     if (SHMEMI_UNLIKELY((uintptr_t)sig_addr % sizeof *sig_addr))
-        return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "sig_addr %p is not aligned to 8 bytes", (void *)sig_addr);
+        return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "sig_addr %p is not aligned to 8 bytes",
+                           (void *)sig_addr);
     if (SHMEMI_UNLIKELY(sig_op != SHMEM_SIGNAL_SET && sig_op != SHMEM_SIGNAL_ADD))
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "sig_op is %d, neither SHMEM_SIGNAL_SET nor SHMEM_SIGNAL_ADD",
-                           sig_op);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "sig_op is %d, neither SHMEM_SIGNAL_SET nor SHMEM_SIGNAL_ADD", sig_op);
     const struct shmemi_transport *t = shmemi_route(pe, d.segment, source);
     if (SHMEMI_UNLIKELY(s.segment != d.segment))
         t = shmemi_route(pe, SHMEMI_SEGMENT_DEVICE, NULL); /* one of the two is GPU memory */
@@ -75,37 +76,37 @@ uint64_t shmem_signal_wait_until(uint64_t *sig_addr, int cmp, uint64_t cmp_value
 
 void shmem_signal_add(uint64_t *sig_addr, uint64_t signal, int pe)
 {
-    shmemi_void(put_signal("shmem_signal_add", SHMEM_CTX_DEFAULT, NULL, NULL, 0, sig_addr, signal, SHMEM_SIGNAL_ADD, pe,
-                           false));
+    shmemi_void(put_signal("shmem_signal_add", SHMEM_CTX_DEFAULT, NULL, NULL, 0, sig_addr, signal,
+                           SHMEM_SIGNAL_ADD, pe, false));
 }
 
 void shmem_signal_set(uint64_t *sig_addr, uint64_t signal, int pe)
 {
-    shmemi_void(put_signal("shmem_signal_set", SHMEM_CTX_DEFAULT, NULL, NULL, 0, sig_addr, signal, SHMEM_SIGNAL_SET, pe,
-                           false));
+    shmemi_void(put_signal("shmem_signal_set", SHMEM_CTX_DEFAULT, NULL, NULL, 0, sig_addr, signal,
+                           SHMEM_SIGNAL_SET, pe, false));
 }
 
 /* ---- the standard's names ------------------------------------------------------------------------------------------- */
 
-#define SIGNAL_CALL(FULL, CTXPARAM, CTX, P, CP, SIZE, NBI)                                                        \
-    void FULL(CTXPARAM P dest, CP source, size_t n, uint64_t *sig_addr, uint64_t signal, int sig_op, int pe)      \
-    {                                                                                                             \
-        size_t bytes;                                                                                             \
-        if (__builtin_mul_overflow(n, SIZE, &bytes))                                                              \
-            bytes = SIZE_MAX; /* fails the address check */                                                       \
-        shmemi_void(put_signal(#FULL, CTX, dest, source, bytes, sig_addr, signal, sig_op, pe, NBI));              \
+#define SIGNAL_CALL(FULL, CTXPARAM, CTX, P, CP, SIZE, NBI)                                                   \
+    void FULL(CTXPARAM P dest, CP source, size_t n, uint64_t *sig_addr, uint64_t signal, int sig_op, int pe) \
+    {                                                                                                        \
+        size_t bytes;                                                                                        \
+        if (__builtin_mul_overflow(n, SIZE, &bytes))                                                         \
+            bytes = SIZE_MAX; /* fails the address check */                                                  \
+        shmemi_void(put_signal(#FULL, CTX, dest, source, bytes, sig_addr, signal, sig_op, pe, NBI));         \
     }
 #define CTX_PARAM shmem_ctx_t ctx,
-#define SIGNAL_CALLS(PLAIN, CTX, P, CP, SIZE)                                                                     \
-    SIGNAL_CALL(PLAIN, , SHMEM_CTX_DEFAULT, P, CP, SIZE, false)                                                   \
-    SIGNAL_CALL(PLAIN##_nbi, , SHMEM_CTX_DEFAULT, P, CP, SIZE, true)                                              \
-    SIGNAL_CALL(CTX, CTX_PARAM, ctx, P, CP, SIZE, false)                                                          \
+#define SIGNAL_CALLS(PLAIN, CTX, P, CP, SIZE)                                                                \
+    SIGNAL_CALL(PLAIN, , SHMEM_CTX_DEFAULT, P, CP, SIZE, false)                                              \
+    SIGNAL_CALL(PLAIN##_nbi, , SHMEM_CTX_DEFAULT, P, CP, SIZE, true)                                         \
+    SIGNAL_CALL(CTX, CTX_PARAM, ctx, P, CP, SIZE, false)                                                     \
     SIGNAL_CALL(CTX##_nbi, CTX_PARAM, ctx, P, CP, SIZE, true)
 
-#define TYPED(NAME, T, CORE)                                                                                      \
+#define TYPED(NAME, T, CORE)                                                                                 \
     SIGNAL_CALLS(shmem_##NAME##_put_signal, shmem_ctx_##NAME##_put_signal, T *, const T *, sizeof(T))
 SHMEM_TYPES_RMA(TYPED)
-#define SIZED(BITS)                                                                                               \
+#define SIZED(BITS)                                                                                          \
     SIGNAL_CALLS(shmem_put##BITS##_signal, shmem_ctx_put##BITS##_signal, void *, const void *, (BITS) / 8)
 SHMEM_SIZES(SIZED)
 SIGNAL_CALLS(shmem_putmem_signal, shmem_ctx_putmem_signal, void *, const void *, 1)

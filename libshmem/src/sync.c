@@ -20,24 +20,24 @@ struct condition {
 static inline bool compares(int type, int cmp, const void *ivar, const void *value)
 {
     /* acquire: pairs with the release of a signal or atomic at the sender; what it put before is visible */
-#define COMPARE(T)                                                                                                \
-    {                                                                                                             \
-        T a = __atomic_load_n((const T *)ivar, __ATOMIC_ACQUIRE), b;                                              \
-        memcpy(&b, value, sizeof b);                                                                              \
-        switch (cmp) {                                                                                            \
-        case SHMEM_CMP_EQ:                                                                                        \
-            return a == b;                                                                                        \
-        case SHMEM_CMP_NE:                                                                                        \
-            return a != b;                                                                                        \
-        case SHMEM_CMP_GT:                                                                                        \
-            return a > b;                                                                                         \
-        case SHMEM_CMP_GE:                                                                                        \
-            return a >= b;                                                                                        \
-        case SHMEM_CMP_LT:                                                                                        \
-            return a < b;                                                                                         \
-        default:                                                                                                  \
-            return a <= b;                                                                                        \
-        }                                                                                                         \
+#define COMPARE(T)                                                                                           \
+    {                                                                                                        \
+        T a = __atomic_load_n((const T *)ivar, __ATOMIC_ACQUIRE), b;                                         \
+        memcpy(&b, value, sizeof b);                                                                         \
+        switch (cmp) {                                                                                       \
+        case SHMEM_CMP_EQ:                                                                                   \
+            return a == b;                                                                                   \
+        case SHMEM_CMP_NE:                                                                                   \
+            return a != b;                                                                                   \
+        case SHMEM_CMP_GT:                                                                                   \
+            return a > b;                                                                                    \
+        case SHMEM_CMP_GE:                                                                                   \
+            return a >= b;                                                                                   \
+        case SHMEM_CMP_LT:                                                                                   \
+            return a < b;                                                                                    \
+        default:                                                                                             \
+            return a <= b;                                                                                   \
+        }                                                                                                    \
     }
     switch (type) {
     case SHMEMX_INT32:
@@ -94,8 +94,9 @@ static int check(struct condition *c)
     struct shmemi_place p;
     SHMEMI_REQUIRE_INIT(c->call);
     if (c->cmp < SHMEM_CMP_EQ || c->cmp > SHMEM_CMP_LE)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "comparison %d, SHMEM_CMP_EQ = %d to SHMEM_CMP_LE = %d exist",
-                           c->cmp, SHMEM_CMP_EQ, SHMEM_CMP_LE);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call,
+                           "comparison %d, SHMEM_CMP_EQ = %d to SHMEM_CMP_LE = %d exist", c->cmp,
+                           SHMEM_CMP_EQ, SHMEM_CMP_LE);
     switch (c->type) {
     case SHMEMX_INT32:
     case SHMEMX_UINT32:
@@ -106,7 +107,8 @@ static int check(struct condition *c)
         c->size = 8;
         break;
     default:
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "type %d; integers of 4 and 8 bytes are possible", c->type);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "type %d; integers of 4 and 8 bytes are possible",
+                           c->type);
     }
     if (c->which < SHMEMX_ALL || c->which > SHMEMX_SOME)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "form %d, 0 to %d exist", c->which, SHMEMX_SOME);
@@ -117,7 +119,8 @@ static int check(struct condition *c)
     if (!c->values)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "values is NULL");
     if ((uintptr_t)c->ivars % c->size)
-        return shmemi_fail(SHMEMX_ERR_ADDRESS, c->call, "ivars %p is not aligned to its %zu bytes", c->ivars, c->size);
+        return shmemi_fail(SHMEMX_ERR_ADDRESS, c->call, "ivars %p is not aligned to its %zu bytes", c->ivars,
+                           c->size);
     size_t bytes;
     if (__builtin_mul_overflow(c->n, c->size, &bytes))
         bytes = SIZE_MAX;
@@ -156,18 +159,24 @@ static size_t size_of(int type)
     return type == SHMEMX_INT32 || type == SHMEMX_UINT32 ? 4 : 8;
 }
 
-#define CONDITION(call_, type_, which_, ivars_, n_, indices_, status_, cmp_, values_, vector_)                    \
-    {                                                                                                             \
-        .call = (call_), .type = (type_), .which = (which_), .cmp = (cmp_), .ivars = (ivars_), .n = (n_),         \
-        .indices = (indices_), .status = (status_), .values = (const char *)(values_),                            \
-        .step = (vector_) ? size_of(type_) : 0                                                                    \
-    }
+#define CONDITION(call_, type_, which_, ivars_, n_, indices_, status_, cmp_, values_, vector_)               \
+    {.call = (call_),                                                                                        \
+     .type = (type_),                                                                                        \
+     .which = (which_),                                                                                      \
+     .cmp = (cmp_),                                                                                          \
+     .ivars = (ivars_),                                                                                      \
+     .n = (n_),                                                                                              \
+     .indices = (indices_),                                                                                  \
+     .status = (status_),                                                                                    \
+     .values = (const char *)(values_),                                                                      \
+     .step = (vector_) ? size_of(type_) : 0}
 
-int shmemx_wait_until(int type, int which, void *ivars, size_t nelems, size_t *indices, const int *status, int cmp,
-                      const void *values, int vector, size_t *result)
+int shmemx_wait_until(int type, int which, void *ivars, size_t nelems, size_t *indices, const int *status,
+                      int cmp, const void *values, int vector, size_t *result)
 {
     size_t mine;
-    struct condition c = CONDITION("shmem_wait_until", type, which, ivars, nelems, indices, status, cmp, values, vector);
+    struct condition c =
+        CONDITION("shmem_wait_until", type, which, ivars, nelems, indices, status, cmp, values, vector);
     return wait_until(&c, result ? result : &mine);
 }
 
@@ -182,54 +191,57 @@ int shmemx_test(int type, int which, void *ivars, size_t nelems, size_t *indices
                 const void *values, int vector, size_t *result)
 {
     size_t mine;
-    struct condition c = CONDITION("shmem_test", type, which, ivars, nelems, indices, status, cmp, values, vector);
+    struct condition c =
+        CONDITION("shmem_test", type, which, ivars, nelems, indices, status, cmp, values, vector);
     return test(&c, result ? result : &mine);
 }
 
 /* ---- the standard's names ------------------------------------------------------------------------------------------- */
 
 /* One wait_until form and its test twin. RESULT is what a failed call returns. */
-#define FORMS(NAME, T, CORE, SUFFIX, WRET, TRET, WHICH, INDEXPARAM, INDICES, VPARAM, VALUES, VECTOR, FAILED)      \
-    WRET shmem_##NAME##_wait_until##SUFFIX(T *ivars, size_t n, INDEXPARAM const int *status, int cmp, VPARAM)     \
-    {                                                                                                             \
-        size_t result = FAILED;                                                                                   \
-        struct condition c = CONDITION("shmem_" #NAME "_wait_until" #SUFFIX, CORE, WHICH, ivars, n, INDICES,      \
-                                       status, cmp, VALUES, VECTOR);                                              \
-        shmemi_void(wait_until(&c, &result));                                                                     \
-        return (WRET)result;                                                                                      \
-    }                                                                                                             \
-    TRET shmem_##NAME##_test##SUFFIX(T *ivars, size_t n, INDEXPARAM const int *status, int cmp, VPARAM)           \
-    {                                                                                                             \
-        size_t result = FAILED;                                                                                   \
-        struct condition c = CONDITION("shmem_" #NAME "_test" #SUFFIX, CORE, WHICH, ivars, n, INDICES, status,    \
-                                       cmp, VALUES, VECTOR);                                                      \
-        shmemi_void(test(&c, &result));                                                                           \
-        return (TRET)result;                                                                                      \
+#define FORMS(NAME, T, CORE, SUFFIX, WRET, TRET, WHICH, INDEXPARAM, INDICES, VPARAM, VALUES, VECTOR, FAILED) \
+    WRET shmem_##NAME##_wait_until##SUFFIX(T *ivars, size_t n, INDEXPARAM const int *status, int cmp,        \
+                                           VPARAM)                                                           \
+    {                                                                                                        \
+        size_t result = FAILED;                                                                              \
+        struct condition c = CONDITION("shmem_" #NAME "_wait_until" #SUFFIX, CORE, WHICH, ivars, n, INDICES, \
+                                       status, cmp, VALUES, VECTOR);                                         \
+        shmemi_void(wait_until(&c, &result));                                                                \
+        return (WRET)result;                                                                                 \
+    }                                                                                                        \
+    TRET shmem_##NAME##_test##SUFFIX(T *ivars, size_t n, INDEXPARAM const int *status, int cmp, VPARAM)      \
+    {                                                                                                        \
+        size_t result = FAILED;                                                                              \
+        struct condition c = CONDITION("shmem_" #NAME "_test" #SUFFIX, CORE, WHICH, ivars, n, INDICES,       \
+                                       status, cmp, VALUES, VECTOR);                                         \
+        shmemi_void(test(&c, &result));                                                                      \
+        return (TRET)result;                                                                                 \
     }
 #define INDEX_PARAM size_t *indices,
 /* `return (void)result` is how a void form uses the same text; gcc and clang accept it. */
 #pragma GCC diagnostic ignored "-Wpedantic"
 
-#define SYNC_CALLS(NAME, T, CORE)                                                                                 \
-    void shmem_##NAME##_wait_until(T *ivar, int cmp, T value)                                                     \
-    {                                                                                                             \
-        size_t result;                                                                                            \
-        struct condition c = CONDITION("shmem_" #NAME "_wait_until", CORE, SHMEMX_ALL, ivar, 1, NULL, NULL, cmp,  \
-                                       &value, 0);                                                                \
-        shmemi_void(wait_until(&c, &result));                                                                     \
-    }                                                                                                             \
-    int shmem_##NAME##_test(T *ivar, int cmp, T value)                                                            \
-    {                                                                                                             \
-        size_t result = 0;                                                                                        \
-        struct condition c = CONDITION("shmem_" #NAME "_test", CORE, SHMEMX_ALL, ivar, 1, NULL, NULL, cmp,        \
-                                       &value, 0);                                                                \
-        shmemi_void(test(&c, &result));                                                                           \
-        return (int)result;                                                                                       \
-    }                                                                                                             \
-    FORMS(NAME, T, CORE, _all, void, int, SHMEMX_ALL, , NULL, T value, &value, 0, 0)                              \
-    FORMS(NAME, T, CORE, _any, size_t, size_t, SHMEMX_ANY, , NULL, T value, &value, 0, SIZE_MAX)                  \
-    FORMS(NAME, T, CORE, _some, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, T value, &value, 0, 0)         \
-    FORMS(NAME, T, CORE, _all_vector, void, int, SHMEMX_ALL, , NULL, T *values, values, 1, 0)                     \
-    FORMS(NAME, T, CORE, _any_vector, size_t, size_t, SHMEMX_ANY, , NULL, T *values, values, 1, SIZE_MAX)         \
-    FORMS(NAME, T, CORE, _some_vector, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, T *values, values, 1, 0)
+#define SYNC_CALLS(NAME, T, CORE)                                                                            \
+    void shmem_##NAME##_wait_until(T *ivar, int cmp, T value)                                                \
+    {                                                                                                        \
+        size_t result;                                                                                       \
+        struct condition c =                                                                                 \
+            CONDITION("shmem_" #NAME "_wait_until", CORE, SHMEMX_ALL, ivar, 1, NULL, NULL, cmp, &value, 0);  \
+        shmemi_void(wait_until(&c, &result));                                                                \
+    }                                                                                                        \
+    int shmem_##NAME##_test(T *ivar, int cmp, T value)                                                       \
+    {                                                                                                        \
+        size_t result = 0;                                                                                   \
+        struct condition c =                                                                                 \
+            CONDITION("shmem_" #NAME "_test", CORE, SHMEMX_ALL, ivar, 1, NULL, NULL, cmp, &value, 0);        \
+        shmemi_void(test(&c, &result));                                                                      \
+        return (int)result;                                                                                  \
+    }                                                                                                        \
+    FORMS(NAME, T, CORE, _all, void, int, SHMEMX_ALL, , NULL, T value, &value, 0, 0)                         \
+    FORMS(NAME, T, CORE, _any, size_t, size_t, SHMEMX_ANY, , NULL, T value, &value, 0, SIZE_MAX)             \
+    FORMS(NAME, T, CORE, _some, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, T value, &value, 0, 0)    \
+    FORMS(NAME, T, CORE, _all_vector, void, int, SHMEMX_ALL, , NULL, T *values, values, 1, 0)                \
+    FORMS(NAME, T, CORE, _any_vector, size_t, size_t, SHMEMX_ANY, , NULL, T *values, values, 1, SIZE_MAX)    \
+    FORMS(NAME, T, CORE, _some_vector, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, T *values, values, \
+          1, 0)
 SHMEM_TYPES_AMO(SYNC_CALLS)

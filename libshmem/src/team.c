@@ -55,10 +55,10 @@ int shmemi_refuse(const char *call, struct shmemi_team *t, int rc)
 
 static void describe(uint64_t tag, char *text, size_t n)
 {
-    static const char *const names[] = {
-        [SHMEMI_REFUSED] = "a call that it refused (its own message says why)",
+    static const char *const names[] = {[SHMEMI_REFUSED] =
+                                            "a call that it refused (its own message says why)",
 #define X(name, text) [SHMEMI_##name] = text,
-        SHMEMI_COLLECTIVES(X)
+                                        SHMEMI_COLLECTIVES(X)
 #undef X
     };
     unsigned kind = tag & 0xff, argument = tag >> 8 & 0xffff;
@@ -69,7 +69,8 @@ static void describe(uint64_t tag, char *text, size_t n)
     else if (kind == SHMEMI_BROADCAST)
         snprintf(text, n, "%s, root %u, %llu bytes", name, argument, bytes);
     else if (kind == SHMEMI_REDUCE) /* enum shmemx_reduce_op and shmemx_type */
-        snprintf(text, n, "%s, operation %u, type %u, %llu bytes", name, argument >> 8, argument & 0xff, bytes);
+        snprintf(text, n, "%s, operation %u, type %u, %llu bytes", name, argument >> 8, argument & 0xff,
+                 bytes);
     else
         snprintf(text, n, "%s, %llu bytes", name, bytes);
 }
@@ -79,7 +80,8 @@ int shmemi_disagree(const char *call, const struct shmemi_team *t, int member)
     char theirs[128], mine[128];
     describe(shmemi_note_of(t, member, t->epoch)->tag, theirs, sizeof theirs);
     describe(t->tag, mine, sizeof mine);
-    return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "PE %d is in %s; this PE in %s", t->pes[member], theirs, mine);
+    return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "PE %d is in %s; this PE in %s", t->pes[member], theirs,
+                       mine);
 }
 
 static void free_team(struct shmemi_team *t)
@@ -97,8 +99,8 @@ static void free_team(struct shmemi_team *t)
 }
 
 /* Fills a slot with members start, start + stride, .. of `parent` (NULL: of the world). */
-static int fill_team(const char *call, int slot, const struct shmemi_team *parent, int start, int stride, int n,
-                     uint64_t epoch)
+static int fill_team(const char *call, int slot, const struct shmemi_team *parent, int start, int stride,
+                     int n, uint64_t epoch)
 {
     struct shmemi_team *t = &teams[slot];
     t->pes = malloc(sizeof *t->pes * (size_t)n);
@@ -169,7 +171,8 @@ int shmem_team_n_pes(shmem_team_t team)
 static int bad_mask(const char *call, long mask)
 {
     return mask & ~(long)SHMEM_TEAM_NUM_CONTEXTS
-               ? shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "config_mask 0x%lx has unknown bits", (unsigned long)mask)
+               ? shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "config_mask 0x%lx has unknown bits",
+                             (unsigned long)mask)
                : SHMEMX_SUCCESS;
 }
 
@@ -244,7 +247,8 @@ static int choose_slot(const char *call, struct shmemi_team *parent, const int64
     for (*slot = FIRST_SLOT; *slot < SHMEMI_TEAMS; ++*slot)
         if (common[*slot / 64] >> *slot % 64 & 1)
             return SHMEMX_SUCCESS;
-    return shmemi_fail(SHMEMX_ERR_LIMIT, call, "no team left: %d at a time is the limit, destroy some", SHMEMI_TEAMS);
+    return shmemi_fail(SHMEMX_ERR_LIMIT, call, "no team left: %d at a time is the limit, destroy some",
+                       SHMEMI_TEAMS);
 }
 
 static void untake(int slot)
@@ -256,7 +260,8 @@ static void untake(int slot)
 
 /* Agrees on a slot that is free on every member and takes it. Another thread of some member may take it in between;
  * then all choose again. */
-static int agree(const char *call, struct shmemi_team *parent, const int64_t arguments[4], int *slot, uint64_t *epoch)
+static int agree(const char *call, struct shmemi_team *parent, const int64_t arguments[4], int *slot,
+                 uint64_t *epoch)
 {
     bool all = false;
     while (!all) {
@@ -299,8 +304,8 @@ static int check_config(const char *call, const shmem_team_config_t *config, lon
 }
 
 /* Makes this PE's team in an agreed slot if it is a member. */
-static int join(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start, int stride,
-                int n, const shmem_team_config_t *config, long mask, shmem_team_t *out)
+static int join(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start,
+                int stride, int n, const shmem_team_config_t *config, long mask, shmem_team_t *out)
 {
     int rc = fill_team(call, slot, parent, start, stride, n, epoch);
     untake(slot);
@@ -312,8 +317,8 @@ static int join(const char *call, const struct shmemi_team *parent, int slot, ui
     return SHMEMX_SUCCESS;
 }
 
-int shmem_team_split_strided(shmem_team_t parent, int start, int stride, int size, const shmem_team_config_t *config,
-                             long config_mask, shmem_team_t *new_team)
+int shmem_team_split_strided(shmem_team_t parent, int start, int stride, int size,
+                             const shmem_team_config_t *config, long config_mask, shmem_team_t *new_team)
 {
     const char *call = "shmem_team_split_strided";
     int rc = 0;
@@ -329,8 +334,8 @@ int shmem_team_split_strided(shmem_team_t parent, int start, int stride, int siz
     if (size < 1 || start < 0 || start >= p->n || last < 0 || last >= p->n || (stride == 0 && size > 1))
         return shmemi_refuse(call, p,
                              shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
-                                         "start %d, stride %d, size %d in a team of %d PEs", start, stride, size,
-                                         p->n));
+                                         "start %d, stride %d, size %d in a team of %d PEs", start, stride,
+                                         size, p->n));
     int slot;
     uint64_t epoch;
     const int64_t arguments[4] = {'s', start, stride, size};
@@ -343,9 +348,9 @@ int shmem_team_split_strided(shmem_team_t parent, int start, int stride, int siz
     return SHMEMX_SUCCESS;
 }
 
-int shmem_team_split_2d(shmem_team_t parent, int xrange, const shmem_team_config_t *xaxis_config, long xaxis_mask,
-                        shmem_team_t *xaxis_team, const shmem_team_config_t *yaxis_config, long yaxis_mask,
-                        shmem_team_t *yaxis_team)
+int shmem_team_split_2d(shmem_team_t parent, int xrange, const shmem_team_config_t *xaxis_config,
+                        long xaxis_mask, shmem_team_t *xaxis_team, const shmem_team_config_t *yaxis_config,
+                        long yaxis_mask, shmem_team_t *yaxis_team)
 {
     const char *call = "shmem_team_split_2d";
     int rc = 0;
@@ -388,7 +393,8 @@ int shmemx_team_destroy(shmem_team_t team)
     if (!t)
         return rc;
     if (t - teams < FIRST_SLOT)
-        return shmemi_fail(SHMEMX_ERR_TEAM, call, "SHMEM_TEAM_WORLD and SHMEM_TEAM_SHARED cannot be destroyed");
+        return shmemi_fail(SHMEMX_ERR_TEAM, call,
+                           "SHMEM_TEAM_WORLD and SHMEM_TEAM_SHARED cannot be destroyed");
     /* nobody may still read this PE's notes of an earlier collective when the slot is given away */
     rc = shmemi_meet(call, t, shmemi_tag(SHMEMI_TEAM, 1, 0));
     shmemi_ctx_drop_team(team);

@@ -104,8 +104,9 @@ static inline int shmemi_await(const char *call, const struct shmemi_team *t, in
     int rc = shmemi_arrived(call, t, member, t->epoch);
     if (SHMEMI_UNLIKELY(rc != 0))
         return rc;
-    return SHMEMI_LIKELY(shmemi_note_of(t, member, t->epoch)->tag == t->tag) ? SHMEMX_SUCCESS
-                                                                            : shmemi_disagree(call, t, member);
+    return SHMEMI_LIKELY(shmemi_note_of(t, member, t->epoch)->tag == t->tag)
+               ? SHMEMX_SUCCESS
+               : shmemi_disagree(call, t, member);
 }
 
 /* Starts the next epoch of the collective `tag`; on return this PE's note for it may be written. */
@@ -115,7 +116,8 @@ static inline int shmemi_begin(const char *call, struct shmemi_team *t, uint64_t
     t->tag = tag;
     if (SHMEMI_LIKELY(t->seen + SHMEMI_NOTES >= e))
         return SHMEMX_SUCCESS;
-    for (int j = 0; j < t->n; ++j) { /* a member that posted e - 3 has finished e - 4, which used the same note */
+    for (int j = 0; j < t->n;
+         ++j) { /* a member that posted e - 3 has finished e - 4, which used the same note */
         int rc = j == t->me ? 0 : shmemi_arrived(call, t, j, e - SHMEMI_NOTES + 1);
         if (SHMEMI_UNLIKELY(rc != 0))
             return rc;

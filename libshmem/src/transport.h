@@ -37,8 +37,8 @@ struct shmemi_job {
 
 /* An atomic: operands are the bits of the element, zero-extended. */
 struct shmemi_amo {
-    int op;        /* enum shmemx_amo */
-    size_t size;   /* 4 or 8 */
+    int op;      /* enum shmemx_amo */
+    size_t size; /* 4 or 8 */
     uint64_t value, cond;
     void *fetched; /* `size` bytes, or NULL = old value not wanted */
 };

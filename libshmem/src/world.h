@@ -16,8 +16,10 @@ struct shmemi_world {
     unsigned jobs; /* inits so far: what was made in an earlier job is known by it */
     struct shmemi_segment segments[SHMEMI_SEGMENT_COUNT];
     size_t internal_bytes; /* at the start of the host segment: the library's own (team.h) */
-    const struct shmemi_transport **route; /* [npes] for host memory on both sides; tables with no NULL slot */
-    const struct shmemi_transport **gpu_route; /* [npes] where GPU memory is on either side; NULL = no GPU heap yet */
+    const struct shmemi_transport *
+        *route; /* [npes] for host memory on both sides; tables with no NULL slot */
+    const struct shmemi_transport *
+        *gpu_route; /* [npes] where GPU memory is on either side; NULL = no GPU heap yet */
     const struct shmemi_transport *open[8]; /* those in use, for fence and quiet */
     int nopen;
     bool all_mapped; /* every PE's host segment can be loaded and stored directly */

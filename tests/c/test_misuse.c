@@ -329,7 +329,8 @@ static void test_free(void)
     shmem_free(block);
     void *p = private_;
     calls = "bad malloc";
-    REFUSED(SHMEMX_ERR_NO_MEMORY, "SHMEM_SYMMETRIC_SIZE", shmemx_allocate(&p, (size_t)1 << 40, 0, 0, SHMEMX_MEM_HOST));
+    REFUSED(SHMEMX_ERR_NO_MEMORY, "SHMEM_SYMMETRIC_SIZE",
+            shmemx_allocate(&p, (size_t)1 << 40, 0, 0, SHMEMX_MEM_HOST));
     CHECK(p == NULL || p == private_, "a refused malloc gave %p", p);
     REFUSED(SHMEMX_ERR_ARGUMENT, "48", shmemx_allocate(&p, 100, 48, 0, SHMEMX_MEM_HOST));
     REFUSED(SHMEMX_ERR_ARGUMENT, "NULL", shmemx_allocate(NULL, 100, 0, 0, SHMEMX_MEM_HOST));

@@ -245,7 +245,8 @@ static void bad_configs(void)
     CHECK(rc == SHMEMX_ERR_NO_MEMORY && strstr(shmemx_last_error(), "SHMEM_SYMMETRIC_SIZE"), "%d: %s", rc,
           shmemx_last_error());
     size_t used;
-    CHECK(shmemx_heap_info(SHMEMX_MEM_HOST, NULL, &used, NULL) == 0 && used == 0, "%zu bytes of heap are left behind", used);
+    CHECK(shmemx_heap_info(SHMEMX_MEM_HOST, NULL, &used, NULL) == 0 && used == 0,
+          "%zu bytes of heap are left behind", used);
 }
 
 static void strangers(void)

@@ -282,7 +282,12 @@ SHMEMX_DEVICE_FN void relax(unsigned polls)
  * whole. */
 SHMEMX_DEVICE_FN void line_store(void *p, u64 a, u64 b, bool)
 {
-    asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(p), "l"(a), "l"(b) : "memory");
+    if (p != nullptr)
+        asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(p), "l"(a), "l"(b) : "memory");
+}
+SHMEMX_DEVICE_FN void pair_store(void *p, u64 a, u64 b)
+{
+    line_store(p, a, b, false);
 }
 SHMEMX_DEVICE_FN vec16 line_load(const void *p)
 {
@@ -290,24 +295,24 @@ SHMEMX_DEVICE_FN vec16 line_load(const void *p)
     asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(p) : "memory");
     return v;
 }
-/* The whole warp calls it. Fills v[i] with this lane's 16 bytes of the lines at p + i * step, i < count, when their
- * last lanes (`flag_lane`; valid has bit i) hold `round`. The N loads are in flight together. False: `patience` ended. */
+/* The whole warp calls it. Fills v[i] with this lane's 16 bytes of the lines at p + i * step, for the bits i of `mask`,
+ * when the last lanes of those lines (flag_lane) hold `round`. The loads are in flight together. False: `left` ended. */
 template <unsigned N, class Patience>
-SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *p, unsigned step, unsigned count, unsigned valid,
-                                 bool flag_lane, u64 round, Patience &patience)
+SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *p, u64 step, unsigned mask, bool flag_lane, u64 round,
+                                 Patience &left)
 {
     for (;;) {
         bool late = false;
 #pragma unroll
         for (unsigned i = 0; i < N; ++i)
-            if (i < count && (valid >> i & 1))
+            if ((mask >> i & 1) != 0)
                 v[i] = line_load(p + i * step);
 #pragma unroll
         for (unsigned i = 0; i < N; ++i)
-            late = late || (i < count && (valid >> i & 1) && flag_lane && v[i].y != round);
+            late = late || ((mask >> i & 1) != 0 && flag_lane && v[i].y != round);
         if (!__any_sync(0xffffffffu, late))
             return true;
-        if (__any_sync(0xffffffffu, patience.over()))
+        if (__any_sync(0xffffffffu, left.over()))
             return false;
     }
 }

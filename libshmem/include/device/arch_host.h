@@ -253,19 +253,24 @@ inline void line_store(void *p, u64 a, u64 b, bool flag_lane)
     if (word != nullptr && flag_lane)
         store_release(word + 1, b); // observer: the flag lane of the receiver, in lines_load
 }
+inline void pair_store(void *p, u64 a, u64 b)
+{
+    store_relaxed(static_cast<u64 *>(p), a);
+    store_relaxed(static_cast<u64 *>(p) + 1, b);
+}
 template <unsigned N, class Patience>
-inline bool lines_load(vec16 (&v)[N], const unsigned char *p, unsigned step, unsigned count, unsigned valid,
-                       bool flag_lane, u64 round, Patience &patience)
+inline bool lines_load(vec16 (&v)[N], const unsigned char *p, u64 step, unsigned mask, bool flag_lane, u64 round,
+                       Patience &left)
 {
     bool ok = true;
-    for (unsigned i = 0; i < N && ok; ++i)
-        if (i < count && (valid >> i & 1) && flag_lane)
-            while (load_acquire(reinterpret_cast<const u64 *>(p + i * step) + 1) != round && ok)
-                ok = !patience.over();
+    for (unsigned i = 0; i < N; ++i)
+        if (flag_lane && (mask >> i & 1) != 0)
+            while (ok && load_acquire(reinterpret_cast<const u64 *>(p + i * step) + 1) != round)
+                ok = !left.over();
     if (!all(warp_scope{}, ok)) // the flag lanes' acquires come before the other lanes' loads
         return false;
     for (unsigned i = 0; i < N; ++i)
-        if (i < count && (valid >> i & 1)) {
+        if ((mask >> i & 1) != 0) {
             const u64 *word = reinterpret_cast<const u64 *>(p + i * step);
             v[i] = make_vec16(load_relaxed(word), load_relaxed(word + 1));
         }

@@ -89,100 +89,141 @@ SHMEMX_DEVICE_FN void write_word(unsigned char *dst, u64 offset, u64 bytes, u64 
         arch::store_plain(dst + offset + i, static_cast<unsigned char>(w >> 8 * i));
 }
 
-/* A whole warp sends the groups first .. first + count - 1, count <= batch, of a message of `bytes` to `slot`. */
-SHMEMX_DEVICE_FN void send_batch(const packet_place &place, unsigned char *slot, const unsigned char *src, u64 bytes, u64 first,
-                                 unsigned count, u64 round)
+/* Which of the groups first, first + step, .. (batch of them) have data of this lane's line or pair: bit i. */
+SHMEMX_DEVICE_FN unsigned present(const packet_place &place, u64 bytes, u64 first, unsigned step)
 {
+    // a line goes when any of its data is inside the message: a whole line, or none of it
+    const unsigned begin = place.lines ? place.piece / 128 * line_data : place.at;
+    unsigned mask = 0;
+#pragma GCC unroll 4
+    for (unsigned i = 0; i < batch; ++i)
+        mask |= static_cast<unsigned>((first + static_cast<u64>(i) * step) * place.data + begin < bytes) << i;
+    return mask;
+}
+
+/* A whole warp sends the groups first, first + step, .. (batch of them) of a message of `bytes`. */
+SHMEMX_DEVICE_FN void send_batch(const packet_place &place, unsigned char *slot, const unsigned char *src, u64 bytes, u64 first,
+                                 unsigned step, u64 round)
+{
+    const unsigned mask = present(place, bytes, first, step);
     arch::vec16 v[batch];
 #pragma GCC unroll 4
     for (unsigned i = 0; i < batch; ++i) {
-        const u64 at = (first + i) * place.data + place.at;
+        const u64 at = (first + static_cast<u64>(i) * step) * place.data + place.at;
         u64 a = 0, b = place.flag ? round : 0;
-        if (i < count && at < bytes)
+        if (at < bytes)
             a = read_word(src, at, bytes);
-        if (i < count && place.words() == 2 && at + 8 < bytes)
+        if (place.words() == 2 && at + 8 < bytes)
             b = read_word(src, at + 8, bytes);
         v[i] = arch::make_vec16(a, b);
     }
+    unsigned char *to = slot + first * place.wire + place.piece;
 #pragma GCC unroll 4
-    for (unsigned i = 0; i < batch; ++i) {
-        if (i >= count)
-            continue;
-        const u64 group = first + i;
-        unsigned char *to = slot + group * place.wire + place.piece;
+    for (unsigned i = 0; i < batch; ++i, to += static_cast<u64>(step) * place.wire) {
         if (place.lines) {
-            // a line goes when any of its data is inside the message: a whole line, or none of it
-            const bool here = group * place.data + place.piece / 128 * line_data < bytes;
-            arch::line_store(here ? to : nullptr, v[i].x, v[i].y, place.flag);
-        } else if (group * place.data + place.at < bytes) {
-            const u64 tag = round << 32; // each half vouches for itself; observers: recv_batch, half by half
-            arch::store_relaxed(reinterpret_cast<u64 *>(to), (v[i].x & 0xffffffffu) | tag);
-            arch::store_relaxed(reinterpret_cast<u64 *>(to) + 1, (v[i].x >> 32) | tag);
+            arch::line_store((mask >> i & 1) != 0 ? to : nullptr, v[i].x, v[i].y, place.flag);
+        } else if ((mask >> i & 1) != 0) {
+            const u64 tag = round << 32;
+            arch::pair_store(to, (v[i].x & 0xffffffffu) | tag, (v[i].x >> 32) | tag);
         }
     }
 }
 
-/* A whole warp waits for groups of a message and gets this lane's words of each. False: the patience ended. */
+/* A whole warp waits for the groups at from + i * step bytes (this lane's pieces; bits of `mask`) and gets its words.
+ * False: the patience ended. */
 template <class Patience>
-SHMEMX_DEVICE_FN bool recv_batch(const packet_place &place, arch::vec16 (&v)[batch], const unsigned char *slot, u64 bytes,
-                                 u64 first, unsigned count, u64 round, Patience &left)
+SHMEMX_DEVICE_FN bool recv_batch(const packet_place &place, arch::vec16 (&v)[batch], const unsigned char *from, u64 step,
+                                 unsigned mask, u64 round, Patience &left)
 {
-    const unsigned char *from = slot + first * place.wire + place.piece;
-    if (place.lines) {
-        unsigned valid = 0;
-#pragma GCC unroll 4
-        for (unsigned i = 0; i < batch; ++i)
-            if (i < count && (first + i) * place.data + place.piece / 128 * line_data < bytes)
-                valid |= 1u << i;
-        return arch::lines_load(v, from, place.wire, count, valid, place.flag, round, left);
-    }
+    if (place.lines)
+        return arch::lines_load(v, from, step, mask, place.flag, round, left);
     const u32 tag = static_cast<u32>(round);
     bool ok = true;
+    for (unsigned late = mask; late != 0 && ok;) {
 #pragma GCC unroll 4
-    for (unsigned i = 0; i < batch; ++i) {
-        if (i >= count || (first + i) * place.data + place.at >= bytes)
-            continue;
-        for (;;) {
-            arch::vec16 pair = arch::line_load(from + i * place.wire);
-            if (static_cast<u32>(pair.x >> 32) == tag && static_cast<u32>(pair.y >> 32) == tag) {
-                v[i] = arch::make_vec16((pair.x & 0xffffffffu) | pair.y << 32, 0);
-                break;
+        for (unsigned i = 0; i < batch; ++i)
+            if ((late >> i & 1) != 0)
+                v[i] = arch::line_load(from + i * step);
+#pragma GCC unroll 4
+        for (unsigned i = 0; i < batch; ++i)
+            if ((late >> i & 1) != 0 && static_cast<u32>(v[i].x >> 32) == tag && static_cast<u32>(v[i].y >> 32) == tag) {
+                v[i] = arch::make_vec16((v[i].x & 0xffffffffu) | v[i].y << 32, 0);
+                late &= ~(1u << i);
             }
-            ok = ok && !left.over();
-            if (!ok)
-                break;
-        }
+        ok = late == 0 || !left.over();
     }
     return arch::all(warp, ok);
 }
 
-/* Waits for a message and hands each word that it holds to sink(offset, word). Per warp; false after a timeout. */
-template <class Scope, class Sink>
-SHMEMX_DEVICE_FN bool recv_words(const Scope &scope, unsigned call, int who, const unsigned char *slot, u64 bytes, u64 round, Sink sink)
+/* Warps that work on one message: this one's number and how many there are. */
+struct crew {
+    unsigned mine, warps;
+};
+template <class Scope> SHMEMX_DEVICE_FN crew whole_crew(const Scope &scope)
+{
+    return crew{warp_index(scope), warp_count(scope)};
+}
+
+/* Sends a message to a slot (a peer's address). Lanes of a partial warp do nothing. */
+SHMEMX_DEVICE_FN void send_message(const crew &c, void *slot, const void *src, u64 bytes, u64 round)
 {
     const packet_place place;
     const u64 groups = place.groups(bytes);
-    const unsigned warps = warp_count(scope), mine = warp_index(scope);
+    // neighbouring warps take neighbouring groups until each has one: a short message uses many warps
+    for (u64 first = c.mine; c.mine < c.warps && first < groups; first += static_cast<u64>(c.warps) * batch)
+        send_batch(place, static_cast<unsigned char *>(slot), static_cast<const unsigned char *>(src), bytes, first, c.warps, round);
+}
+/* Waits for a message in this PE's slot and writes it to dst. False, reported, after a timeout. */
+SHMEMX_DEVICE_FN bool recv_message(const crew &c, unsigned call, int who, void *dst, const void *slot, u64 bytes, u64 round)
+{
+    const packet_place place;
+    const u64 groups = place.groups(bytes);
+    const auto *lines = static_cast<const unsigned char *>(slot);
+    auto *to = static_cast<unsigned char *>(dst);
     patience left;
     bool ok = true;
-    // neighbouring warps take neighbouring groups until each has one, so that short messages use many warps
-    for (u64 first = mine; mine < warps && first < groups; first += static_cast<u64>(warps) * batch)
-        for (u64 group = first; group < groups && group < first + static_cast<u64>(warps) * batch; group += warps) {
-            arch::vec16 v[batch];
-            ok = recv_batch(place, v, slot, bytes, group, 1, round, left);
-            if (!ok)
-                break;
-            const u64 at = group * place.data + place.at;
-            if (at < bytes)
-                sink(at, v[0].x);
-            if (place.words() == 2 && at + 8 < bytes)
-                sink(at + 8, v[0].y);
+    for (u64 first = c.mine; c.mine < c.warps && first < groups && ok; first += static_cast<u64>(c.warps) * batch) {
+        arch::vec16 v[batch];
+        ok = recv_batch(place, v, lines + first * place.wire + place.piece, static_cast<u64>(c.warps) * place.wire,
+                        present(place, bytes, first, c.warps), round, left);
+#pragma GCC unroll 4
+        for (unsigned i = 0; i < batch; ++i) {
+            const u64 at = (first + static_cast<u64>(i) * c.warps) * place.data + place.at;
+            if (ok && at < bytes)
+                write_word(to, at, bytes, v[i].x);
+            if (ok && place.words() == 2 && at + 8 < bytes)
+                write_word(to, at + 8, bytes, v[i].y);
         }
-    if (!ok && arch::lane(scope) % arch::warp_width == 0)
+    }
+    if (!ok && arch::thread_index() % arch::warp_width == 0)
         report(SHMEMX_DEVICE_TIMEOUT, call, who, slot, 0, round);
     return ok;
 }
 
 } // namespace detail
+
+template <class Scope, class T>
+SHMEMX_DEVICE_FN bool put_packets(const Scope &scope, void *packets, const T *src, size nelems, u64 round, int pe)
+{
+    const u64 bytes = nelems * sizeof(T);
+    if (!detail::valid(scope, SHMEMX_DEVICE_CALL_PUT_PACKETS, packets, packets_size(bytes), pe, 128) ||
+        !detail::has_warp(scope, SHMEMX_DEVICE_CALL_PUT_PACKETS))
+        return false;
+    detail::send_message(detail::whole_crew(scope), detail::at(static_cast<unsigned char *>(packets), pe), src, bytes, round);
+    arch::sync(scope);
+    return true;
+}
+
+template <class Scope, class T>
+SHMEMX_DEVICE_FN bool recv_packets(const Scope &scope, T *dst, const void *packets, size nelems, u64 round)
+{
+    if (!detail::has_warp(scope, SHMEMX_DEVICE_CALL_RECV_PACKETS))
+        return false;
+    bool ok = detail::recv_message(detail::whole_crew(scope), SHMEMX_DEVICE_CALL_RECV_PACKETS, -1, dst, packets,
+                                   nelems * sizeof(T), round);
+    return arch::all(scope, ok);
+}
+
 } // namespace shmem
+
 #endif

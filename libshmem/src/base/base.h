@@ -9,7 +9,7 @@
 
 #include "shmemx_errors.h" /* SHMEMX_SUCCESS = 0, all others negative */
 
-#include "shmemx_types.h"  /* SHMEMX_API */
+#include "shmemx_types.h" /* SHMEMX_API */
 
 #define SHMEMI_LIKELY(x) __builtin_expect(!!(x), 1)
 #define SHMEMI_UNLIKELY(x) __builtin_expect(!!(x), 0)

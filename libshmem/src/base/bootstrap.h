@@ -11,10 +11,10 @@
 #include "base.h"
 
 struct shmemi_bootstrap {
-    const char *name;     /* "pmix", "pmi", "env", "uid", "single" */
-    char detail[160];     /* for `pyshmem info`: which server, library, address */
+    const char *name; /* "pmix", "pmi", "env", "uid", "single" */
+    char detail[160]; /* for `pyshmem info`: which server, library, address */
     int rank, size;
-    bool launched;        /* a launcher is our ancestor: its death ends us (see watch.c) */
+    bool launched; /* a launcher is our ancestor: its death ends us (see watch.c) */
     void *state;
     /* every PE gives `n` bytes (equal n everywhere), gets size * n in rank order. n > 0. Blocks. */
     int (*allgather)(struct shmemi_bootstrap *b, const void *mine, void *all, size_t n);

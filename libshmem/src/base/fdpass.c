@@ -71,8 +71,8 @@ int shmemi_fdpass_serve(const char *call, int listener, const int *fds, int coun
         int ready = wait_readable(listener, until);
         if (ready <= 0)
             return shmemi_fail(SHMEMX_ERR_TIMEOUT, call,
-                               "%d of %d processes of this node did not come for the shared memory", clients - served,
-                               clients);
+                               "%d of %d processes of this node did not come for the shared memory",
+                               clients - served, clients);
         int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC);
         if (fd < 0)
             continue;
@@ -129,7 +129,8 @@ int shmemi_fdpass_fetch(const char *call, const char *name, int pe, int *fds, in
     int fd = socket(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0);
     int rc = SHMEMX_SUCCESS;
     if (fd < 0 || connect(fd, (struct sockaddr *)&a, len) != 0)
-        rc = shmemi_fail(SHMEMX_ERR_SYSTEM, call, "cannot reach PE %d at Unix socket @%s: %s", pe, name, strerror(errno));
+        rc = shmemi_fail(SHMEMX_ERR_SYSTEM, call, "cannot reach PE %d at Unix socket @%s: %s", pe, name,
+                         strerror(errno));
     else if (!same_user(fd))
         rc = shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call, "Unix socket @%s belongs to another user", name);
     else if (wait_readable(fd, deadline()) <= 0)

@@ -10,7 +10,7 @@
 
 #include "base.h"
 
-typedef void *shmemi_stream_t; /* the driver's handle; NULL = its default stream */
+typedef void *shmemi_stream_t;   /* the driver's handle; NULL = its default stream */
 typedef uint64_t shmemi_chunk_t; /* physical memory of one device */
 
 /* 1 = there is a usable GPU; 0 = none, why says what is missing. Local, cheap after the first time. */
@@ -54,8 +54,8 @@ int shmemi_gpu_wait_word(const char *call, const uint64_t *word, uint64_t value,
 int shmemi_gpu_load(const char *call, const char *ptx, void **module);
 int shmemi_gpu_function(const char *call, void *module, const char *name, void **function);
 int shmemi_gpu_global(const char *call, void *module, const char *name, char **address, size_t *bytes);
-int shmemi_gpu_launch(const char *call, void *function, unsigned blocks, unsigned threads, unsigned shared_bytes,
-                      void **arguments, shmemi_stream_t stream);
+int shmemi_gpu_launch(const char *call, void *function, unsigned blocks, unsigned threads,
+                      unsigned shared_bytes, void **arguments, shmemi_stream_t stream);
 
 /* Pinned host memory that the device can read and write at the same address. */
 int shmemi_gpu_host_alloc(const char *call, size_t bytes, void **p);

@@ -44,7 +44,7 @@ enum {
     MEMORY_TYPE_DEVICE = 2,
     WAIT_GEQ = 0,
     HOST_PORTABLE_MAPPED = 1 | 2,
-    ATTRIBUTE_VMM = 102,     /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
+    ATTRIBUTE_VMM = 102,      /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
     ATTRIBUTE_POSIX_FD = 103, /* ..HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED */
 };
 
@@ -187,14 +187,16 @@ static int open_device(const char *call, int local_rank)
     CHECKED(call, "cuDeviceGetAttribute", cu.device_attribute(&fd, ATTRIBUTE_POSIX_FD, gpu.device));
     if (!vmm || !fd)
         return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                           "device %d has no %s; libshmem shares GPU memory between processes by it", gpu.device,
+                           "device %d has no %s; libshmem shares GPU memory between processes by it",
+                           gpu.device,
                            vmm ? "POSIX descriptors for its memory" : "virtual memory management");
     CHECKED(call, "cuDevicePrimaryCtxRetain", cu.primary_retain(&gpu.context, gpu.device));
     if (!current)
         CHECKED(call, "cuCtxSetCurrent", cu.context_set(gpu.context));
     CHECKED(call, "cuStreamCreate", cu.stream_create(&gpu.stream, STREAM_NON_BLOCKING));
     CUmemAllocationProp p = properties();
-    CHECKED(call, "cuMemGetAllocationGranularity", cu.granularity(&gpu.granularity, &p, GRANULARITY_RECOMMENDED));
+    CHECKED(call, "cuMemGetAllocationGranularity",
+            cu.granularity(&gpu.granularity, &p, GRANULARITY_RECOMMENDED));
     CHECKED(call, "cuDeviceTotalMem", cu.device_memory(&gpu.total, gpu.device));
     cu.device_name(name, sizeof name, gpu.device);
     cu.driver_version(&version);
@@ -300,8 +302,8 @@ int shmemi_gpu_chunk_create(const char *call, size_t bytes, shmemi_chunk_t *chun
     if (code != 0) {
         const char *text = "unknown";
         cu.error_string(code, &text);
-        return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes of memory on %s: CUDA error %d, %s", bytes, gpu.name,
-                           code, text);
+        return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes of memory on %s: CUDA error %d, %s", bytes,
+                           gpu.name, code, text);
     }
     code = cu.export_handle(fd, handle, HANDLE_FD, 0);
     if (code != 0) {
@@ -362,7 +364,8 @@ bool shmemi_gpu_owns(const void *p)
 {
     int type = 0;
     /* an unknown address is host memory that the driver has never heard of */
-    return gpu.open && cu.pointer_attribute(&type, POINTER_MEMORY_TYPE, address(p)) == 0 && type == MEMORY_TYPE_DEVICE;
+    return gpu.open && cu.pointer_attribute(&type, POINTER_MEMORY_TYPE, address(p)) == 0 &&
+           type == MEMORY_TYPE_DEVICE;
 }
 
 /* ---- streams ------------------------------------------------------------------------------------------------------- */
@@ -430,8 +433,8 @@ int shmemi_gpu_global(const char *call, void *module, const char *name, char **a
     return SHMEMX_SUCCESS;
 }
 
-int shmemi_gpu_launch(const char *call, void *function, unsigned blocks, unsigned threads, unsigned shared_bytes,
-                      void **arguments, shmemi_stream_t stream)
+int shmemi_gpu_launch(const char *call, void *function, unsigned blocks, unsigned threads,
+                      unsigned shared_bytes, void **arguments, shmemi_stream_t stream)
 {
     ENTER(call);
     CHECKED(call, "cuLaunchKernel",

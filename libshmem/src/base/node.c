@@ -165,7 +165,8 @@ static int make_memfd(const char *call, const char *what, size_t bytes)
         int err = errno;
         if (fd >= 0)
             close(fd);
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%zu bytes of shared memory for %s: %s", bytes, what, strerror(err));
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%zu bytes of shared memory for %s: %s", bytes, what,
+                           strerror(err));
     }
     return fd;
 }
@@ -186,10 +187,11 @@ static int learn_node(const char *call, struct shmemi_bootstrap *b, const struct
     CPU_ZERO(&together);
     for (int pe = 0; pe < b->size; ++pe) {
         if (all[pe].heap_bytes != mine->heap_bytes)
-            return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                               "PE %d has a heap of %llu bytes, this PE of %llu: SHMEM_SYMMETRIC_SIZE must be the "
-                               "same on all PEs",
-                               pe, (unsigned long long)all[pe].heap_bytes, (unsigned long long)mine->heap_bytes);
+            return shmemi_fail(
+                SHMEMX_ERR_MISMATCH, call,
+                "PE %d has a heap of %llu bytes, this PE of %llu: SHMEM_SYMMETRIC_SIZE must be the "
+                "same on all PEs",
+                pe, (unsigned long long)all[pe].heap_bytes, (unsigned long long)mine->heap_bytes);
         n->local_of[pe] = -1;
         if (strcmp(all[pe].host, mine->host) != 0)
             continue;
@@ -238,7 +240,8 @@ int shmemi_node_open(const char *call, struct shmemi_bootstrap *b, size_t heap_b
         node.fd = fds[0];
         void *p = mmap(NULL, node.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, node.fd, 0);
         if (p == MAP_FAILED || lock_byte(n->local_me, F_WRLCK) != 0) {
-            rc = shmemi_fail(SHMEMX_ERR_SYSTEM, call, "control segment of %zu bytes: %s", node.bytes, strerror(errno));
+            rc = shmemi_fail(SHMEMX_ERR_SYSTEM, call, "control segment of %zu bytes: %s", node.bytes,
+                             strerror(errno));
         } else {
             node.control = p;
             node.control->pe[n->local_me].pid = getpid();

@@ -10,10 +10,10 @@
 #include "bootstrap.h"
 
 struct shmemi_node {
-    int me, npes;       /* in the job */
+    int me, npes; /* in the job */
     int local_me, local_npes;
-    int *local_of;      /* [npes] number on this node, -1 = another node */
-    int processors;     /* that the PEs of this node may run on, together */
+    int *local_of;  /* [npes] number on this node, -1 = another node */
+    int processors; /* that the PEs of this node may run on, together */
 };
 extern struct shmemi_node shmemi_node;
 

@@ -37,20 +37,20 @@ static int look(struct shmemi_wait *w, double now)
     if (dead >= 0) {
         describe(w, what, sizeof what);
         return shmemi_fail(SHMEMX_ERR_PEER_DEAD, w->call,
-                           "PE %d (process %d) ended without shmem_finalize; this PE %s since %.1f s", dead, pid, what,
-                           now - w->since);
+                           "PE %d (process %d) ended without shmem_finalize; this PE %s since %.1f s", dead,
+                           pid, what, now - w->since);
     }
     double limit = shmemi_env.TIMEOUT;
     if (limit > 0 && now - w->since >= limit) {
         describe(w, what, sizeof what);
-        return shmemi_fail(SHMEMX_ERR_TIMEOUT, w->call, "this PE %s since %.1f s; SHMEM_TIMEOUT=%g is over", what,
-                           now - w->since, limit);
+        return shmemi_fail(SHMEMX_ERR_TIMEOUT, w->call, "this PE %s since %.1f s; SHMEM_TIMEOUT=%g is over",
+                           what, now - w->since, limit);
     }
     if (!w->reported && now - w->since >= REPORT_SECONDS) {
         w->reported = true;
         describe(w, what, sizeof what);
-        shmemi_warn("%s: this PE %s since %.0f s and goes on waiting (SHMEM_TIMEOUT sets a deadline)", w->call, what,
-                    now - w->since);
+        shmemi_warn("%s: this PE %s since %.0f s and goes on waiting (SHMEM_TIMEOUT sets a deadline)",
+                    w->call, what, now - w->since);
     }
     return SHMEMX_SUCCESS;
 }

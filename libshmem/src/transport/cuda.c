@@ -46,13 +46,15 @@ static int finish(const char *call, bool nbi)
 
 static int cuda_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
 {
-    int rc = shmemi_gpu_copy("put to GPU memory", cuda_map(pe, segment, offset), source, n, shmemi_gpu_stream());
+    int rc =
+        shmemi_gpu_copy("put to GPU memory", cuda_map(pe, segment, offset), source, n, shmemi_gpu_stream());
     return rc ? rc : finish("put to GPU memory", nbi);
 }
 
 static int cuda_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi)
 {
-    int rc = shmemi_gpu_copy("get from GPU memory", dest, cuda_map(pe, segment, offset), n, shmemi_gpu_stream());
+    int rc =
+        shmemi_gpu_copy("get from GPU memory", dest, cuda_map(pe, segment, offset), n, shmemi_gpu_stream());
     return rc ? rc : finish("get from GPU memory", nbi);
 }
 
