@@ -7,17 +7,17 @@
 #define SHMEM_DEVICE_ARCH_CUDA_H
 
 #define SHMEMX_DEVICE_FN __device__ __forceinline__
+#define SHMEMX_DEVICE_SLOW static __device__ __noinline__
+#define SHMEMX_DEVICE_UNROLL _Pragma("unroll")
 
-/* The module's copy of the state, found by hosts under this name and filled before the first launch. Weak when the
- * program is linked from several device objects (-rdc=true), so that they share one copy. */
-#ifdef __CUDACC_RDC__
-extern "C" __attribute__((weak)) __constant__ shmemx_device_state shmem_device_state;
-__attribute__((weak)) __constant__ shmemx_device_state shmem_device_state;
-#else
+/* The module's copy of the state: hosts find it by this name and fill it before the first launch. In a program linked
+ * from several device objects (-rdc=true) inline makes them share one. */
 extern "C" {
-__constant__ shmemx_device_state shmem_device_state;
-}
+#ifdef __CUDACC_RDC__
+inline
 #endif
+    __constant__ shmemx_device_state shmem_device_state;
+}
 
 namespace shmem {
 namespace arch {

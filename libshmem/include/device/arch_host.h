@@ -16,6 +16,8 @@
 #include <vector>
 
 #define SHMEMX_DEVICE_FN inline
+#define SHMEMX_DEVICE_SLOW inline
+#define SHMEMX_DEVICE_UNROLL
 
 namespace shmem {
 namespace arch {

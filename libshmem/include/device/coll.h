@@ -57,7 +57,7 @@ template <class Scope> SHMEMX_DEVICE_FN bool leave(const Scope &scope, shmemx_de
 template <class Scope> SHMEMX_DEVICE_FN void keep(const Scope &scope, void *dst, const void *src, u64 bytes)
 {
     if (dst != src)
-        copy<from_here>(static_cast<typename plain_scope<Scope>::type>(scope), dst, src, bytes);
+        copy<from_here>(scope, dst, src, bytes);
 }
 
 /* ---- reductions ---------------------------------------------------------------------------------------------- */
@@ -72,13 +72,20 @@ template <class T> struct accumulator<T, true> {
 };
 template <class T> using accumulated = typename accumulator<T>::type;
 
+/* Integers wrap around, signed ones too. */
 template <class A> SHMEMX_DEVICE_FN A join(sum_op, A a, A b)
 {
-    return static_cast<A>(a + b);
+    if constexpr (is_integer<A>())
+        return static_cast<A>(static_cast<u64>(a) + static_cast<u64>(b));
+    else
+        return a + b;
 }
 template <class A> SHMEMX_DEVICE_FN A join(prod_op, A a, A b)
 {
-    return static_cast<A>(a * b);
+    if constexpr (is_integer<A>())
+        return static_cast<A>(static_cast<u64>(a) * static_cast<u64>(b));
+    else
+        return a * b;
 }
 /* A NaN on either side is the result: a != a keeps it. */
 template <class A> SHMEMX_DEVICE_FN A join(min_op, A a, A b)
@@ -111,7 +118,7 @@ template <class T, class Word> struct running {
     {
         T part[n];
         memcpy(part, &w, sizeof w);
-#pragma GCC unroll 16
+        SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < n; ++i)
             value[i] = static_cast<accumulated<T>>(part[i]);
     }
@@ -119,14 +126,14 @@ template <class T, class Word> struct running {
     {
         T part[n];
         memcpy(part, &w, sizeof w);
-#pragma GCC unroll 16
+        SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < n; ++i)
             value[i] = join(op, value[i], static_cast<accumulated<T>>(part[i]));
     }
     SHMEMX_DEVICE_FN Word result() const
     {
         T part[n];
-#pragma GCC unroll 16
+        SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < n; ++i)
             part[i] = static_cast<T>(value[i]);
         Word w;
@@ -158,7 +165,7 @@ SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const shmemx_device_tea
             arch::vec16 v[batch];
             ok = recv_batch(place, v, slots + static_cast<u64>(j) * t.slot_bytes + group * place.wire + place.piece,
                             t.slot_bytes, mask, e, left);
-#pragma GCC unroll 4
+            SHMEMX_DEVICE_UNROLL
             for (int i = 0; i < static_cast<int>(batch); ++i) {
                 if (!ok || j + i >= t.n || at >= bytes)
                     continue;
@@ -192,10 +199,10 @@ SHMEMX_DEVICE_FN void reduce_words(const Scope &scope, const shmemx_device_team 
         for (int j = 0; j < t.n; ++j) {
             const Word *from = at(src, world_pe(t, j));
             Word w[depth];
-#pragma GCC unroll 4
+            SHMEMX_DEVICE_UNROLL
             for (unsigned k = 0; k < depth; ++k)
                 w[k] = arch::load_remote(from + (i + k * width < n ? i + k * width : i));
-#pragma GCC unroll 4
+            SHMEMX_DEVICE_UNROLL
             for (unsigned k = 0; k < depth; ++k)
                 if (j == 0)
                     total[k].first(w[k]);
@@ -204,7 +211,7 @@ SHMEMX_DEVICE_FN void reduce_words(const Scope &scope, const shmemx_device_team 
         }
         for (int k = 0; k < t.n; ++k) {
             Word *to = at(dst, world_pe(t, (t.me + k) % t.n));
-#pragma GCC unroll 4
+            SHMEMX_DEVICE_UNROLL
             for (unsigned d = 0; d < depth; ++d)
                 if (i + d * width < n)
                     arch::store_plain(to + i + d * width, total[d].result());

@@ -67,26 +67,35 @@ template <class Scope> SHMEMX_DEVICE_FN bool has_warp(const Scope &scope, unsign
     return warp_count(scope) > 0 || refuse(scope, SHMEMX_DEVICE_SCOPE, call, -1, nullptr, arch::width(scope));
 }
 
-/* The word of a message at byte `offset`, which lies below `bytes`; what is beyond the end reads as 0. */
-SHMEMX_DEVICE_FN u64 read_word(const unsigned char *src, u64 offset, u64 bytes)
+/* Whether the word at byte `offset` of a message can be moved as one. */
+SHMEMX_DEVICE_FN bool whole_word(const void *p, u64 offset, u64 bytes)
 {
-    if (reinterpret_cast<u64>(src) % 8 == 0 && bytes - offset >= 8)
-        return arch::load_plain(reinterpret_cast<const u64 *>(src + offset));
+    return reinterpret_cast<u64>(p) % 8 == 0 && offset + 8 <= bytes;
+}
+/* The word of a message at byte `offset` < bytes, whatever the alignment; what is beyond the end reads as 0. */
+SHMEMX_DEVICE_SLOW u64 read_bytes(const unsigned char *src, u64 offset, u64 bytes)
+{
     u64 w = 0;
-    unsigned n = bytes - offset < 8 ? static_cast<unsigned>(bytes - offset) : 8;
-    for (unsigned i = 0; i < n; ++i)
+    for (unsigned i = 0; i < 8 && offset + i < bytes; ++i)
         w |= static_cast<u64>(arch::load_plain(src + offset + i)) << 8 * i;
     return w;
 }
+SHMEMX_DEVICE_SLOW void write_bytes(unsigned char *dst, u64 offset, u64 bytes, u64 w)
+{
+    for (unsigned i = 0; i < 8 && offset + i < bytes; ++i)
+        arch::store_plain(dst + offset + i, static_cast<unsigned char>(w >> 8 * i));
+}
+SHMEMX_DEVICE_FN u64 read_word(const unsigned char *src, u64 offset, u64 bytes)
+{
+    return whole_word(src, offset, bytes) ? arch::load_plain(reinterpret_cast<const u64 *>(src + offset))
+                                          : read_bytes(src, offset, bytes);
+}
 SHMEMX_DEVICE_FN void write_word(unsigned char *dst, u64 offset, u64 bytes, u64 w)
 {
-    if (reinterpret_cast<u64>(dst) % 8 == 0 && bytes - offset >= 8) {
+    if (whole_word(dst, offset, bytes))
         arch::store_plain(reinterpret_cast<u64 *>(dst + offset), w);
-        return;
-    }
-    unsigned n = bytes - offset < 8 ? static_cast<unsigned>(bytes - offset) : 8;
-    for (unsigned i = 0; i < n; ++i)
-        arch::store_plain(dst + offset + i, static_cast<unsigned char>(w >> 8 * i));
+    else
+        write_bytes(dst, offset, bytes, w);
 }
 
 /* Which of the groups first, first + step, .. (batch of them) have data of this lane's line or pair: bit i. */
@@ -95,7 +104,7 @@ SHMEMX_DEVICE_FN unsigned present(const packet_place &place, u64 bytes, u64 firs
     // a line goes when any of its data is inside the message: a whole line, or none of it
     const unsigned begin = place.lines ? place.piece / 128 * line_data : place.at;
     unsigned mask = 0;
-#pragma GCC unroll 4
+    SHMEMX_DEVICE_UNROLL
     for (unsigned i = 0; i < batch; ++i)
         mask |= static_cast<unsigned>((first + static_cast<u64>(i) * step) * place.data + begin < bytes) << i;
     return mask;
@@ -106,19 +115,27 @@ SHMEMX_DEVICE_FN void send_batch(const packet_place &place, unsigned char *slot,
                                  unsigned step, u64 round)
 {
     const unsigned mask = present(place, bytes, first, step);
+    const bool two = place.words() == 2;
     arch::vec16 v[batch];
-#pragma GCC unroll 4
+    SHMEMX_DEVICE_UNROLL // whole words first, so that all their loads are in flight
     for (unsigned i = 0; i < batch; ++i) {
         const u64 at = (first + static_cast<u64>(i) * step) * place.data + place.at;
-        u64 a = 0, b = place.flag ? round : 0;
-        if (at < bytes)
-            a = read_word(src, at, bytes);
-        if (place.words() == 2 && at + 8 < bytes)
-            b = read_word(src, at + 8, bytes);
-        v[i] = arch::make_vec16(a, b);
+        v[i] = arch::make_vec16(0, place.flag ? round : 0);
+        if (whole_word(src, at, bytes))
+            v[i].x = arch::load_plain(reinterpret_cast<const u64 *>(src + at));
+        if (two && whole_word(src, at + 8, bytes))
+            v[i].y = arch::load_plain(reinterpret_cast<const u64 *>(src + at + 8));
+    }
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; i < batch; ++i) {
+        const u64 at = (first + static_cast<u64>(i) * step) * place.data + place.at;
+        if (at < bytes && !whole_word(src, at, bytes))
+            v[i].x = read_bytes(src, at, bytes);
+        if (two && at + 8 < bytes && !whole_word(src, at + 8, bytes))
+            v[i].y = read_bytes(src, at + 8, bytes);
     }
     unsigned char *to = slot + first * place.wire + place.piece;
-#pragma GCC unroll 4
+    SHMEMX_DEVICE_UNROLL
     for (unsigned i = 0; i < batch; ++i, to += static_cast<u64>(step) * place.wire) {
         if (place.lines) {
             arch::line_store((mask >> i & 1) != 0 ? to : nullptr, v[i].x, v[i].y, place.flag);
@@ -140,11 +157,11 @@ SHMEMX_DEVICE_FN bool recv_batch(const packet_place &place, arch::vec16 (&v)[bat
     const u32 tag = static_cast<u32>(round);
     bool ok = true;
     for (unsigned late = mask; late != 0 && ok;) {
-#pragma GCC unroll 4
+        SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < batch; ++i)
             if ((late >> i & 1) != 0)
                 v[i] = arch::line_load(from + i * step);
-#pragma GCC unroll 4
+        SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < batch; ++i)
             if ((late >> i & 1) != 0 && static_cast<u32>(v[i].x >> 32) == tag && static_cast<u32>(v[i].y >> 32) == tag) {
                 v[i] = arch::make_vec16((v[i].x & 0xffffffffu) | v[i].y << 32, 0);
@@ -186,7 +203,7 @@ SHMEMX_DEVICE_FN bool recv_message(const crew &c, unsigned call, int who, void *
         arch::vec16 v[batch];
         ok = recv_batch(place, v, lines + first * place.wire + place.piece, static_cast<u64>(c.warps) * place.wire,
                         present(place, bytes, first, c.warps), round, left);
-#pragma GCC unroll 4
+        SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < batch; ++i) {
             const u64 at = (first + static_cast<u64>(i) * c.warps) * place.data + place.at;
             if (ok && at < bytes)

@@ -132,10 +132,10 @@ template <class From, class Word> SHMEMX_DEVICE_FN void copy_words(unsigned lane
     u64 i = lane;
     for (; i + static_cast<u64>(depth - 1) * width < n; i += static_cast<u64>(depth) * width) {
         Word v[depth];
-#pragma GCC unroll 8
+        SHMEMX_DEVICE_UNROLL
         for (unsigned k = 0; k < depth; ++k)
             v[k] = From::load(src + i + static_cast<u64>(k) * width);
-#pragma GCC unroll 8
+        SHMEMX_DEVICE_UNROLL
         for (unsigned k = 0; k < depth; ++k)
             arch::store_plain(dst + i + static_cast<u64>(k) * width, v[k]);
     }
@@ -160,19 +160,27 @@ SHMEMX_DEVICE_FN void copy_as(unsigned lane, unsigned width, unsigned char *dst,
     }
 }
 
-template <class From> SHMEMX_DEVICE_FN void copy_lanes(unsigned lane, unsigned width, void *to, const void *from, u64 bytes)
+/* Addresses that do not agree modulo 16. Out of line: rare, and three times the code of the common case. */
+template <class From>
+SHMEMX_DEVICE_SLOW void copy_skewed(unsigned lane, unsigned width, unsigned char *dst, const unsigned char *src, u64 bytes)
 {
-    auto *dst = static_cast<unsigned char *>(to);
-    auto *src = static_cast<const unsigned char *>(from);
     unsigned skew = static_cast<unsigned>(reinterpret_cast<u64>(dst) ^ reinterpret_cast<u64>(src));
-    if (skew % 16 == 0)
-        copy_as<From, arch::vec16>(lane, width, dst, src, bytes);
-    else if (skew % 8 == 0)
+    if (skew % 8 == 0)
         copy_as<From, u64>(lane, width, dst, src, bytes);
     else if (skew % 4 == 0)
         copy_as<From, u32>(lane, width, dst, src, bytes);
     else
         copy_as<From, u8>(lane, width, dst, src, bytes);
+}
+
+template <class From> SHMEMX_DEVICE_FN void copy_lanes(unsigned lane, unsigned width, void *to, const void *from, u64 bytes)
+{
+    auto *dst = static_cast<unsigned char *>(to);
+    auto *src = static_cast<const unsigned char *>(from);
+    if ((reinterpret_cast<u64>(dst) ^ reinterpret_cast<u64>(src)) % 16 == 0)
+        copy_as<From, arch::vec16>(lane, width, dst, src, bytes);
+    else
+        copy_skewed<From>(lane, width, dst, src, bytes);
 }
 
 /* No barrier before or after. */
