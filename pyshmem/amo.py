@@ -9,8 +9,9 @@ array of one element and the same dtype, by then.
 Every function takes the number of a PE in the context's team, and raises PEError, AddressError, ArgumentError
 (more than one element) or TypeError (dtype) with nothing written.
 
-Cost of a fetch-and-add, measured with one PE (Python 3.11, cffi 2.1): the call of 8 arguments into C is 150
-ns, reading the fetched cell 30, taking and giving back the cell 20, the checks 80.
+Cost on one element, measured with one PE on an idle machine (Python 3.11, cffi 2.1): fetch-and-add 335 ns,
+the other fetching operations 415, those that do not fetch 290. The call of 8 arguments into C is 155 of it,
+reading the fetched cell 30, taking and giving the cell back 30.
 """
 
 from __future__ import annotations
@@ -174,7 +175,23 @@ def atomic_fetch_inc(target: Array, pe: int, ctx: Ctx | None = None) -> Any:
 
 def atomic_fetch_add(target: Array, value: Number, pe: int, ctx: Ctx | None = None) -> Any:
     """Adds `value` to `target` on PE `pe`; returns what was there."""
-    return _fetch(target, _ADD, value, pe, ctx, "atomic_fetch_add")
+    # _fetch without its two inner calls, which cost 80 ns: counters and tickets live on this one.
+    code = 1  # no result yet
+    if type(target) is SymmetricArray and type(value) is int and ctx is None:
+        try:
+            word = target._word
+            if target._block.live and 0 <= value <= word.top:  # type: ignore[union-attr]
+                cell = word.pool.pop()  # type: ignore[union-attr]
+                code = _atomic(_DEFAULT, _ADD, word.size, target._ptr, value, 0, pe, cell)  # type: ignore[union-attr]
+        except (AttributeError, IndexError):
+            pass  # nothing cached yet, or no free cell
+    if code > 0:
+        return _fetch(target, _ADD, value, pe, ctx, "atomic_fetch_add")
+    if code:
+        fail(code)
+    old = cell[0]
+    word.pool.append(cell)  # type: ignore[union-attr]
+    return old
 
 
 def atomic_fetch_and(target: Array, value: Number, pe: int, ctx: Ctx | None = None) -> Any:

@@ -112,12 +112,12 @@ template <class A> SHMEMX_DEVICE_FN A join(bit_xor_op, A a, A b)
 /* Word (8 or 16 bytes) of T's being reduced: first, then join in the order of the members. */
 template <class T, class Word> struct running {
     static constexpr unsigned n = sizeof(Word) / sizeof(T);
-    accumulated<T> value[n];
+    accumulated<T> value[n] = {};
 
     SHMEMX_DEVICE_FN void first(const Word &w)
     {
         T part[n];
-        memcpy(part, &w, sizeof w);
+        memcpy(static_cast<void *>(part), &w, sizeof w);
         SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < n; ++i)
             value[i] = static_cast<accumulated<T>>(part[i]);
@@ -125,7 +125,7 @@ template <class T, class Word> struct running {
     template <class Op> SHMEMX_DEVICE_FN void next(Op op, const Word &w)
     {
         T part[n];
-        memcpy(part, &w, sizeof w);
+        memcpy(static_cast<void *>(part), &w, sizeof w);
         SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < n; ++i)
             value[i] = join(op, value[i], static_cast<accumulated<T>>(part[i]));

@@ -92,7 +92,7 @@ template <class To, class From> SHMEMX_DEVICE_FN To bits(const From &from)
 {
     static_assert(sizeof(To) == sizeof(From), "only the type changes");
     To to;
-    memcpy(&to, &from, sizeof to);
+    memcpy(static_cast<void *>(&to), &from, sizeof to);
     return to;
 }
 template <class T> SHMEMX_DEVICE_FN word<T> *words(T *p)

@@ -1,0 +1,189 @@
+// Collectives of the device API on CPU threads, small (packets) and large (direct), against plain loops.
+#include "host_scene.h"
+
+#include <cmath>
+#include <limits>
+
+using shmem::arch::warp_width;
+
+void test_collectives(scene &job);
+
+static constexpr unsigned threads = 2 * warp_width;
+
+/* bfloat16 as CUDA has it: a class of 2 bytes that converts from and to float. */
+class bfloat
+{
+public:
+    bfloat() = default;
+    explicit bfloat(float f)
+    {
+        unsigned w;
+        std::memcpy(&w, &f, sizeof w);
+        bits_ = static_cast<unsigned short>((w + 0x7fff + (w >> 16 & 1)) >> 16);
+    }
+    operator float() const
+    {
+        unsigned w = static_cast<unsigned>(bits_) << 16;
+        float f;
+        std::memcpy(&f, &w, sizeof f);
+        return f;
+    }
+
+private:
+    unsigned short bits_ = 0;
+};
+
+template <class T> static T value(std::size_t i, int pe)
+{
+    return static_cast<T>(static_cast<float>((i * 7 + static_cast<unsigned>(pe) * 13) % 23) - 3.0f * (static_cast<T>(-1.0f) < static_cast<T>(0.0f)));
+}
+
+/* Reference: operands in the order of the members, 16-bit floats in float. */
+template <class T, class Op> static T reference(Op op, shmem::team t, std::size_t i)
+{
+    using A = shmem::detail::accumulated<T>;
+    A total = static_cast<A>(value<T>(i, shmem::team_translate_pe(t, 0, shmem::world)));
+    for (int j = 1; j < shmem::team_n_pes(t); ++j) {
+        A next = static_cast<A>(value<T>(i, shmem::team_translate_pe(t, j, shmem::world)));
+        if constexpr (std::is_same_v<Op, shmem::sum_op>)
+            total = static_cast<A>(total + next);
+        else if constexpr (std::is_same_v<Op, shmem::prod_op>)
+            total = static_cast<A>(total * next);
+        else if constexpr (std::is_same_v<Op, shmem::min_op>)
+            total = next < total ? next : total;
+        else if constexpr (std::is_same_v<Op, shmem::max_op>)
+            total = total < next ? next : total;
+        else if constexpr (std::is_same_v<Op, shmem::bit_and_op>)
+            total = static_cast<A>(total & next);
+        else if constexpr (std::is_same_v<Op, shmem::bit_or_op>)
+            total = static_cast<A>(total | next);
+        else
+            total = static_cast<A>(total ^ next);
+        (void)op;
+    }
+    return static_cast<T>(total);
+}
+
+template <class T, class Scope, class Op> static void one_reduce(const Scope &scope, shmem::team t, Op op, std::size_t count, bool in_place, std::size_t skew)
+{
+    T *src = mine<T>(4096 + skew * sizeof(T)), *dst = in_place ? src : mine<T>(65536 + skew * sizeof(T));
+    for (std::size_t i = shmem::arch::lane(scope); i < count; i += shmem::arch::width(scope))
+        src[i] = value<T>(i, shmem::my_pe());
+    shmem::arch::sync(scope);
+    CHECK(shmem::reduce(scope, t, op, dst, src, count), "reduce");
+    std::size_t wrong = 0;
+    for (std::size_t i = shmem::arch::lane(scope); i < count; i += shmem::arch::width(scope)) {
+        T want = reference<T>(op, t, i);
+        wrong += std::memcmp(&want, dst + i, sizeof want) != 0;
+    }
+    CHECK(wrong == 0, "reduce of %zu elements of %zu bytes, skew %zu: %zu wrong", count, sizeof(T), skew, wrong);
+    CHECK(shmem::sync(scope, t), "sync");
+}
+template <class T, class Scope> static void reduces(const Scope &scope, shmem::team t, bool bitwise_too)
+{
+    for (std::size_t count : {1, 33, 1500}) {
+        one_reduce<T>(scope, t, shmem::sum, count, false, 0);
+        one_reduce<T>(scope, t, shmem::max, count, true, 1);
+    }
+    one_reduce<T>(scope, t, shmem::prod, 50, false, 3);
+    one_reduce<T>(scope, t, shmem::min, 50, true, 0);
+    if constexpr (!std::is_class_v<T> && std::is_integral_v<T>)
+        if (bitwise_too) {
+            one_reduce<T>(scope, t, shmem::bit_and, 40, true, 0);
+            one_reduce<T>(scope, t, shmem::bit_or, 40, false, 0);
+            one_reduce<T>(scope, t, shmem::bit_xor, 1300, true, 0);
+        }
+}
+static void nan_reduces()
+{
+    const float nan = std::numeric_limits<float>::quiet_NaN();
+    float *src = mine<float>(4096), *dst = mine<float>(8192);
+    for (int who = 0; who < shmem::n_pes(); ++who) {
+        if (shmem::arch::thread_index() == 0)
+            src[0] = shmem::my_pe() == who ? nan : 1.0f;
+        shmem::arch::sync(shmem::warp);
+        CHECK(shmem::reduce(shmem::warp, shmem::world, shmem::min, dst, src, 1) && std::isnan(dst[0]), "min with a NaN of PE %d", who);
+        CHECK(shmem::reduce(shmem::warp, shmem::world, shmem::max, dst, src, 1) && std::isnan(dst[0]), "max with a NaN of PE %d", who);
+    }
+}
+
+template <class Scope> static void moves(const Scope &scope, shmem::team t, std::size_t count, unsigned salt)
+{
+    const int n = shmem::team_n_pes(t), me = shmem::team_my_pe(t);
+    const unsigned lane = shmem::arch::lane(scope), width = shmem::arch::width(scope);
+    const auto all = count * static_cast<std::size_t>(n);
+    unsigned char *src = mine<unsigned char>(4096 + salt % 9), *dst = mine<unsigned char>(131072 + salt % 5);
+    for (std::size_t i = lane; i < all; i += width) {
+        src[i] = pattern(i, salt, me);
+        dst[i] = 0;
+    }
+    CHECK(shmem::barrier(scope, t), "barrier");
+    const int root = static_cast<int>(salt) % n;
+    std::size_t wrong = 0;
+    CHECK(shmem::broadcast(scope, t, dst, src, count, root), "broadcast");
+    for (std::size_t i = lane; i < count; i += width)
+        wrong += dst[i] != pattern(i, salt, root);
+    CHECK(wrong == 0, "broadcast of %zu from %d of %d: %zu wrong", count, root, n, wrong);
+    shmem::sync(scope, t); // dst is read by all lanes; fcollect writes it
+    CHECK(shmem::fcollect(scope, t, dst, src, count), "fcollect");
+    for (std::size_t i = lane; i < all; i += width)
+        wrong += dst[i] != pattern(i % count, salt, static_cast<int>(i / count));
+    CHECK(wrong == 0, "fcollect of %zu by %d: %zu wrong", count, n, wrong);
+    shmem::sync(scope, t);
+    CHECK(shmem::alltoall(scope, t, dst, src, count), "alltoall");
+    for (std::size_t i = lane; i < all; i += width)
+        wrong += dst[i] != pattern(static_cast<std::size_t>(me) * count + i % count, salt, static_cast<int>(i / count));
+    CHECK(wrong == 0, "alltoall of %zu by %d: %zu wrong", count, n, wrong);
+    shmem::sync(scope, t);
+}
+template <class Scope> static void all_moves(const Scope &scope, shmem::team t)
+{
+    unsigned salt = 0;
+    for (std::size_t count : {0, 1, 8, 120, 121, 700, 2100, 20000})
+        moves(scope, t, count, salt++);
+}
+
+void test_collectives(scene &job)
+{
+    job.run(1, warp_width, 0, [] {
+        all_moves(shmem::warp, shmem::world);
+        reduces<int>(shmem::warp, shmem::world, true);
+        reduces<float>(shmem::warp, shmem::team(3), false);
+        nan_reduces();
+        if (shmem::my_pe() % 2 == 0) {
+            all_moves(shmem::warp, shmem::team(2));
+            reduces<double>(shmem::warp, shmem::team(2), false);
+        }
+    });
+    job.run(1, 3 * warp_width + 5, 20000, [] { // more warps than members, and a partial one
+        all_moves(shmem::block, shmem::team(3));
+        reduces<unsigned char>(shmem::block, shmem::world, true);
+        reduces<short>(shmem::block, shmem::world, true);
+        reduces<unsigned long long>(shmem::block, shmem::world, true);
+        reduces<double>(shmem::block, shmem::world, false);
+        reduces<bfloat>(shmem::block, shmem::world, false);
+        shmem::stage scope(shmem::host::shared(), 16384 + 128);
+        all_moves(scope, shmem::world);
+        reduces<long>(scope, shmem::world, true);
+    });
+    // rounds back to back, a different root each time: slots are used again as early as the contract allows
+    job.run(1, threads, 0, [] {
+        long *cell = mine<long>(4096), *out = mine<long>(8192), *sums = mine<long>(12288);
+        const int n = shmem::n_pes(), me = shmem::my_pe();
+        long local[8], bad = 0;
+        for (int r = 0; r < 60; ++r) {
+            if (shmem::arch::thread_index() == 0)
+                cell[0] = 1000L * r + me;
+            shmem::arch::sync(shmem::block);
+            bad += !shmem::broadcast(shmem::block, shmem::world, out, cell, 1, r % n);
+            bad += out[0] != 1000L * r + r % n;
+            bad += !shmem::fcollect(shmem::block, shmem::world, sums, cell, 1);
+            for (int j = 0; j < n; ++j)
+                bad += (local[j % 8] = sums[j]) != 1000L * r + j;
+            bad += !shmem::reduce(shmem::block, shmem::world, shmem::sum, out + 1, cell, 1);
+            bad += out[1] != 1000L * r * n + n * (n - 1) / 2;
+            shmem::arch::sync(shmem::block);
+        }
+        CHECK(bad == 0, "%ld wrong", bad);
+    });
+}
