@@ -154,7 +154,7 @@ def collect(target: Array, source: Array, size: int | None = None, team: Team | 
         Who takes part.
     """
     to, there, nbytes = _collect(target, source, size, 1, "collect")
-    code = lib.shmemx_collect(_WORLD if team is None else team.ob_team, to, there, nbytes)
+    code = lib.shmemx_collect(_WORLD if team is None else team.ob_team, to, target.nbytes, there, nbytes)
     if code:
         fail(code)
 

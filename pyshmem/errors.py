@@ -23,7 +23,7 @@ TypeError, as everywhere in Python.
 from __future__ import annotations
 
 import builtins
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from ._core import ffi, lib
 
@@ -92,8 +92,29 @@ def __dir__() -> list[str]:
     return [*__all__, *_BY_NAME]
 
 
+_interrupts: list[BaseException] = []  # what signal handlers raised while C was waiting
+
+
+def _keep(_: Any, error: BaseException, __: Any) -> None:
+    _interrupts.append(error)
+
+
+@ffi.def_extern(error=1, onerror=_keep)  # type: ignore[untyped-decorator]
+def pyshmem_pending() -> int:
+    """Asked by calls that wait in C; entering it lets Python run its signal handlers (Ctrl-C), which may raise."""
+    return 0
+
+
+lib.shmemx_set_interrupt(lib.pyshmem_pending)
+
+
 def fail(code: int) -> NoReturn:
-    """Raises the exception of a negative error code, with the text of this thread's last failure."""
+    """Raises the exception of a negative error code, with the text of this thread's last failure.
+
+    After a signal whose handler raised, that exception: KeyboardInterrupt for Ctrl-C.
+    """
+    if code == lib.SHMEMX_ERR_INTERRUPTED and _interrupts:
+        raise _interrupts.pop()
     text = _text(lib.shmemx_last_error()) or _text(lib.shmemx_strerror(code))
     raise CLASSES.get(code, ShmemError)(text)
 

@@ -28,6 +28,11 @@ SHMEMX_API const char *shmemx_last_error(void);
 /* 1 (default): failures are also written to standard error. 0: they are only returned. */
 SHMEMX_API void shmemx_log_errors(int on);
 
+/* For languages whose signal handlers run later than the signal: `pending` is asked now and then by calls that wait;
+ * when it returns non-zero they end with SHMEMX_ERR_INTERRUPTED. NULL (default): nobody is asked. After an
+ * interrupted collective the PEs are no longer in step; finalize or exit. */
+SHMEMX_API void shmemx_set_interrupt(int (*pending)(void));
+
 /* ---- setup --------------------------------------------------------------------------------------------- */
 
 enum { SHMEMX_UNIQUEID_BYTES = 128 };
@@ -144,8 +149,10 @@ SHMEMX_API int shmemx_sync(shmem_team_t team);
 /* quiet of all contexts, then sync. */
 SHMEMX_API int shmemx_barrier(shmem_team_t team);
 SHMEMX_API int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t nbytes, int root);
-/* Bytes may differ between members. */
-SHMEMX_API int shmemx_collect(shmem_team_t team, void *dest, const void *source, size_t nbytes);
+/* Bytes may differ between members; dest_nbytes is the room at dest, SIZE_MAX = not known. A member whose dest is too
+ * small gets ARGUMENT and nothing is written there; the others get theirs. */
+SHMEMX_API int shmemx_collect(shmem_team_t team, void *dest, size_t dest_nbytes, const void *source,
+                              size_t nbytes);
 SHMEMX_API int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nbytes);
 SHMEMX_API int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nbytes);
 SHMEMX_API int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst,

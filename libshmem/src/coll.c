@@ -151,7 +151,7 @@ int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nb
     return shmemi_meet(call, t, tag);
 }
 
-int shmemx_collect(shmem_team_t team, void *dest, const void *source, size_t nbytes)
+int shmemx_collect(shmem_team_t team, void *dest, size_t dest_nbytes, const void *source, size_t nbytes)
 {
     const char *call = "shmem_collect";
     enum { ROOM = SHMEMI_NOTE_ROOM - sizeof(uint64_t) };
@@ -184,6 +184,9 @@ int shmemx_collect(shmem_team_t team, void *dest, const void *source, size_t nby
     /* every member sees the same sizes; but dest is each one's own, so one may refuse what the others accept: it
      * still takes part, so that nobody waits for it, and only its own result is missing */
     int refused = shmemi_coll_buffers(&c, dest, all, NULL, 0);
+    if (!refused && all > dest_nbytes)
+        refused = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "dest has room for %zu bytes, the members bring %zu", dest_nbytes,
+                              all);
     if (!refused)
         refused = refuse_overlap(&c, dest, all, source, nbytes);
     char *to = dest;
@@ -308,7 +311,7 @@ int shmem_broadcastmem(shmem_team_t team, void *dest, const void *source, size_t
 
 int shmem_collectmem(shmem_team_t team, void *dest, const void *source, size_t n)
 {
-    return shmemx_collect(team, dest, source, n);
+    return shmemx_collect(team, dest, SIZE_MAX, source, n);
 }
 
 int shmem_fcollectmem(shmem_team_t team, void *dest, const void *source, size_t n)
@@ -334,7 +337,7 @@ int shmem_alltoallsmem(shmem_team_t team, void *dest, const void *source, ptrdif
     }                                                                                                        \
     int shmem_##NAME##_collect(shmem_team_t team, T *dest, const T *source, size_t n)                        \
     {                                                                                                        \
-        return shmemx_collect(team, dest, source, times(n, sizeof(T)));                                      \
+        return shmemx_collect(team, dest, SIZE_MAX, source, times(n, sizeof(T)));                            \
     }                                                                                                        \
     int shmem_##NAME##_fcollect(shmem_team_t team, T *dest, const T *source, size_t n)                       \
     {                                                                                                        \

@@ -180,6 +180,8 @@ def emit_c(found: list[Declaration], header: str, target: Path) -> None:
                 f"  {reason[-1]}\n"
                 "  Rewrite it in plain C, or hide it from Python with #ifndef SHMEM_CDEF."
             ) from error
+    # What libshmem calls back in Python; see pyshmem/errors.py.
+    ffi.cdef('extern "Python" int pyshmem_pending(void);')
     # The extension sees the headers exactly as the cdef did.
     ffi.set_source(MODULE, f'#define SHMEM_CDEF 1\n#include "{header}"\n', py_limited_api=True)
     with contextlib.redirect_stdout(sys.stderr):  # it says what it writes

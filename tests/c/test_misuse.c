@@ -69,7 +69,7 @@ static void test_not_initialized(const char *when)
     REFUSED(code, text, shmemx_sync(SHMEM_TEAM_WORLD));
     REFUSED(code, text, shmemx_barrier(SHMEM_TEAM_WORLD));
     REFUSED(code, text, shmemx_broadcast(SHMEM_TEAM_WORLD, &word, &value, 8, 0));
-    REFUSED(code, text, shmemx_collect(SHMEM_TEAM_WORLD, &word, &value, 8));
+    REFUSED(code, text, shmemx_collect(SHMEM_TEAM_WORLD, &word, 8, &value, 8));
     REFUSED(code, text, shmemx_fcollect(SHMEM_TEAM_WORLD, &word, &value, 8));
     REFUSED(code, text, shmemx_alltoall(SHMEM_TEAM_WORLD, &word, &value, 8));
     REFUSED(code, text, shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_SUM, SHMEMX_INT64, &word, &value, 1));

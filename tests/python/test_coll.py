@@ -234,6 +234,8 @@ def test_misuse_is_found_before_anything_is_written():
     if n > 1:
         with pytest.raises(errors.ArgumentError, match=f"target has {m} elements, {n} times {m} are needed"):
             shmem.fcollect(a, b)
+        with pytest.raises(errors.ArgumentError, match=f"room for {8 * m} bytes, the members bring {8 * m * n}"):
+            shmem.collect(a, b)
         with pytest.raises(errors.ArgumentError, match=f"{m} elements are not a multiple of {n} members"):
             shmem.alltoall(a, b)
     for stride in ({"tst": 0}, {"sst": -1}):

@@ -205,6 +205,34 @@ def test_leaves(job: Callable[..., Job], end: str, status: int) -> None:
         assert ("PeerDeadError" in err and "PE 1" in err) or (normal and "SHMEM_TIMEOUT" in err), err
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_interrupted(job: Callable[..., Job], name: str) -> None:
+    """Ctrl-C while PE 1 never comes: the waiting call raises KeyboardInterrupt at once; a handler that does not raise
+    lets it go on waiting."""
+    code = f"""
+if me == 1:
+    time.sleep(60)
+signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"handled\\n"))
+os.write(1, b"waiting\\n")
+{CALLS[name]}
+"""
+    started = job(code)
+    started.ready()
+    pe = started.pes[0]
+    assert pe.stdout is not None
+    assert pe.stdout.readline() == "waiting\n"
+    time.sleep(0.2)
+    pe.send_signal(signal.SIGUSR1)
+    assert pe.stdout.readline() == "handled\n"
+    time.sleep(0.1)
+    assert pe.poll() is None
+    pe.send_signal(signal.SIGINT)
+    assert pe.wait(SOON) == -signal.SIGINT
+    started.pes[1].kill()
+    results = started.end(SOON)
+    assert "KeyboardInterrupt" in results[0][1] and "PeerDeadError" in results[2][1], results
+
+
 def test_all_killed(job: Callable[..., Job]) -> None:
     with nothing_left():
         started = job("shmem.barrier_all()\ntime.sleep(60)\n")

@@ -1,6 +1,7 @@
 #include "wait.h"
 
 #include <sched.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <time.h>
 
@@ -18,6 +19,15 @@ unsigned shmemi_spin_limit = SPINS;
 void shmemi_wait_setup(int pes_on_node, int processors)
 {
     shmemi_spin_limit = pes_on_node > processors ? 0 : SPINS;
+}
+
+static int (*_Atomic interrupt)(void);
+
+void shmemx_set_interrupt(int (*pending)(void)); /* shmemx.h */
+
+SHMEMX_API void shmemx_set_interrupt(int (*pending)(void))
+{
+    atomic_store_explicit(&interrupt, pending, memory_order_release);
 }
 
 static void describe(const struct shmemi_wait *w, char *text, size_t n)
@@ -40,6 +50,12 @@ static int look(struct shmemi_wait *w, double now)
         return shmemi_fail(SHMEMX_ERR_PEER_DEAD, w->call,
                            "PE %d (process %d) ended without shmem_finalize; this PE %s since %.1f s", dead,
                            pid, what, now - w->since);
+    }
+    int (*pending)(void) = atomic_load_explicit(&interrupt, memory_order_acquire);
+    if (pending && pending()) {
+        describe(w, what, sizeof what);
+        return shmemi_fail(SHMEMX_ERR_INTERRUPTED, w->call, "interrupted by a signal; this PE %s since %.1f s", what,
+                           now - w->since);
     }
     double limit = shmemi_env.TIMEOUT;
     if (limit > 0 && now - w->since >= limit) {

@@ -28,7 +28,7 @@ extern unsigned shmemi_spin_limit;
 /* Set at init from the number of PEs and of the processors they may use together. */
 void shmemi_wait_setup(int pes_on_node, int processors);
 
-/* 0 = look again; TIMEOUT or PEER_DEAD = give up, logged. */
+/* 0 = look again; TIMEOUT, PEER_DEAD or INTERRUPTED = give up, logged. */
 SHMEMI_COLD int shmemi_wait_slow(struct shmemi_wait *w);
 
 static inline void shmemi_pause(void)
