@@ -16,6 +16,7 @@ import time
 
 import numba
 import numpy as np
+
 import pyshmem as shmem
 import pyshmem.numba_cpu  # lets @njit functions call shmem.put, shmem.barrier_all, ...
 

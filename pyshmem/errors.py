@@ -101,7 +101,7 @@ def _keep(_: Any, error: BaseException, __: Any) -> None:
 
 @ffi.def_extern(error=1, onerror=_keep)  # type: ignore[untyped-decorator]
 def pyshmem_pending() -> int:
-    """Asked by calls that wait in C; entering it lets Python run its signal handlers (Ctrl-C), which may raise."""
+    """Asked by calls that wait in C; entering it lets Python run its signal handlers, which may raise."""
     return 0
 
 

@@ -185,8 +185,8 @@ int shmemx_collect(shmem_team_t team, void *dest, size_t dest_nbytes, const void
      * still takes part, so that nobody waits for it, and only its own result is missing */
     int refused = shmemi_coll_buffers(&c, dest, all, NULL, 0);
     if (!refused && all > dest_nbytes)
-        refused = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "dest has room for %zu bytes, the members bring %zu", dest_nbytes,
-                              all);
+        refused = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "dest has room for %zu bytes, the members bring %zu",
+                              dest_nbytes, all);
     if (!refused)
         refused = refuse_overlap(&c, dest, all, source, nbytes);
     char *to = dest;

@@ -72,7 +72,8 @@ static void test_growth(void)
             p[i] = shmemx_calloc(1, (size_t)(i + 1) * 20 << 20, SHMEMX_MEM_DEVICE);
             CHECK(p[i], "block %d: %s", i, shmemx_last_error());
             unsigned char byte = 1;
-            CHECK(shmemx_get(SHMEM_CTX_DEFAULT, &byte, (char *)p[i] + ((size_t)(i + 1) * 20 << 20) - 1, 1, right) == 0 &&
+            CHECK(shmemx_get(SHMEM_CTX_DEFAULT, &byte, (char *)p[i] + ((size_t)(i + 1) * 20 << 20) - 1, 1,
+                             right) == 0 &&
                       byte == 0,
                   "calloc left %d: %s", byte, shmemx_last_error());
         }

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pyshmem as shmem
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import pyshmem as shmem
 from pyshmem import errors
 
 INTEGERS = [np.int32, np.int64, np.uint32, np.uint64, np.dtype("q"), np.dtype("L")]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pyshmem as shmem
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import pyshmem as shmem
 from pyshmem import errors
 
 MOVED = ["i1", "u2", "i4", "i8", "f4", "f8", "c16", "g", "?", "V3", "bfloat16"]
@@ -234,7 +235,9 @@ def test_misuse_is_found_before_anything_is_written():
     if n > 1:
         with pytest.raises(errors.ArgumentError, match=f"target has {m} elements, {n} times {m} are needed"):
             shmem.fcollect(a, b)
-        with pytest.raises(errors.ArgumentError, match=f"room for {8 * m} bytes, the members bring {8 * m * n}"):
+        with pytest.raises(
+            errors.ArgumentError, match=f"room for {8 * m} bytes, the members bring {8 * m * n}"
+        ):
             shmem.collect(a, b)
         with pytest.raises(errors.ArgumentError, match=f"{m} elements are not a multiple of {n} members"):
             shmem.alltoall(a, b)

@@ -207,8 +207,8 @@ def test_leaves(job: Callable[..., Job], end: str, status: int) -> None:
 
 @pytest.mark.parametrize("name", CALLS)
 def test_interrupted(job: Callable[..., Job], name: str) -> None:
-    """Ctrl-C while PE 1 never comes: the waiting call raises KeyboardInterrupt at once; a handler that does not raise
-    lets it go on waiting."""
+    """Ctrl-C while PE 1 never comes: the waiting call raises KeyboardInterrupt at once; after a handler that
+    does not raise it goes on waiting."""
     code = f"""
 if me == 1:
     time.sleep(60)

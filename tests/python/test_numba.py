@@ -7,8 +7,9 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pyshmem as shmem
 import pytest
+
+import pyshmem as shmem
 from pyshmem import errors
 
 numba = pytest.importorskip("numba", reason="numba is not installed; pip install '.[numba]'")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
-import pyshmem as shmem
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
+import pyshmem as shmem
 from pyshmem import errors
 
 DTYPES = [*"bhilqBHILQfdgFDe?", "S5", "V3", "M8[s]", "bfloat16", "float8_e4m3fn", ">i4", "i4,f8"]

@@ -6,8 +6,9 @@ import inspect
 import subprocess
 import sys
 
-import pyshmem as shmem
 import pytest
+
+import pyshmem as shmem
 from pyshmem import errors
 
 

@@ -7,8 +7,9 @@ import subprocess
 import sys
 
 import numpy as np
-import pyshmem as shmem
 import pytest
+
+import pyshmem as shmem
 
 RING = """
 mype, npes = shmem.my_pe(), shmem.n_pes()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-import pyshmem as shmem
 import pytest
+
+import pyshmem as shmem
 from pyshmem import errors
 
 

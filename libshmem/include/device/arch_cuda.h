@@ -182,15 +182,7 @@ SHMEMX_DEVICE_FN vec16 make_vec16(u64 a, u64 b)
     return make_ulonglong2(a, b);
 }
 /* A peer's memory: past this SM's cache, which nobody keeps coherent with other GPUs. */
-SHMEMX_DEVICE_FN u8 load_remote(const u8 *p)
-{
-    return load_relaxed(p);
-}
-SHMEMX_DEVICE_FN u32 load_remote(const u32 *p)
-{
-    return load_relaxed(p);
-}
-SHMEMX_DEVICE_FN u64 load_remote(const u64 *p)
+template <class Word> SHMEMX_DEVICE_FN Word load_remote(const Word *p)
 {
     return load_relaxed(p);
 }

@@ -54,8 +54,8 @@ static int look(struct shmemi_wait *w, double now)
     int (*pending)(void) = atomic_load_explicit(&interrupt, memory_order_acquire);
     if (pending && pending()) {
         describe(w, what, sizeof what);
-        return shmemi_fail(SHMEMX_ERR_INTERRUPTED, w->call, "interrupted by a signal; this PE %s since %.1f s", what,
-                           now - w->since);
+        return shmemi_fail(SHMEMX_ERR_INTERRUPTED, w->call,
+                           "interrupted by a signal; this PE %s since %.1f s", what, now - w->since);
     }
     double limit = shmemi_env.TIMEOUT;
     if (limit > 0 && now - w->since >= limit) {

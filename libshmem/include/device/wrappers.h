@@ -1,0 +1,327 @@
+/* The device API for languages that call C functions: Numba-CUDA (this file compiled to LTO-IR or PTX and linked) and
+ * Triton (as bitcode, extern_elementwise). Include it in one file of a device library; C++ programs need none of it.
+ *
+ * The same operations under one prefix, shmem_device_. `scope` is 0 thread, 1 warp, 2 block: give a constant, and
+ * after linking with optimization one branch is left. Sizes are in bytes; addresses are 64-bit; team, cmp and op
+ * have the values of shmem_device.h. Every function returns a value, since Triton knows no other: 1 or the result,
+ * and 0 where the C++ call returns false. The state is the module's symbol shmem_device_state, as everywhere.
+ */
+#ifndef SHMEM_DEVICE_WRAPPERS_H
+#define SHMEM_DEVICE_WRAPPERS_H
+
+#include "../shmem_device.h"
+
+#ifdef __CUDACC__
+#define SHMEMX_DEVICE_C extern "C" __device__
+#else
+#define SHMEMX_DEVICE_C extern "C" inline
+#endif
+
+namespace shmem {
+namespace detail {
+
+using bytes = unsigned char;
+
+template <class Call> SHMEMX_DEVICE_FN void by_scope(int scope, Call call)
+{
+    if (scope == 0)
+        call(thread);
+    else if (scope == 1)
+        call(warp);
+    else
+        call(block);
+}
+template <class Call> SHMEMX_DEVICE_FN bool by_warps(int scope, Call call)
+{
+    return scope == 1 ? call(warp) : call(block);
+}
+template <class T> SHMEMX_DEVICE_FN bool reduce_by(int op, team t, T *dst, const T *src, u64 nelems)
+{
+    switch (op) {
+    case 0:
+        return reduce(block, t, sum, dst, src, nelems);
+    case 1:
+        return reduce(block, t, prod, dst, src, nelems);
+    case 2:
+        return reduce(block, t, min, dst, src, nelems);
+    default:
+        return reduce(block, t, max, dst, src, nelems);
+    }
+}
+
+} // namespace detail
+} // namespace shmem
+
+/* ---- who and where --------------------------------------------------------------------------------------- */
+
+SHMEMX_DEVICE_C int shmem_device_my_pe()
+{
+    return shmem::my_pe();
+}
+SHMEMX_DEVICE_C int shmem_device_n_pes()
+{
+    return shmem::n_pes();
+}
+SHMEMX_DEVICE_C int shmem_device_team_my_pe(unsigned team)
+{
+    return shmem::team_my_pe(shmem::team(team));
+}
+SHMEMX_DEVICE_C int shmem_device_team_n_pes(unsigned team)
+{
+    return shmem::team_n_pes(shmem::team(team));
+}
+SHMEMX_DEVICE_C int shmem_device_team_translate_pe(unsigned from, int pe, unsigned to)
+{
+    return shmem::team_translate_pe(shmem::team(from), pe, shmem::team(to));
+}
+SHMEMX_DEVICE_C void *shmem_device_ptr(void *p, int pe)
+{
+    return shmem::ptr(static_cast<unsigned char *>(p), pe);
+}
+
+/* ---- put and get -------------------------------------------------------------------------------------------- */
+
+SHMEMX_DEVICE_C int shmem_device_p8(void *dst, unsigned value, int pe)
+{
+    shmem::p(static_cast<shmem::u8 *>(dst), static_cast<shmem::u8>(value), pe);
+    return 1;
+}
+SHMEMX_DEVICE_C int shmem_device_p32(void *dst, unsigned value, int pe)
+{
+    shmem::p(static_cast<shmem::u32 *>(dst), value, pe);
+    return 1;
+}
+SHMEMX_DEVICE_C int shmem_device_p64(void *dst, unsigned long long value, int pe)
+{
+    shmem::p(static_cast<shmem::u64 *>(dst), value, pe);
+    return 1;
+}
+SHMEMX_DEVICE_C unsigned shmem_device_g8(const void *src, int pe)
+{
+    return shmem::g(static_cast<const shmem::u8 *>(src), pe);
+}
+SHMEMX_DEVICE_C unsigned shmem_device_g32(const void *src, int pe)
+{
+    return shmem::g(static_cast<const shmem::u32 *>(src), pe);
+}
+SHMEMX_DEVICE_C unsigned long long shmem_device_g64(const void *src, int pe)
+{
+    return shmem::g(static_cast<const shmem::u64 *>(src), pe);
+}
+SHMEMX_DEVICE_C int shmem_device_put(int scope, void *dst, const void *src, unsigned long long nbytes, int pe)
+{
+    using shmem::detail::bytes;
+    shmem::detail::by_scope(scope, [&](auto s) { shmem::put(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe); });
+    return 1;
+}
+SHMEMX_DEVICE_C int shmem_device_get(int scope, void *dst, const void *src, unsigned long long nbytes, int pe)
+{
+    using shmem::detail::bytes;
+    shmem::detail::by_scope(scope, [&](auto s) { shmem::get(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe); });
+    return 1;
+}
+SHMEMX_DEVICE_C int shmem_device_put_nbi(int scope, void *dst, const void *src, unsigned long long nbytes, int pe)
+{
+    using shmem::detail::bytes;
+    shmem::detail::by_scope(scope, [&](auto s) { shmem::put_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe); });
+    return 1;
+}
+SHMEMX_DEVICE_C int shmem_device_get_nbi(int scope, void *dst, const void *src, unsigned long long nbytes, int pe)
+{
+    using shmem::detail::bytes;
+    shmem::detail::by_scope(scope, [&](auto s) { shmem::get_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe); });
+    return 1;
+}
+SHMEMX_DEVICE_C int shmem_device_put_signal(int scope, void *dst, const void *src, unsigned long long nbytes, void *sig,
+                                            unsigned long long value, int op, int pe)
+{
+    using shmem::detail::bytes;
+    shmem::detail::by_scope(scope, [&](auto s) {
+        shmem::put_signal(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes,
+                          static_cast<unsigned long long *>(sig), value, static_cast<shmem::signal_kind>(op), pe);
+    });
+    return 1;
+}
+
+/* By a block, through `memory` of its shared memory (shmem::stage): once _stage_open, then any number of calls. */
+SHMEMX_DEVICE_C int shmem_device_stage_open(void *memory, unsigned memory_bytes)
+{
+    return shmem::stage(memory, memory_bytes).usable() ? 1 : 0;
+}
+SHMEMX_DEVICE_C int shmem_device_put_staged(void *memory, unsigned memory_bytes, void *dst, const void *src,
+                                            unsigned long long nbytes, int pe)
+{
+    using shmem::detail::bytes;
+    shmem::put(shmem::stage::attach(memory, memory_bytes), static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
+    return 1;
+}
+SHMEMX_DEVICE_C int shmem_device_get_staged(void *memory, unsigned memory_bytes, void *dst, const void *src,
+                                            unsigned long long nbytes, int pe)
+{
+    using shmem::detail::bytes;
+    shmem::get(shmem::stage::attach(memory, memory_bytes), static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
+    return 1;
+}
+
+/* ---- order, sync -------------------------------------------------------------------------------------------------- */
+
+SHMEMX_DEVICE_C int shmem_device_fence(int scope)
+{
+    shmem::detail::by_scope(scope, [](auto s) { shmem::fence(s); });
+    return 1;
+}
+SHMEMX_DEVICE_C int shmem_device_quiet(int scope)
+{
+    shmem::detail::by_scope(scope, [](auto s) { shmem::quiet(s); });
+    return 1;
+}
+SHMEMX_DEVICE_C int shmem_device_sync(int scope, unsigned team)
+{
+    bool ok = false;
+    shmem::detail::by_scope(scope, [&](auto s) { ok = shmem::sync(s, shmem::team(team)); });
+    return ok;
+}
+SHMEMX_DEVICE_C int shmem_device_barrier(int scope, unsigned team)
+{
+    bool ok = false;
+    shmem::detail::by_scope(scope, [&](auto s) { ok = shmem::barrier(s, shmem::team(team)); });
+    return ok;
+}
+
+/* ---- waits, signals: cmp 1 to 6 is eq ne gt ge lt le ---------------------------------------------------------------- */
+
+SHMEMX_DEVICE_C int shmem_device_wait_until32(int scope, const void *ivar, int cmp, int value)
+{
+    bool ok = false;
+    shmem::detail::by_scope(scope, [&](auto s) { ok = shmem::wait_until(s, static_cast<const int *>(ivar), static_cast<shmem::cmp>(cmp), value); });
+    return ok;
+}
+SHMEMX_DEVICE_C int shmem_device_wait_until64(int scope, const void *ivar, int cmp, long long value)
+{
+    bool ok = false;
+    shmem::detail::by_scope(scope, [&](auto s) { ok = shmem::wait_until(s, static_cast<const long long *>(ivar), static_cast<shmem::cmp>(cmp), value); });
+    return ok;
+}
+SHMEMX_DEVICE_C int shmem_device_test32(const void *ivar, int cmp, int value)
+{
+    return shmem::test(static_cast<const int *>(ivar), static_cast<shmem::cmp>(cmp), value);
+}
+SHMEMX_DEVICE_C int shmem_device_test64(const void *ivar, int cmp, long long value)
+{
+    return shmem::test(static_cast<const long long *>(ivar), static_cast<shmem::cmp>(cmp), value);
+}
+SHMEMX_DEVICE_C int shmem_device_signal_wait_until(int scope, const void *sig, int cmp, unsigned long long value)
+{
+    bool ok = false;
+    shmem::detail::by_scope(scope, [&](auto s) {
+        ok = shmem::signal_wait_until(s, static_cast<const unsigned long long *>(sig), static_cast<shmem::cmp>(cmp), value);
+    });
+    return ok;
+}
+SHMEMX_DEVICE_C unsigned long long shmem_device_signal_fetch(const void *sig)
+{
+    return shmem::signal_fetch(static_cast<const unsigned long long *>(sig));
+}
+SHMEMX_DEVICE_C int shmem_device_signal_op(void *sig, unsigned long long value, int op, int pe)
+{
+    shmem::signal_op(static_cast<unsigned long long *>(sig), value, static_cast<shmem::signal_kind>(op), pe);
+    return 1;
+}
+
+/* ---- atomics: op is 0 fetch, 1 set, 2 swap, 3 compare_swap, 4 add, 5 and, 6 or, 7 xor (SHMEMX_AMO_*) -------------------- */
+
+namespace shmem {
+namespace detail {
+
+/* The old value; 0 for set. `condition` is for compare_swap. */
+template <class T> SHMEMX_DEVICE_FN T atomic_by(int op, T *dst, T value, T condition, int pe)
+{
+    switch (op) {
+    case 0:
+        return atomic_fetch(dst, pe);
+    case 1:
+        atomic_set(dst, value, pe);
+        return 0;
+    case 2:
+        return atomic_swap(dst, value, pe);
+    case 3:
+        return atomic_compare_swap(dst, condition, value, pe);
+    case 4:
+        return atomic_fetch_add(dst, value, pe);
+    case 5:
+        return atomic_fetch_and(dst, value, pe);
+    case 6:
+        return atomic_fetch_or(dst, value, pe);
+    default:
+        return atomic_fetch_xor(dst, value, pe);
+    }
+}
+
+} // namespace detail
+} // namespace shmem
+
+SHMEMX_DEVICE_C unsigned shmem_device_atomic32(int op, void *dst, unsigned value, unsigned condition, int pe)
+{
+    return shmem::detail::atomic_by(op, static_cast<shmem::u32 *>(dst), value, condition, pe);
+}
+SHMEMX_DEVICE_C unsigned long long shmem_device_atomic64(int op, void *dst, unsigned long long value,
+                                                         unsigned long long condition, int pe)
+{
+    return shmem::detail::atomic_by(op, static_cast<shmem::u64 *>(dst), value, condition, pe);
+}
+
+/* ---- packets and collectives: scope 1 or 2; reductions by a block, op 0 sum, 1 prod, 2 min, 3 max ------------------------ */
+
+SHMEMX_DEVICE_C int shmem_device_put_packets(int scope, void *packets, const void *src, unsigned long long nbytes,
+                                             unsigned long long round, int pe)
+{
+    return shmem::detail::by_warps(scope, [&](auto s) {
+        return shmem::put_packets(s, packets, static_cast<const unsigned char *>(src), nbytes, round, pe);
+    });
+}
+SHMEMX_DEVICE_C int shmem_device_recv_packets(int scope, void *dst, const void *packets, unsigned long long nbytes,
+                                              unsigned long long round)
+{
+    return shmem::detail::by_warps(scope, [&](auto s) {
+        return shmem::recv_packets(s, static_cast<unsigned char *>(dst), packets, nbytes, round);
+    });
+}
+SHMEMX_DEVICE_C int shmem_device_broadcast(int scope, unsigned team, void *dst, const void *src, unsigned long long nbytes, int root)
+{
+    using shmem::detail::bytes;
+    return shmem::detail::by_warps(scope, [&](auto s) {
+        return shmem::broadcast(s, shmem::team(team), static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, root);
+    });
+}
+SHMEMX_DEVICE_C int shmem_device_fcollect(int scope, unsigned team, void *dst, const void *src, unsigned long long nbytes)
+{
+    using shmem::detail::bytes;
+    return shmem::detail::by_warps(scope, [&](auto s) {
+        return shmem::fcollect(s, shmem::team(team), static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes);
+    });
+}
+SHMEMX_DEVICE_C int shmem_device_alltoall(int scope, unsigned team, void *dst, const void *src, unsigned long long nbytes)
+{
+    using shmem::detail::bytes;
+    return shmem::detail::by_warps(scope, [&](auto s) {
+        return shmem::alltoall(s, shmem::team(team), static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes);
+    });
+}
+SHMEMX_DEVICE_C int shmem_device_reduce_i32(int op, unsigned team, void *dst, const void *src, unsigned long long nelems)
+{
+    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<int *>(dst), static_cast<const int *>(src), nelems);
+}
+SHMEMX_DEVICE_C int shmem_device_reduce_i64(int op, unsigned team, void *dst, const void *src, unsigned long long nelems)
+{
+    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<long long *>(dst), static_cast<const long long *>(src), nelems);
+}
+SHMEMX_DEVICE_C int shmem_device_reduce_f32(int op, unsigned team, void *dst, const void *src, unsigned long long nelems)
+{
+    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<float *>(dst), static_cast<const float *>(src), nelems);
+}
+SHMEMX_DEVICE_C int shmem_device_reduce_f64(int op, unsigned team, void *dst, const void *src, unsigned long long nelems)
+{
+    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<double *>(dst), static_cast<const double *>(src), nelems);
+}
+
+#endif

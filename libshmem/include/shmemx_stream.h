@@ -1,0 +1,58 @@
+/* Calls that a GPU stream orders: each returns at once, and happens after what the stream holds already and before what
+ * comes later. `stream` is a CUstream (cudaStream_t), NULL = the default stream. All can be captured in a CUDA graph.
+ *
+ * Addresses that must be symmetric are of the GPU heap (shmemx_malloc(size, SHMEMX_MEM_DEVICE)); the other side of a put
+ * or a get may be any memory that the device reaches. PE numbers are the world's. Return 0 or a negative SHMEMX_ERR_*
+ * for what can be seen now (arguments, launch); a wait that finds no end in SHMEM_TIMEOUT, or a PE out of range in a
+ * kernel, is reported by the next shmemx_stream_check and by every call here after it.
+ */
+#ifndef SHMEMX_STREAM_H
+#define SHMEMX_STREAM_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "shmem.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* dest [nbytes] on PE pe = source: complete at the target when what comes later in the stream begins. */
+SHMEMX_API int shmemx_put_on_stream(void *dest, const void *source, size_t nbytes, int pe, void *stream);
+/* dest = source [nbytes] of PE pe. */
+SHMEMX_API int shmemx_get_on_stream(void *dest, const void *source, size_t nbytes, int pe, void *stream);
+/* As put, then the 64-bit word sig_addr of PE pe is set or added to (SHMEM_SIGNAL_SET, _ADD). */
+SHMEMX_API int shmemx_put_signal_on_stream(void *dest, const void *source, size_t nbytes, uint64_t *sig_addr,
+                                           uint64_t signal, int sig_op, int pe, void *stream);
+/* What comes later waits until this PE's word compares true (SHMEM_CMP_*, unsigned). */
+SHMEMX_API int shmemx_signal_wait_on_stream(uint64_t *sig_addr, int cmp, uint64_t value, void *stream);
+/* What comes later sees the library's own pending copies (put_nbi from the host) complete. */
+SHMEMX_API int shmemx_quiet_on_stream(void *stream);
+/* Collective over the team, in the order of each PE's stream: everybody's stream has arrived. One collective of a team at
+ * a time: two streams of one PE must not be in collectives of the same team at once. */
+SHMEMX_API int shmemx_barrier_on_stream(shmem_team_t team, void *stream);
+/* As the host's collectives, on GPU memory; sizes in bytes, in elements for reduce. dest == source is allowed for
+ * broadcast and reduce. */
+SHMEMX_API int shmemx_broadcast_on_stream(shmem_team_t team, void *dest, const void *source, size_t nbytes, int root,
+                                          void *stream);
+SHMEMX_API int shmemx_fcollect_on_stream(shmem_team_t team, void *dest, const void *source, size_t nbytes,
+                                         void *stream);
+SHMEMX_API int shmemx_alltoall_on_stream(shmem_team_t team, void *dest, const void *source, size_t nbytes,
+                                         void *stream);
+/* type and op as for shmemx_reduce (no long double, no complex); operands taken in the order of the members. */
+SHMEMX_API int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, const void *source,
+                                       size_t nelems, void *stream);
+/* Has a kernel or a stream-ordered call of this PE reported an error? 0, or its code with the text in
+ * shmemx_last_error; the report is then cleared. Does not wait for the stream. */
+SHMEMX_API int shmemx_stream_check(void);
+
+/* What kernels need, to be copied into a module's symbol shmem_device_state: struct shmemx_device_state of
+ * device/state.h, `bytes` its size as the caller knows it. Opens the GPU heap if need be: the first call is collective.
+ */
+SHMEMX_API int shmemx_device_state(void *state, size_t bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
