@@ -372,6 +372,7 @@ static void wrong_secret(int actor)
     wait_ready(1);
     set_env(actor, 2, atomic_load(&stage->port), "run");
     setenv("SHMEM_JOB_SECRET", actor ? "guess" : "right", 1);
+    CHECK(shmemi_env_read("test") == 0, "%s", shmemx_last_error());
     double since = shmemi_now();
     note(actor, shmemi_bootstrap_open(&b, NULL), since);
 }
