@@ -234,14 +234,14 @@ template <class Scope> SHMEMX_DEVICE_FN bool barrier(const Scope &scope, team t 
  * broadcast: root's src to everybody's dst, root included. fcollect: dst has n * nelems, in the order of the members.
  * alltoall: src and dst have n * nelems; part j of src is part me of member j's dst. */
 template <class Scope, class T>
-SHMEMX_DEVICE_FN bool broadcast(const Scope &scope, team t, T *dst, const T *src, size nelems, int root);
+SHMEMX_DEVICE_CALL bool broadcast(const Scope &scope, team t, T *dst, const T *src, size nelems, int root);
 template <class Scope, class T> SHMEMX_DEVICE_FN bool fcollect(const Scope &scope, team t, T *dst, const T *src, size nelems);
 template <class Scope, class T> SHMEMX_DEVICE_FN bool alltoall(const Scope &scope, team t, T *dst, const T *src, size nelems);
 /* shmem::reduce(shmem::block, shmem::world, shmem::sum, dst, src, n). src is symmetric too and may be dst. The same
  * bits on every member: operands are taken in the order of the members. T: integers, float, double, and 16-bit float
  * classes (half, bfloat16), which are added in float. min and max: a NaN operand gives a NaN. */
 template <class Scope, class Op, class T>
-SHMEMX_DEVICE_FN bool reduce(const Scope &scope, team t, Op op, T *dst, const T *src, size nelems);
+SHMEMX_DEVICE_CALL bool reduce(const Scope &scope, team t, Op op, T *dst, const T *src, size nelems);
 
 } // namespace shmem
 

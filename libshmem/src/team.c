@@ -122,7 +122,9 @@ static int fill_team(const char *call, int slot, const struct shmemi_team *paren
     }
     t->epoch = t->seen = epoch;
     t->config = (shmem_team_config_t){0};
+    pthread_mutex_lock(&lock);
     t->used = true;
+    pthread_mutex_unlock(&lock);
     return SHMEMX_SUCCESS;
 }
 

@@ -7,6 +7,9 @@
 #define SHMEM_DEVICE_ARCH_CUDA_H
 
 #define SHMEMX_DEVICE_FN __device__ __forceinline__
+/* Templates that stay calls: inlined, several in one kernel would spill each other's registers. */
+#define SHMEMX_DEVICE_CALL __device__ __noinline__
+/* What is rarely run. */
 #define SHMEMX_DEVICE_SLOW static __device__ __noinline__
 #define SHMEMX_DEVICE_UNROLL _Pragma("unroll")
 

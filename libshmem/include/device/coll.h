@@ -238,7 +238,7 @@ SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const shmemx_device_team 
 } // namespace detail
 
 template <class Scope, class T>
-SHMEMX_DEVICE_FN bool broadcast(const Scope &scope, team handle, T *dst, const T *src, size nelems, int root)
+SHMEMX_DEVICE_CALL bool broadcast(const Scope &scope, team handle, T *dst, const T *src, size nelems, int root)
 {
     auto *t = detail::enter(scope, handle, SHMEMX_DEVICE_CALL_BROADCAST);
     if (t == nullptr)
@@ -272,7 +272,7 @@ namespace detail {
 
 /* alltoall and fcollect: member j gets `part` bytes from src + j * step, at dst + me * part. */
 template <class Scope>
-SHMEMX_DEVICE_FN bool exchange(const Scope &scope, team handle, unsigned call, unsigned char *dst, const unsigned char *src,
+SHMEMX_DEVICE_CALL bool exchange(const Scope &scope, team handle, unsigned call, unsigned char *dst, const unsigned char *src,
                                u64 part, u64 step)
 {
     auto *t = enter(scope, handle, call);
@@ -315,7 +315,7 @@ template <class Scope, class T> SHMEMX_DEVICE_FN bool alltoall(const Scope &scop
 }
 
 template <class Scope, class Op, class T>
-SHMEMX_DEVICE_FN bool reduce(const Scope &scope, team handle, Op op, T *dst, const T *src, size nelems)
+SHMEMX_DEVICE_CALL bool reduce(const Scope &scope, team handle, Op op, T *dst, const T *src, size nelems)
 {
     static_assert(sizeof(T) <= 8, "reductions take types of 1, 2, 4 and 8 bytes");
     auto *t = detail::enter(scope, handle, SHMEMX_DEVICE_CALL_REDUCE);
