@@ -17,7 +17,7 @@ from .errors import CLASSES, fail
 from .order import in_flight, take_all
 from .rma import span, strided
 from .setup import ensure, state
-from .symmetric import same_dtype, symmetric
+from .symmetric import same_dtype, settle, symmetric
 from .types import OP, OP_SUM, Array, CData, core_type
 
 if TYPE_CHECKING:
@@ -59,6 +59,7 @@ def _pair(target: Array, source: Array, call: str) -> tuple[CData, int, CData, i
     to, to_bytes, dtype = symmetric(target, call, "target", write=True)
     there, there_bytes, source_dtype = symmetric(source, call, "source")
     same_dtype(dtype, source_dtype, call)
+    settle(target, source)
     return to, to_bytes, there, there_bytes, dtype
 
 

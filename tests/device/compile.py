@@ -2,9 +2,9 @@
 
     python tests/device/compile.py [--arch sm_90 ...] [--nvcc] [--report]
 
-NVRTC (pip install nvidia-cuda-nvrtc, or cupy) is always used; with --nvcc the compiler in PATH as well. A warning is
-a failure. --report prints registers and spills of each kernel, which needs ptxas (nvcc's). Exit status 0: all
-compiled; 77: there is no NVRTC.
+NVRTC (pip install nvidia-cuda-nvrtc, or cupy) is always used; with --nvcc the compiler in PATH as well. A
+warning is a failure. --report prints registers and spills of each kernel, which needs ptxas (nvcc's). Exit
+status 0: all compiled; 77: there is no NVRTC.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def report(ptx: bytes, arch: str) -> None:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--arch", nargs="+", default=ARCHS)
     parser.add_argument("--nvcc", action="store_true", help="compile with nvcc too")
     parser.add_argument("--report", action="store_true", help="print registers and spills")
@@ -124,7 +126,15 @@ def main() -> int:
                 elif args.report and not checks and name == "every_call.cu":
                     report(ptx, arch)
         if args.nvcc and shutil.which("nvcc"):
-            command = ["nvcc", "-std=c++17", f"-arch={arch}", f"-I{INCLUDE}", "-Werror", "all-warnings", "-Xcompiler"]
+            command = [
+                "nvcc",
+                "-std=c++17",
+                f"-arch={arch}",
+                f"-I{INCLUDE}",
+                "-Werror",
+                "all-warnings",
+                "-Xcompiler",
+            ]
             command += ["-Wall,-Wextra", "-c", str(HERE / "every_call.cu"), "-o", os.devnull]
             ran = subprocess.run(command, capture_output=True, text=True, check=False)
             failed += ran.returncode != 0

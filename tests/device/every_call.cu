@@ -1,5 +1,5 @@
-// Every operation in every scope, for compile.py: nothing here is run. One kernel a family, so that the compiler's
-// report of registers and spills says which family they belong to.
+// Every operation in every scope, for compile.py: nothing here is run. One kernel a family, so that the
+// compiler's report of registers and spills says which family they belong to.
 #include "shmem_device.h"
 
 #define KERNEL extern "C" __global__ void __launch_bounds__(1024)
@@ -11,9 +11,7 @@ struct half_like { // as __half: a class of 2 bytes
         return static_cast<float>(bits);
     }
     half_like() = default;
-    __device__ explicit half_like(float f) : bits(static_cast<unsigned short>(f))
-    {
-    }
+    __device__ explicit half_like(float f) : bits(static_cast<unsigned short>(f)) {}
 };
 
 template <class T> __device__ void one_value(T *x, int pe)
@@ -26,11 +24,12 @@ KERNEL k_p_g(unsigned char *a, short *b, int *c, unsigned long *d, double *e, fl
     one_value(a, pe), one_value(b, pe), one_value(c, pe), one_value(d, pe), one_value(e, pe);
     shmem::p(f, f[1], pe);
     f[2] = shmem::g(f, pe);
-    c[5] = shmem::my_pe() + shmem::n_pes() + shmem::team_my_pe(shmem::world) + shmem::team_n_pes(shmem::shared) +
-           shmem::team_translate_pe(shmem::world, pe, shmem::team(3));
+    c[5] = shmem::my_pe() + shmem::n_pes() + shmem::team_my_pe(shmem::world) +
+           shmem::team_n_pes(shmem::shared) + shmem::team_translate_pe(shmem::world, pe, shmem::team(3));
     *shmem::ptr(c, pe) = 1;
 }
-template <class Scope> __device__ void moves(const Scope &s, float *dst, const float *src, shmem::size n, unsigned long *sig, int pe)
+template <class Scope>
+__device__ void moves(const Scope &s, float *dst, const float *src, shmem::size n, unsigned long *sig, int pe)
 {
     shmem::put(s, dst, src, n, pe);
     shmem::get(s, dst, src, n, pe);
@@ -71,8 +70,9 @@ template <class T> __device__ void integer_atomics(T *x, T v, int pe)
     shmem::atomic_set(x, v, pe);
     shmem::atomic_add(x, v, pe), shmem::atomic_inc(x, pe);
     shmem::atomic_and(x, v, pe), shmem::atomic_or(x, v, pe), shmem::atomic_xor(x, v, pe);
-    x[1] = shmem::atomic_fetch(x, pe) + shmem::atomic_swap(x, v, pe) + shmem::atomic_compare_swap(x, v, 1, pe) +
-           shmem::atomic_fetch_add(x, v, pe) + shmem::atomic_fetch_inc(x, pe) + shmem::atomic_fetch_and(x, v, pe) +
+    x[1] = shmem::atomic_fetch(x, pe) + shmem::atomic_swap(x, v, pe) +
+           shmem::atomic_compare_swap(x, v, 1, pe) + shmem::atomic_fetch_add(x, v, pe) +
+           shmem::atomic_fetch_inc(x, pe) + shmem::atomic_fetch_and(x, v, pe) +
            shmem::atomic_fetch_or(x, v, pe) + shmem::atomic_fetch_xor(x, v, pe);
 }
 template <class T> __device__ void float_atomics(T *x, T v, int pe)
@@ -82,10 +82,13 @@ template <class T> __device__ void float_atomics(T *x, T v, int pe)
 }
 KERNEL k_atomics(int *a, unsigned *b, long *c, unsigned long long *d, float *e, double *f, int pe)
 {
-    integer_atomics(a, 3, pe), integer_atomics(b, 3u, pe), integer_atomics(c, 3l, pe), integer_atomics(d, 3ull, pe);
+    integer_atomics(a, 3, pe), integer_atomics(b, 3u, pe), integer_atomics(c, 3l, pe),
+        integer_atomics(d, 3ull, pe);
     float_atomics(e, 3.0f, pe), float_atomics(f, 3.0, pe);
 }
-template <class Scope> __device__ int waits(const Scope &s, const int *a, const unsigned long long *sig, const int *status, shmem::size n)
+template <class Scope>
+__device__ int waits(const Scope &s, const int *a, const unsigned long long *sig, const int *status,
+                     shmem::size n)
 {
     int ok = shmem::wait_until(s, a, shmem::ge, 3) + shmem::wait_until_all(s, a, n, status, shmem::ne, 0);
     ok += shmem::signal_wait_until(s, sig, shmem::eq, 1);
@@ -98,25 +101,30 @@ KERNEL k_sync(int n)
 }
 KERNEL k_waits(const int *a, unsigned long long *sig, const int *status, shmem::size n, int *out, int pe)
 {
-    *out = waits(shmem::thread, a, sig, status, n) + waits(shmem::warp, a, sig, status, n) + waits(shmem::block, a, sig, status, n);
-    out[1] = static_cast<int>(shmem::wait_until_any(a, n, status, shmem::gt, 1) + shmem::test_any(a, n, status, shmem::lt, 1));
+    *out = waits(shmem::thread, a, sig, status, n) + waits(shmem::warp, a, sig, status, n) +
+           waits(shmem::block, a, sig, status, n);
+    out[1] = static_cast<int>(shmem::wait_until_any(a, n, status, shmem::gt, 1) +
+                              shmem::test_any(a, n, status, shmem::lt, 1));
     out[2] = shmem::test(a, shmem::le, 1) + shmem::test_all(a, n, status, shmem::eq, 1);
     shmem::signal_op(sig, shmem::signal_fetch(sig), shmem::signal_add, pe);
 }
-KERNEL k_packets_block(unsigned char *box, const float *src, float *dst, shmem::size n, unsigned long long round, int pe)
+KERNEL k_packets_block(unsigned char *box, const float *src, float *dst, shmem::size n,
+                       unsigned long long round, int pe)
 {
     shmem::put_packets(shmem::block, box, src, n, round, pe);
     shmem::recv_packets(shmem::block, dst, box, n, round);
 }
-KERNEL k_packets_warp(unsigned char *box, const short *src, short *dst, shmem::size n, unsigned long long round, int pe)
+KERNEL k_packets_warp(unsigned char *box, const short *src, short *dst, shmem::size n,
+                      unsigned long long round, int pe)
 {
     shmem::put_packets(shmem::warp, box, src, n, round, pe);
     shmem::recv_packets(shmem::warp, dst, box, n, round);
 }
-template <class Scope> __device__ bool moves_together(const Scope &s, double *dst, const double *src, shmem::size n)
+template <class Scope>
+__device__ bool moves_together(const Scope &s, double *dst, const double *src, shmem::size n)
 {
-    return shmem::broadcast(s, shmem::world, dst, src, n, 0) && shmem::fcollect(s, shmem::world, dst, src, n) &&
-           shmem::alltoall(s, shmem::world, dst, src, n);
+    return shmem::broadcast(s, shmem::world, dst, src, n, 0) &&
+           shmem::fcollect(s, shmem::world, dst, src, n) && shmem::alltoall(s, shmem::world, dst, src, n);
 }
 KERNEL k_collectives(double *dst, const double *src, shmem::size n)
 {

@@ -1,5 +1,5 @@
-/* A job on CPU threads for the tests of the device API: npes symmetric copies in one allocation, a state and a mailbox
- * for each PE, teams with their areas; run() executes a kernel on all PEs at once. */
+/* A job on CPU threads for the tests of the device API: npes symmetric copies in one allocation, a state and
+ * a mailbox for each PE, teams with their areas; run() executes a kernel on all PEs at once. */
 #ifndef HOST_SCENE_H
 #define HOST_SCENE_H
 
@@ -18,7 +18,8 @@ inline std::atomic<unsigned long> failures{0}, passed{0};
         if (condition) {                                                                                     \
             passed.fetch_add(1, std::memory_order_relaxed);                                                  \
         } else if (failures.fetch_add(1) < 20) {                                                             \
-            std::fprintf(stderr, "%s:%d: FAILED %s: PE %d: ", __FILE__, __LINE__, #condition, shmem::my_pe()); \
+            std::fprintf(stderr, "%s:%d: FAILED %s: PE %d: ", __FILE__, __LINE__, #condition,                \
+                         shmem::my_pe());                                                                    \
             std::fprintf(stderr, __VA_ARGS__);                                                               \
             std::fputc('\n', stderr);                                                                        \
         }                                                                                                    \
@@ -81,7 +82,8 @@ struct scene {
     scene(const scene &) = delete;
     scene &operator=(const scene &) = delete;
 
-    template <class Kernel> void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, Kernel kernel)
+    template <class Kernel>
+    void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, Kernel kernel)
     {
         std::vector<std::thread> pes;
         for (const shmemx_device_state &s : states)
@@ -101,7 +103,8 @@ template <class T> T *mine(std::size_t offset)
 /* Bytes that differ by place, case and PE. */
 inline unsigned char pattern(std::size_t i, unsigned salt, int pe)
 {
-    return static_cast<unsigned char>(i * 131 + (i >> 8) * 7 + salt * 29 + static_cast<unsigned>(pe) * 59 + 1);
+    return static_cast<unsigned char>(i * 131 + (i >> 8) * 7 + salt * 29 + static_cast<unsigned>(pe) * 59 +
+                                      1);
 }
 inline bool leader()
 {

@@ -1,5 +1,6 @@
 // The device API on CPU threads: every operation and scope against a plain reference.
-//   g++ -std=c++17 -pthread -O1 -DSHMEM_DEVICE_CHECKS -Ilibshmem/include -Itests/device tests/device/test_host.cpp
+//   g++ -std=c++17 -pthread -O1 -DSHMEM_DEVICE_CHECKS -Ilibshmem/include -Itests/device
+//   tests/device/test_host.cpp
 #include "host_scene.h"
 
 using shmem::arch::warp_width;
@@ -21,17 +22,20 @@ static void test_query(scene &job)
         CHECK(shmem::ptr(here, n) == nullptr && shmem::ptr(here, -1) == nullptr, "ptr to no PE");
         int local = 0;
         CHECK(n == 1 || shmem::ptr(&local, 0) == nullptr, "ptr of an address that is not symmetric");
-        CHECK(shmem::team_my_pe(shmem::world) == me && shmem::team_n_pes(shmem::shared) == n, "world and shared");
+        CHECK(shmem::team_my_pe(shmem::world) == me && shmem::team_n_pes(shmem::shared) == n,
+              "world and shared");
         auto even = shmem::team(2), reversed = shmem::team(3);
         if (me % 2 == 0) {
             CHECK(shmem::team_my_pe(even) == me / 2 && shmem::team_n_pes(even) == (n + 1) / 2, "even team");
             for (int j = 0; j < (n + 1) / 2; ++j)
                 CHECK(shmem::team_translate_pe(even, j, shmem::world) == 2 * j, "even %d in world", j);
             for (int j = 0; j < n; ++j)
-                CHECK(shmem::team_translate_pe(shmem::world, j, even) == (j % 2 == 0 ? j / 2 : -1), "%d in even", j);
+                CHECK(shmem::team_translate_pe(shmem::world, j, even) == (j % 2 == 0 ? j / 2 : -1),
+                      "%d in even", j);
         }
         for (int j = 0; j < n; ++j)
-            CHECK(shmem::team_translate_pe(shmem::world, j, reversed) == n - 1 - j, "world %d in reversed", j);
+            CHECK(shmem::team_translate_pe(shmem::world, j, reversed) == n - 1 - j, "world %d in reversed",
+                  j);
         CHECK(shmem::team_translate_pe(shmem::world, n, reversed) == -1, "no such member");
     });
 }
@@ -75,11 +79,14 @@ static void test_p_g(scene &job)
 static constexpr std::size_t sizes[] = {0, 1, 7, 16, 33, 255, 1024, 1999, 9000};
 static constexpr std::size_t skews[] = {0, 1, 4, 8, 13, 16};
 
-template <class Scope> static void put_get(const Scope &scope, std::size_t region, std::size_t bytes, std::size_t to, std::size_t from, unsigned salt)
+template <class Scope>
+static void put_get(const Scope &scope, std::size_t region, std::size_t bytes, std::size_t to,
+                    std::size_t from, unsigned salt)
 {
     const int me = shmem::my_pe(), n = shmem::n_pes(), next = (me + 1) % n, before = (me + n - 1) % n;
     const unsigned lane = shmem::arch::lane(scope);
-    unsigned char *src = mine<unsigned char>(region + 64 + from), *dst = mine<unsigned char>(region + 40064 + to);
+    unsigned char *src = mine<unsigned char>(region + 64 + from),
+                  *dst = mine<unsigned char>(region + 40064 + to);
     unsigned char *back = mine<unsigned char>(region + 80064 + to);
     if (lane == 0) {
         for (std::size_t i = 0; i < bytes; ++i)
@@ -113,7 +120,8 @@ template <class Scope> static void put_get(const Scope &scope, std::size_t regio
             wrong_back += back[bytes + i] != 0xdd || back[i - 32] != 0xdd;
         }
         CHECK(wrong == 0, "put of %zu bytes to +%zu from +%zu: %zu bytes wrong", bytes, to, from, wrong);
-        CHECK(wrong_back == 0, "get of %zu bytes to +%zu from +%zu: %zu bytes wrong", bytes, to, from, wrong_back);
+        CHECK(wrong_back == 0, "get of %zu bytes to +%zu from +%zu: %zu bytes wrong", bytes, to, from,
+              wrong_back);
     }
     shmem::barrier(scope);
 }
@@ -143,9 +151,11 @@ static void test_put_get(scene &job)
     });
     // several blocks at once, each its own region
     job.run(3, threads, 0, [] {
-        const int next = (shmem::my_pe() + 1) % shmem::n_pes(), before = (shmem::my_pe() + shmem::n_pes() - 1) % shmem::n_pes();
+        const int next = (shmem::my_pe() + 1) % shmem::n_pes(),
+                  before = (shmem::my_pe() + shmem::n_pes() - 1) % shmem::n_pes();
         const unsigned b = shmem::arch::block_index();
-        unsigned char *src = mine<unsigned char>(200000 + 30000 * b), *dst = mine<unsigned char>(300000 + 30000 * b);
+        unsigned char *src = mine<unsigned char>(200000 + 30000 * b),
+                      *dst = mine<unsigned char>(300000 + 30000 * b);
         auto *sig = mine<unsigned long>(190000 + 8 * b);
         for (std::size_t i = shmem::arch::thread_index(); i < 25000; i += threads)
             src[i] = pattern(i, b, shmem::my_pe());
@@ -185,7 +195,8 @@ template <class Scope> static void signals(const Scope &scope, std::size_t regio
         shmem::arch::sync(scope);
         if (lane == 0) { // the receiver is done: the sender may go on
             shmem::fence(shmem::thread);
-            shmem::signal_op(back, round % 2 != 0 ? 1 : round, round % 2 != 0 ? shmem::signal_add : shmem::signal_set, before);
+            shmem::signal_op(back, round % 2 != 0 ? 1 : round,
+                             round % 2 != 0 ? shmem::signal_add : shmem::signal_set, before);
         }
         CHECK(shmem::wait_until(scope, back, shmem::ge, round), "answer of round %u", round);
     }
@@ -206,7 +217,9 @@ static void test_waits(scene &job)
         int status[8] = {};
         if (leader()) {
             CHECK(shmem::test_any(flags, 8, nullptr, shmem::ne, 0) == shmem::none, "nothing is set");
-            CHECK(!shmem::test_all(flags, 8, nullptr, shmem::ne, 0) && shmem::test_all(flags, 0, nullptr, shmem::ne, 0), "test_all");
+            CHECK(!shmem::test_all(flags, 8, nullptr, shmem::ne, 0) &&
+                      shmem::test_all(flags, 0, nullptr, shmem::ne, 0),
+                  "test_all");
         }
         shmem::barrier(shmem::block);
         if (leader())
@@ -221,7 +234,9 @@ static void test_waits(scene &job)
             int all[8] = {1, 1, 1, 1, 1, 1, 1, 1};
             CHECK(shmem::wait_until_any(flags, 8, all, shmem::eq, 77) == shmem::none, "any, all left out");
             CHECK(shmem::test_all(flags, 8, all, shmem::eq, 77), "all, all left out");
-            CHECK(shmem::test(flags, shmem::lt, 0) && !shmem::test(flags, shmem::ge, 0) && !shmem::test(flags, shmem::gt, 3), "test");
+            CHECK(shmem::test(flags, shmem::lt, 0) && !shmem::test(flags, shmem::ge, 0) &&
+                      !shmem::test(flags, shmem::gt, 3),
+                  "test");
         }
         shmem::barrier(shmem::block);
     });
@@ -260,7 +275,8 @@ template <class T> static void integer_atomics(std::size_t at)
     CHECK(all == static_cast<T>(70) * lanes * static_cast<T>(n), "sum %lld", static_cast<long long>(all));
     CHECK(shmem::atomic_fetch(once, 0) == 1, "one compare_swap wins");
     CHECK(shmem::atomic_fetch(swapped, 0) >= 1, "the winner's value stays");
-    CHECK(shmem::atomic_fetch(bit, 0) == static_cast<T>((static_cast<std::uint64_t>(1) << threads) - 1), "or");
+    CHECK(shmem::atomic_fetch(bit, 0) == static_cast<T>((static_cast<std::uint64_t>(1) << threads) - 1),
+          "or");
     for (int i = 1; i < 4; ++i)
         CHECK(shmem::atomic_fetch(bit + i, 0) == 0, "bits %d", i);
     shmem::barrier(shmem::block);
@@ -304,7 +320,8 @@ template <class Scope> static void meetings(const Scope &scope, shmem::team t, i
     for (int r = 1; r <= rounds; ++r) {
         if (shmem::arch::lane(scope) == 0)
             for (int j = 0; j < n; ++j)
-                *shmem::ptr(cells + me, shmem::team_translate_pe(t, j, shmem::world)) = r; // plain: the barrier publishes
+                *shmem::ptr(cells + me, shmem::team_translate_pe(t, j, shmem::world)) =
+                    r; // plain: the barrier publishes
         CHECK(shmem::barrier(scope, t), "barrier");
         for (int j = 0; j < n; ++j)
             CHECK(cells[j] == r, "round %d: member %d says %d", r, j, cells[j]);
@@ -337,7 +354,8 @@ template <class Scope> static void packets(const Scope &scope, int rounds)
     const unsigned lane = shmem::arch::lane(scope), width = shmem::arch::width(scope);
     static constexpr std::size_t room = shmem::packets_size(most);
     unsigned char *box = mine<unsigned char>(655360), *answer = mine<unsigned char>(655360 + 4 * room);
-    unsigned char *src = mine<unsigned char>(655360 + 6 * room), *dst = mine<unsigned char>(655360 + 7 * room);
+    unsigned char *src = mine<unsigned char>(655360 + 6 * room),
+                  *dst = mine<unsigned char>(655360 + 7 * room);
     for (int r = 1; r <= rounds; ++r) {
         const unsigned salt = static_cast<unsigned>(r);
         const std::size_t bytes = r % 4 == 0 ? 1 + salt % 130 : r % 16 == 1 ? most : salt * 97 % most;
@@ -349,7 +367,8 @@ template <class Scope> static void packets(const Scope &scope, int rounds)
         }
         shmem::arch::sync(scope);
         unsigned char *buffer = box + static_cast<unsigned>(r % 2) * room;
-        CHECK(shmem::put_packets(scope, buffer, src + from, bytes, static_cast<unsigned>(r), next), "put_packets");
+        CHECK(shmem::put_packets(scope, buffer, src + from, bytes, static_cast<unsigned>(r), next),
+              "put_packets");
         CHECK(shmem::recv_packets(scope, dst + to, buffer, bytes, static_cast<unsigned>(r)), "recv_packets");
         std::size_t wrong = 0;
         for (std::size_t i = lane; i < bytes; i += width)
@@ -360,8 +379,12 @@ template <class Scope> static void packets(const Scope &scope, int rounds)
         CHECK(wrong == 0, "round %d of %zu bytes: %zu wrong", r, bytes, wrong);
         // the receiver has round r: in a ring nobody else would tell the sender
         int done = r, seen = 0;
-        CHECK(shmem::put_packets(scope, answer + static_cast<unsigned>(r % 2) * 512, &done, 1, static_cast<unsigned>(r), before), "answer");
-        CHECK(shmem::recv_packets(shmem::warp, &seen, answer + static_cast<unsigned>(r % 2) * 512, 1, static_cast<unsigned>(r)), "answer");
+        CHECK(shmem::put_packets(scope, answer + static_cast<unsigned>(r % 2) * 512, &done, 1,
+                                 static_cast<unsigned>(r), before),
+              "answer");
+        CHECK(shmem::recv_packets(shmem::warp, &seen, answer + static_cast<unsigned>(r % 2) * 512, 1,
+                                  static_cast<unsigned>(r)),
+              "answer");
         shmem::arch::sync(scope);
     }
 }
@@ -389,8 +412,10 @@ static void test_errors(int n)
     });
     for (int pe = 0; pe < n; ++pe) {
         const shmemx_device_error &e = last(pe);
-        bool ok = e.kind == SHMEMX_DEVICE_TIMEOUT && e.call == SHMEMX_DEVICE_CALL_WAIT_UNTIL && e.me == pe && e.expected == 42 &&
-                  e.value == 0 && e.address == reinterpret_cast<std::uintptr_t>(job.memory) + static_cast<std::size_t>(pe) * scene::stride;
+        bool ok = e.kind == SHMEMX_DEVICE_TIMEOUT && e.call == SHMEMX_DEVICE_CALL_WAIT_UNTIL && e.me == pe &&
+                  e.expected == 42 && e.value == 0 &&
+                  e.address == reinterpret_cast<std::uintptr_t>(job.memory) +
+                                   static_cast<std::size_t>(pe) * scene::stride;
         shmem::arch::here().state = &job.states[static_cast<std::size_t>(pe)];
         CHECK(ok, "mailbox: kind %u call %u me %d value %llu", e.kind, e.call, e.me, e.value);
     }
@@ -398,43 +423,50 @@ static void test_errors(int n)
     job.run(1, threads, 0, [n] {
         if (shmem::my_pe() != n - 1) {
             CHECK(!shmem::sync(shmem::block), "sync without one");
-            CHECK(!shmem::recv_packets(shmem::block, mine<int>(4096), mine<char>(8192), 4, 1), "packets that nobody sends");
+            CHECK(!shmem::recv_packets(shmem::block, mine<int>(4096), mine<char>(8192), 4, 1),
+                  "packets that nobody sends");
             int value = 3;
-            CHECK(!shmem::reduce(shmem::block, shmem::world, shmem::sum, mine<int>(64), mine<int>(0), 1), "reduce without one");
-            CHECK(!shmem::broadcast(shmem::block, shmem::world, mine<int>(64), &value, 1, n - 1), "broadcast without its root");
+            CHECK(!shmem::reduce(shmem::block, shmem::world, shmem::sum, mine<int>(64), mine<int>(0), 1),
+                  "reduce without one");
+            CHECK(!shmem::broadcast(shmem::block, shmem::world, mine<int>(64), &value, 1, n - 1),
+                  "broadcast without its root");
         }
     });
     for (int pe = 0; pe < n - 1; ++pe) {
         shmem::arch::here().state = &job.states[static_cast<std::size_t>(pe)];
-        CHECK(last(pe).kind == SHMEMX_DEVICE_TIMEOUT && last(pe).call == SHMEMX_DEVICE_CALL_SYNC && last(pe).pe == n - 1,
+        CHECK(last(pe).kind == SHMEMX_DEVICE_TIMEOUT && last(pe).call == SHMEMX_DEVICE_CALL_SYNC &&
+                  last(pe).pe == n - 1,
               "kind %u call %u pe %d", last(pe).kind, last(pe).call, last(pe).pe);
     }
-    auto refused = [&](const char *what, unsigned kind, unsigned call, int pe, const std::function<void()> &kernel) {
+    auto refused = [&](const char *what, unsigned kind, unsigned call, int pe,
+                       const std::function<void()> &kernel) {
         std::memset(box, 0, sizeof *box * static_cast<std::size_t>(n));
         shmem::host::launch(job.states[0], 1, warp_width, 0, kernel);
         shmem::arch::here().state = &job.states[0];
-        CHECK(box->kind == kind && box->call == call && box->pe == pe, "%s: kind %u call %u pe %d", what, box->kind, box->call, box->pe);
+        CHECK(box->kind == kind && box->call == call && box->pe == pe, "%s: kind %u call %u pe %d", what,
+              box->kind, box->call, box->pe);
     };
     int local[4] = {1, 2, 3, 4};
-    refused("wrong team", SHMEMX_DEVICE_TEAM, SHMEMX_DEVICE_CALL_SYNC, -1, [] { CHECK(!shmem::sync(shmem::warp, shmem::team(9)), "team 9"); });
+    refused("wrong team", SHMEMX_DEVICE_TEAM, SHMEMX_DEVICE_CALL_SYNC, -1,
+            [] { CHECK(!shmem::sync(shmem::warp, shmem::team(9)), "team 9"); });
     refused("root", SHMEMX_DEVICE_PE, SHMEMX_DEVICE_CALL_BROADCAST, n, [&] {
         CHECK(!shmem::broadcast(shmem::warp, shmem::world, mine<int>(0), local, 1, n), "root %d", n);
     });
-    refused("PE of put", SHMEMX_DEVICE_PE, SHMEMX_DEVICE_CALL_PUT, n, [&] { shmem::put(shmem::warp, mine<int>(0), local, 4, n); });
+    refused("PE of put", SHMEMX_DEVICE_PE, SHMEMX_DEVICE_CALL_PUT, n,
+            [&] { shmem::put(shmem::warp, mine<int>(0), local, 4, n); });
     refused("PE of p", SHMEMX_DEVICE_PE, SHMEMX_DEVICE_CALL_P, -1, [&] { shmem::p(mine<int>(0), 4, -1); });
     refused("address of get", SHMEMX_DEVICE_ADDRESS, SHMEMX_DEVICE_CALL_GET, 0, [&] {
         int out[4];
         shmem::get(shmem::warp, out, local, 4, 0);
     });
     refused("end of put", SHMEMX_DEVICE_ADDRESS, SHMEMX_DEVICE_CALL_PUT_SIGNAL, 0, [&] {
-        shmem::put_signal(shmem::warp, mine<int>(scene::stride - 12), local, 4, mine<long>(0), 1, shmem::signal_set, 0);
+        shmem::put_signal(shmem::warp, mine<int>(scene::stride - 12), local, 4, mine<long>(0), 1,
+                          shmem::signal_set, 0);
     });
-    refused("alignment", SHMEMX_DEVICE_ADDRESS, SHMEMX_DEVICE_CALL_ATOMIC, 0, [] {
-        CHECK(shmem::atomic_fetch_add(mine<int>(2), 1, 0) == 0, "refused");
-    });
-    refused("alignment of packets", SHMEMX_DEVICE_ADDRESS, SHMEMX_DEVICE_CALL_PUT_PACKETS, 0, [&] {
-        CHECK(!shmem::put_packets(shmem::warp, mine<char>(64), local, 4, 1, 0), "refused");
-    });
+    refused("alignment", SHMEMX_DEVICE_ADDRESS, SHMEMX_DEVICE_CALL_ATOMIC, 0,
+            [] { CHECK(shmem::atomic_fetch_add(mine<int>(2), 1, 0) == 0, "refused"); });
+    refused("alignment of packets", SHMEMX_DEVICE_ADDRESS, SHMEMX_DEVICE_CALL_PUT_PACKETS, 0,
+            [&] { CHECK(!shmem::put_packets(shmem::warp, mine<char>(64), local, 4, 1, 0), "refused"); });
     refused("a block without a warp", SHMEMX_DEVICE_SCOPE, SHMEMX_DEVICE_CALL_FCOLLECT, -1, [&] {
         if (leader())
             shmem::host::launch(job.states[0], 1, 3, 0, [&] {

@@ -13,7 +13,7 @@ static constexpr unsigned threads = 2 * warp_width;
 /* bfloat16 as CUDA has it: a class of 2 bytes that converts from and to float. */
 class bfloat
 {
-public:
+  public:
     bfloat() = default;
     explicit bfloat(float f)
     {
@@ -29,13 +29,14 @@ public:
         return f;
     }
 
-private:
+  private:
     unsigned short bits_ = 0;
 };
 
 template <class T> static T value(std::size_t i, int pe)
 {
-    return static_cast<T>(static_cast<float>((i * 7 + static_cast<unsigned>(pe) * 13) % 23) - 3.0f * (static_cast<T>(-1.0f) < static_cast<T>(0.0f)));
+    return static_cast<T>(static_cast<float>((i * 7 + static_cast<unsigned>(pe) * 13) % 23) -
+                          3.0f * (static_cast<T>(-1.0f) < static_cast<T>(0.0f)));
 }
 
 /* Reference: operands in the order of the members, 16-bit floats in float. */
@@ -64,7 +65,9 @@ template <class T, class Op> static T reference(Op op, shmem::team t, std::size_
     return static_cast<T>(total);
 }
 
-template <class T, class Scope, class Op> static void one_reduce(const Scope &scope, shmem::team t, Op op, std::size_t count, bool in_place, std::size_t skew)
+template <class T, class Scope, class Op>
+static void one_reduce(const Scope &scope, shmem::team t, Op op, std::size_t count, bool in_place,
+                       std::size_t skew)
 {
     T *src = mine<T>(4096 + skew * sizeof(T)), *dst = in_place ? src : mine<T>(65536 + skew * sizeof(T));
     for (std::size_t i = shmem::arch::lane(scope); i < count; i += shmem::arch::width(scope))
@@ -76,7 +79,8 @@ template <class T, class Scope, class Op> static void one_reduce(const Scope &sc
         T want = reference<T>(op, t, i);
         wrong += std::memcmp(&want, dst + i, sizeof want) != 0;
     }
-    CHECK(wrong == 0, "reduce of %zu elements of %zu bytes, skew %zu: %zu wrong", count, sizeof(T), skew, wrong);
+    CHECK(wrong == 0, "reduce of %zu elements of %zu bytes, skew %zu: %zu wrong", count, sizeof(T), skew,
+          wrong);
     CHECK(shmem::sync(scope, t), "sync");
 }
 template <class T, class Scope> static void reduces(const Scope &scope, shmem::team t, bool bitwise_too)
@@ -102,8 +106,10 @@ static void nan_reduces()
         if (shmem::arch::thread_index() == 0)
             src[0] = shmem::my_pe() == who ? nan : 1.0f;
         shmem::arch::sync(shmem::warp);
-        CHECK(shmem::reduce(shmem::warp, shmem::world, shmem::min, dst, src, 1) && std::isnan(dst[0]), "min with a NaN of PE %d", who);
-        CHECK(shmem::reduce(shmem::warp, shmem::world, shmem::max, dst, src, 1) && std::isnan(dst[0]), "max with a NaN of PE %d", who);
+        CHECK(shmem::reduce(shmem::warp, shmem::world, shmem::min, dst, src, 1) && std::isnan(dst[0]),
+              "min with a NaN of PE %d", who);
+        CHECK(shmem::reduce(shmem::warp, shmem::world, shmem::max, dst, src, 1) && std::isnan(dst[0]),
+              "max with a NaN of PE %d", who);
     }
 }
 
@@ -132,7 +138,8 @@ template <class Scope> static void moves(const Scope &scope, shmem::team t, std:
     shmem::sync(scope, t);
     CHECK(shmem::alltoall(scope, t, dst, src, count), "alltoall");
     for (std::size_t i = lane; i < all; i += width)
-        wrong += dst[i] != pattern(static_cast<std::size_t>(me) * count + i % count, salt, static_cast<int>(i / count));
+        wrong += dst[i] !=
+                 pattern(static_cast<std::size_t>(me) * count + i % count, salt, static_cast<int>(i / count));
     CHECK(wrong == 0, "alltoall of %zu by %d: %zu wrong", count, n, wrong);
     shmem::sync(scope, t);
 }

@@ -273,7 +273,8 @@ time.sleep(60)
 """
     environment = {key: value for key, value in os.environ.items() if not key.startswith(FOREIGN)}
     environment |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(N)}
-    environment |= {"SHMEM_SYMMETRIC_SIZE": "64M", "SHMEM_TIMEOUT": "0"}
+    # torchrun's mark: only then is the parent known to be a launcher, and not a shell that may end first
+    environment |= {"SHMEM_SYMMETRIC_SIZE": "64M", "SHMEM_TIMEOUT": "0", "TORCHELASTIC_RUN_ID": "killed"}
     with (
         nothing_left(),
         subprocess.Popen(

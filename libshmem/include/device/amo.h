@@ -1,10 +1,13 @@
-/* Atomics on symmetric words of 4 and 8 bytes, relaxed, at system scope: one thread each. */
+/* Atomics on symmetric words of 4 and 8 bytes, relaxed, at system scope: one thread each.
+ * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_AMO_H
 #define SHMEM_DEVICE_AMO_H
 
-namespace shmem {
+namespace shmem
+{
 
-namespace detail {
+namespace detail
+{
 
 /* PE's copy of p as a plain word, or nullptr (reported). */
 template <class T> SHMEMX_DEVICE_FN word<T> *target(T *p, int pe)

@@ -1,8 +1,9 @@
 /* What the device API needs of an NVIDIA GPU, sm_70 and later; the counterpart of arch_host.h, same names.
  *
- * "System scope" below is PTX's .sys: other GPUs and CPUs observe the access. Remote addresses are always global
- * memory; local sources and targets may be any memory that generic addresses reach, shared memory included.
- */
+ * "System scope" below is PTX's .sys: other GPUs and CPUs observe the access. Remote addresses are always
+ * global memory; local sources and targets may be any memory that generic addresses reach, shared memory
+ * included.
+ * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_ARCH_CUDA_H
 #define SHMEM_DEVICE_ARCH_CUDA_H
 
@@ -13,8 +14,8 @@
 #define SHMEMX_DEVICE_SLOW static __device__ __noinline__
 #define SHMEMX_DEVICE_UNROLL _Pragma("unroll")
 
-/* The module's copy of the state: hosts find it by this name and fill it before the first launch. In a program linked
- * from several device objects (-rdc=true) inline makes them share one. */
+/* The module's copy of the state: hosts find it by this name and fill it before the first launch. In a
+ * program linked from several device objects (-rdc=true) inline makes them share one. */
 extern "C" {
 #ifdef __CUDACC_RDC__
 inline
@@ -22,8 +23,10 @@ inline
     __constant__ shmemx_device_state shmem_device_state;
 }
 
-namespace shmem {
-namespace arch {
+namespace shmem
+{
+namespace arch
+{
 
 constexpr unsigned warp_width = 32;
 
@@ -73,11 +76,9 @@ SHMEMX_DEVICE_FN unsigned width(block_scope)
     return block_threads();
 }
 
-/* ---- barriers of a scope: every thread's accesses before are visible to every thread after -------------- */
+/* ---- barriers of a scope: every thread's accesses before are visible to every thread after ------------- */
 
-SHMEMX_DEVICE_FN void sync(thread_scope)
-{
-}
+SHMEMX_DEVICE_FN void sync(thread_scope) {}
 SHMEMX_DEVICE_FN void sync(warp_scope)
 {
     __syncwarp();
@@ -155,8 +156,8 @@ SHMEMX_DEVICE_FN void store_relaxed(u64 *p, u64 v)
 {
     asm volatile("st.relaxed.sys.global.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
 }
-/* The dear one: 1.5 us across NVLink (H100), since it waits until all earlier stores of this thread, and those it has
- * observed through a barrier, are acknowledged. */
+/* The dear one: 1.5 us across NVLink (H100), since it waits until all earlier stores of this thread, and
+ * those it has observed through a barrier, are acknowledged. */
 SHMEMX_DEVICE_FN void store_release(u32 *p, u32 v)
 {
     asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
@@ -169,14 +170,14 @@ SHMEMX_DEVICE_FN void add_release(u64 *p, u64 v)
 {
     asm volatile("red.release.sys.global.add.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
 }
-/* Orders this thread's accesses, and those it has observed, before its later ones, for every observer on any GPU or
- * CPU that reads one of the later stores with an acquire. */
+/* Orders this thread's accesses, and those it has observed, before its later ones, for every observer on any
+ * GPU or CPU that reads one of the later stores with an acquire. */
 SHMEMX_DEVICE_FN void fence()
 {
     asm volatile("fence.acq_rel.sys;" ::: "memory");
 }
 
-/* ---- bulk data: plain accesses, 16 bytes at most -------------------------------------------------------- */
+/* ---- bulk data: plain accesses, 16 bytes at most ------------------------------------------------------- */
 
 using vec16 = ulonglong2;
 
@@ -204,7 +205,7 @@ template <class Word> SHMEMX_DEVICE_FN void store_plain(Word *p, Word v)
     *p = v;
 }
 
-/* ---- atomics at system scope, relaxed; each returns the old value --------------------------------------- */
+/* ---- atomics at system scope, relaxed; each returns the old value -------------------------------------- */
 
 SHMEMX_DEVICE_FN u32 fetch_add(u32 *p, u32 v)
 {
@@ -255,7 +256,7 @@ SHMEMX_DEVICE_FN u64 compare_swap(u64 *p, u64 condition, u64 v)
     return atomicCAS_system(p, condition, v);
 }
 
-/* ---- time ------------------------------------------------------------------------------------------------ */
+/* ---- time ---------------------------------------------------------------------------------------------- */
 
 SHMEMX_DEVICE_FN u64 nanoseconds()
 {
@@ -263,18 +264,18 @@ SHMEMX_DEVICE_FN u64 nanoseconds()
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
     return t;
 }
-/* Between two polls. At first nothing: a poll is itself a trip to the L2 cache. After some milliseconds short naps, so
- * that a long wait leaves the memory system to others. */
+/* Between two polls. At first nothing: a poll is itself a trip to the L2 cache. After some milliseconds short
+ * naps, so that a long wait leaves the memory system to others. */
 SHMEMX_DEVICE_FN void relax(unsigned polls)
 {
     if (polls > 8192)
         asm volatile("nanosleep.u32 200;");
 }
 
-/* ---- packets ----------------------------------------------------------------------------------------------- */
+/* ---- packets ------------------------------------------------------------------------------------------- */
 
-/* One lane's 16 bytes of a 128-byte line; eight neighbours store one line in one instruction, which NVLink carries
- * whole. */
+/* One lane's 16 bytes of a 128-byte line; eight neighbours store one line in one instruction, which NVLink
+ * carries whole. */
 SHMEMX_DEVICE_FN void line_store(void *p, u64 a, u64 b, bool)
 {
     if (p != nullptr)
@@ -290,11 +291,12 @@ SHMEMX_DEVICE_FN vec16 line_load(const void *p)
     asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(p) : "memory");
     return v;
 }
-/* The whole warp calls it. Fills v[i] with this lane's 16 bytes of the lines at p + i * step, for the bits i of `mask`,
- * when the last lanes of those lines (flag_lane) hold `round`. The loads are in flight together. False: `left` ended. */
+/* The whole warp calls it. Fills v[i] with this lane's 16 bytes of the lines at p + i * step, for the bits i
+ * of `mask`, when the last lanes of those lines (flag_lane) hold `round`. The loads are in flight together.
+ * False: `left` ended. */
 template <unsigned N, class Patience>
-SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *p, u64 step, unsigned mask, bool flag_lane, u64 round,
-                                 Patience &left)
+SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *p, u64 step, unsigned mask,
+                                 bool flag_lane, u64 round, Patience &left)
 {
     for (;;) {
         bool late = false;
@@ -312,7 +314,7 @@ SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *p, u64 step
     }
 }
 
-/* ---- bulk copies: the copy engine of the SM (TMA), through shared memory ------------------------------------ */
+/* ---- bulk copies: the copy engine of the SM (TMA), through shared memory ------------------------------- */
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 constexpr bool has_bulk = true;
@@ -329,7 +331,8 @@ SHMEMX_DEVICE_FN bool bulk_reaches(const void *dst, const void *src)
 {
     return __isGlobal(dst) && __isGlobal(src);
 }
-/* One thread prepares `count` completion words (8 bytes each) of a stage in shared memory; then a block barrier. */
+/* One thread prepares `count` completion words (8 bytes each) of a stage in shared memory; then a block
+ * barrier. */
 SHMEMX_DEVICE_FN void bulk_open(u64 *done, unsigned count)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
@@ -355,9 +358,10 @@ SHMEMX_DEVICE_FN void bulk_fence()
 SHMEMX_DEVICE_FN void bulk_load(unsigned to, const unsigned char *from, unsigned bytes, unsigned done)
 {
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(done), "r"(bytes) : "memory");
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
-                 "l"(from), "r"(bytes), "r"(done)
-                 : "memory");
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(done)
+        : "memory");
 }
 SHMEMX_DEVICE_FN void bulk_loaded(unsigned done, unsigned phase)
 {
@@ -372,11 +376,11 @@ SHMEMX_DEVICE_FN void bulk_loaded(unsigned done, unsigned phase)
     } while (!ready);
 }
 #endif
-/* One thread copies; addresses and bytes are multiples of 16. Loads of slots - 1 chunks are in flight while one chunk
- * is stored. `phases` has one bit a slot and returns changed. On return the source has been read and the slots are
- * free; the target is written after bulk_wait by the same thread. */
-SHMEMX_DEVICE_FN void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, unsigned char *slot, unsigned chunk,
-                                unsigned slots, u64 *done, unsigned &phases)
+/* One thread copies; addresses and bytes are multiples of 16. Loads of slots - 1 chunks are in flight while
+ * one chunk is stored. `phases` has one bit a slot and returns changed. On return the source has been read
+ * and the slots are free; the target is written after bulk_wait by the same thread. */
+SHMEMX_DEVICE_FN void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, unsigned char *slot,
+                                unsigned chunk, unsigned slots, u64 *done, unsigned &phases)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     const unsigned base = shared_address(slot), words = shared_address(done);

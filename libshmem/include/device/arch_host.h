@@ -1,9 +1,9 @@
 /* What the device API needs of a machine, on CPU threads; the counterpart of arch_cuda.h, same names.
  *
- * A kernel is a callable that shmem::host::launch runs once a lane, each lane a thread, so that all concurrency is
- * real. A warp is 8 lanes here: one packet line, and few enough threads for a small machine. "System scope" is
- * std::atomic's ordinary scope: processes that share the heap observe it too.
- */
+ * A kernel is a callable that shmem::host::launch runs once a lane, each lane a thread, so that all
+ * concurrency is real. A warp is 8 lanes here: one packet line, and few enough threads for a small machine.
+ * "System scope" is std::atomic's ordinary scope: processes that share the heap observe it too.
+ * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_ARCH_HOST_H
 #define SHMEM_DEVICE_ARCH_HOST_H
 
@@ -20,18 +20,18 @@
 #define SHMEMX_DEVICE_SLOW inline
 #define SHMEMX_DEVICE_UNROLL
 
-namespace shmem {
-namespace arch {
+namespace shmem
+{
+namespace arch
+{
 
 constexpr unsigned warp_width = 8;
 
 /* A barrier that also answers whether all who came said yes. */
 class meeting
 {
-public:
-    explicit meeting(unsigned members) : members_(members)
-    {
-    }
+  public:
+    explicit meeting(unsigned members) : members_(members) {}
     bool all(bool ok)
     {
         std::unique_lock<std::mutex> lock(mutex_);
@@ -49,7 +49,7 @@ public:
         return verdict_; // stays until all have come again, this lane among them
     }
 
-private:
+  private:
     std::mutex mutex_;
     std::condition_variable changed_;
     unsigned members_, here_ = 0, round_ = 0;
@@ -120,7 +120,7 @@ inline unsigned width(block_scope)
     return block_threads();
 }
 
-/* ---- barriers of a scope -------------------------------------------------------------------------------- */
+/* ---- barriers of a scope ------------------------------------------------------------------------------- */
 
 inline bool all(thread_scope, bool ok)
 {
@@ -139,7 +139,7 @@ template <class Scope> inline void sync(Scope scope)
     (void)all(scope, true);
 }
 
-/* ---- loads and stores ------------------------------------------------------------------------------------- */
+/* ---- loads and stores ---------------------------------------------------------------------------------- */
 
 /* ThreadSanitizer does not see fences: under it the store that follows one carries the release itself. */
 #ifdef __SANITIZE_THREAD__
@@ -176,7 +176,7 @@ inline void fence()
 #endif
 }
 
-/* ---- bulk data ---------------------------------------------------------------------------------------------- */
+/* ---- bulk data ----------------------------------------------------------------------------------------- */
 
 struct alignas(16) vec16 {
     u64 x, y;
@@ -201,7 +201,7 @@ template <class Word> inline void store_plain(Word *p, Word v)
     std::memcpy(static_cast<void *>(p), &v, sizeof v);
 }
 
-/* ---- atomics; each returns the old value ---------------------------------------------------------------------- */
+/* ---- atomics; each returns the old value --------------------------------------------------------------- */
 
 template <class Word> inline Word fetch_add(Word *p, Word v)
 {
@@ -229,7 +229,7 @@ template <class Word> inline Word compare_swap(Word *p, Word condition, Word v)
     return condition;
 }
 
-/* ---- time --------------------------------------------------------------------------------------------------------- */
+/* ---- time ---------------------------------------------------------------------------------------------- */
 
 inline u64 nanoseconds()
 {
@@ -242,7 +242,7 @@ inline void relax(unsigned)
     std::this_thread::yield();
 }
 
-/* ---- packets: the flag of a line is stored after its data, and read before ----------------------------------- */
+/* ---- packets: the flag of a line is stored after its data, and read before ----------------------------- */
 
 inline void line_store(void *p, u64 a, u64 b, bool flag_lane)
 {
@@ -262,8 +262,8 @@ inline void pair_store(void *p, u64 a, u64 b)
     store_relaxed(static_cast<u64 *>(p) + 1, b);
 }
 template <unsigned N, class Patience>
-inline bool lines_load(vec16 (&v)[N], const unsigned char *p, u64 step, unsigned mask, bool flag_lane, u64 round,
-                       Patience &left)
+inline bool lines_load(vec16 (&v)[N], const unsigned char *p, u64 step, unsigned mask, bool flag_lane,
+                       u64 round, Patience &left)
 {
     bool ok = true;
     for (unsigned i = 0; i < N; ++i)
@@ -285,7 +285,7 @@ inline vec16 line_load(const void *p)
     return make_vec16(load_relaxed(word), load_relaxed(word + 1));
 }
 
-/* ---- bulk copies: the same slots, filled and emptied by one lane ----------------------------------------------- */
+/* ---- bulk copies: the same slots, filled and emptied by one lane --------------------------------------- */
 
 constexpr bool has_bulk = true;
 
@@ -298,11 +298,9 @@ inline void bulk_open(u64 *done, unsigned count)
     for (unsigned i = 0; i < count; ++i)
         done[i] = 0;
 }
-inline void bulk_fence()
-{
-}
-inline void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, unsigned char *slot, unsigned chunk,
-                      unsigned slots, u64 *done, unsigned &phases)
+inline void bulk_fence() {}
+inline void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, unsigned char *slot,
+                      unsigned chunk, unsigned slots, u64 *done, unsigned &phases)
 {
     unsigned in = 0;
     for (u64 at = 0; at < bytes; at += chunk, in = in + 1 == slots ? 0 : in + 1) {
@@ -313,18 +311,18 @@ inline void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, u
         phases ^= 1u << in;
     }
 }
-inline void bulk_wait()
-{
-}
+inline void bulk_wait() {}
 
 } // namespace arch
 
-namespace host {
+namespace host
+{
 
 /* Runs kernel() in blocks * threads lanes, all at once, and returns when every one is done. Each block has
  * shared_bytes of memory (128-byte aligned, zero) at host::shared(). */
 template <class Kernel>
-void launch(const shmemx_device_state &state, unsigned blocks, unsigned threads, std::size_t shared_bytes, Kernel kernel)
+void launch(const shmemx_device_state &state, unsigned blocks, unsigned threads, std::size_t shared_bytes,
+            Kernel kernel)
 {
     std::vector<std::unique_ptr<arch::block_shared>> shared;
     std::vector<std::thread> lanes;

@@ -1,17 +1,19 @@
 /* Collectives in a kernel, by a warp or a block of each member.
  *
- * Each is one epoch of the team. Small ones are packets: every message is written into the receiver's slot for this
- * sender, and carries the epoch as its round. There are two slots a sender, used in turn: a slot of epoch e is written
- * again in e + 2, by a member that has finished e + 1; in every collective each member hears from all others, who
- * finished e before they spoke in e + 1. So the old contents have been read, and nothing needs to be cleared.
- * Large ones write into the members' `dst` directly and end with a barrier.
- */
+ * Each is one epoch of the team. Small ones are packets: every message is written into the receiver's slot
+ * for this sender, and carries the epoch as its round. There are two slots a sender, used in turn: a slot of
+ * epoch e is written again in e + 2, by a member that has finished e + 1; in every collective each member
+ * hears from all others, who finished e before they spoke in e + 1. So the old contents have been read, and
+ * nothing needs to be cleared. Large ones write into the members' `dst` directly and end with a barrier.
+ * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_COLL_H
 #define SHMEM_DEVICE_COLL_H
 
-namespace shmem {
+namespace shmem
+{
 
-namespace detail {
+namespace detail
+{
 
 template <class Scope>
 SHMEMX_DEVICE_FN bool fits_packets(const Scope &, const shmemx_device_team &t, u64 bytes)
@@ -25,8 +27,10 @@ SHMEMX_DEVICE_FN unsigned char *slot(const shmemx_device_team &t, int receiver, 
     return area<unsigned char>(t, receiver, t.packets + number * t.slot_bytes);
 }
 
-/* The scope's warps, shared out over the n - 1 other members: work(member, crew) once for each member and warp. */
-template <class Scope, class Work> SHMEMX_DEVICE_FN void for_others(const Scope &scope, const shmemx_device_team &t, Work work)
+/* The scope's warps, shared out over the n - 1 other members: work(member, crew) once for each member and
+ * warp. */
+template <class Scope, class Work>
+SHMEMX_DEVICE_FN void for_others(const Scope &scope, const shmemx_device_team &t, Work work)
 {
     const unsigned others = static_cast<unsigned>(t.n - 1), w = warp_index(scope), warps = warp_count(scope);
     if (w >= warps)
@@ -60,7 +64,7 @@ template <class Scope> SHMEMX_DEVICE_FN void keep(const Scope &scope, void *dst,
         copy<from_here>(scope, dst, src, bytes);
 }
 
-/* ---- reductions ---------------------------------------------------------------------------------------------- */
+/* ---- reductions ---------------------------------------------------------------------------------------- */
 
 /* Classes of 2 bytes are the 16-bit floats (half, bfloat16): added in float, rounded once at the end. */
 template <class T, bool Half = __is_class(T)> struct accumulator {
@@ -142,10 +146,11 @@ template <class T, class Word> struct running {
     }
 };
 
-/* Each member has everybody's vector in its slots (its own in src) and adds them up itself, in the same order. */
+/* Each member has everybody's vector in its slots (its own in src) and adds them up itself, in the same
+ * order. */
 template <class T, class Op, class Scope>
-SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const shmemx_device_team &t, u64 e, Op op, unsigned char *dst,
-                                     const unsigned char *src, u64 bytes)
+SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const shmemx_device_team &t, u64 e, Op op,
+                                     unsigned char *dst, const unsigned char *src, u64 bytes)
 {
     for_others(scope, t, [&](int j, const crew &c) { send_message(c, slot(t, j, t.me, e), src, bytes, e); });
     arch::sync(scope); // dst may be src: nobody writes before all have sent
@@ -154,7 +159,8 @@ SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const shmemx_device_tea
     const u64 groups = place.groups(bytes);
     patience left;
     bool ok = true;
-    for (u64 group = warp_index(scope); warp_index(scope) < warp_count(scope) && group < groups && ok; group += warp_count(scope)) {
+    for (u64 group = warp_index(scope); warp_index(scope) < warp_count(scope) && group < groups && ok;
+         group += warp_count(scope)) {
         const bool here = (present(place, bytes, group, 0) & 1) != 0;
         const u64 at = group * place.data + place.at;
         running<T, u64> low, high;
@@ -163,7 +169,8 @@ SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const shmemx_device_tea
             for (int i = 0; i < static_cast<int>(batch) && j + i < t.n; ++i)
                 mask |= static_cast<unsigned>(here && j + i != t.me) << i;
             arch::vec16 v[batch];
-            ok = recv_batch(place, v, slots + static_cast<u64>(j) * t.slot_bytes + group * place.wire + place.piece,
+            ok = recv_batch(place, v,
+                            slots + static_cast<u64>(j) * t.slot_bytes + group * wire_group + place.piece,
                             t.slot_bytes, mask, e, left);
             SHMEMX_DEVICE_UNROLL
             for (int i = 0; i < static_cast<int>(batch); ++i) {
@@ -171,7 +178,8 @@ SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const shmemx_device_tea
                     continue;
                 const bool two = place.words() == 2 && at + 8 < bytes;
                 if (j + i == t.me)
-                    v[i] = arch::make_vec16(read_word(src, at, bytes), two ? read_word(src, at + 8, bytes) : 0);
+                    v[i] =
+                        arch::make_vec16(read_word(src, at, bytes), two ? read_word(src, at + 8, bytes) : 0);
                 if (j + i == 0)
                     low.first(v[i].x), high.first(two ? v[i].y : 0);
                 else
@@ -190,9 +198,11 @@ SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const shmemx_device_tea
 
 /* Words number first, first + 1, .. of everybody's src, reduced here and written to everybody's dst. */
 template <class T, class Op, class Word, class Scope>
-SHMEMX_DEVICE_FN void reduce_words(const Scope &scope, const shmemx_device_team &t, Op op, Word *dst, const Word *src, u64 n)
+SHMEMX_DEVICE_FN void reduce_words(const Scope &scope, const shmemx_device_team &t, Op op, Word *dst,
+                                   const Word *src, u64 n)
 {
-    constexpr unsigned depth = sizeof(Word) == 16 ? 4 : 2; // words of one member in flight: 4 x 16 bytes a lane
+    constexpr unsigned depth =
+        sizeof(Word) == 16 ? 4 : 2; // words of one member in flight: 4 x 16 bytes a lane
     const u64 width = arch::width(scope);
     for (u64 i = arch::lane(scope); i < n; i += depth * width) {
         running<T, Word> total[depth];
@@ -219,9 +229,11 @@ SHMEMX_DEVICE_FN void reduce_words(const Scope &scope, const shmemx_device_team 
     }
 }
 
-/* Member k reduces the k-th share of the vector and gives it to all: each word is read and written once a member. */
+/* Member k reduces the k-th share of the vector and gives it to all: each word is read and written once a
+ * member. */
 template <class T, class Op, class Scope>
-SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const shmemx_device_team &t, Op op, T *dst, const T *src, u64 nelems)
+SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const shmemx_device_team &t, Op op, T *dst,
+                                   const T *src, u64 nelems)
 {
     constexpr u64 each = 16 / sizeof(T);
     const u64 vectors = nelems / each;
@@ -231,30 +243,35 @@ SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const shmemx_device_team 
     const u64 begin = whole * me / n, end = whole * (me + 1) / n;
     reduce_words<T>(scope, t, op, reinterpret_cast<arch::vec16 *>(dst) + begin,
                     reinterpret_cast<const arch::vec16 *>(src) + begin, end - begin);
-    const u64 rest = nelems - whole * each, from = whole * each + rest * me / n, to = whole * each + rest * (me + 1) / n;
+    const u64 rest = nelems - whole * each, from = whole * each + rest * me / n,
+              to = whole * each + rest * (me + 1) / n;
     reduce_words<T>(scope, t, op, words(dst + from), words(src + from), to - from);
 }
 
 } // namespace detail
 
 template <class Scope, class T>
-SHMEMX_DEVICE_CALL bool broadcast(const Scope &scope, team handle, T *dst, const T *src, size nelems, int root)
+SHMEMX_DEVICE_CALL bool broadcast(const Scope &scope, team handle, T *dst, const T *src, size nelems,
+                                  int root)
 {
     auto *t = detail::enter(scope, handle, SHMEMX_DEVICE_CALL_BROADCAST);
     if (t == nullptr)
         return false;
     if (root < 0 || root >= t->n)
-        return detail::refuse(scope, SHMEMX_DEVICE_PE, SHMEMX_DEVICE_CALL_BROADCAST, root, nullptr, static_cast<u64>(t->n));
+        return detail::refuse(scope, SHMEMX_DEVICE_PE, SHMEMX_DEVICE_CALL_BROADCAST, root, nullptr,
+                              static_cast<u64>(t->n));
     const u64 bytes = nelems * sizeof(T), e = t->epoch + 1;
     const bool mine = root == t->me;
     if (mine)
         detail::keep(scope, dst, src, bytes);
     if (!detail::fits_packets(scope, *t, bytes)) {
         for (int k = 1; mine && k < t->n; ++k)
-            detail::copy<detail::from_here>(scope, detail::at(dst, detail::world_pe(*t, (t->me + k) % t->n)), src, bytes);
+            detail::copy<detail::from_here>(scope, detail::at(dst, detail::world_pe(*t, (t->me + k) % t->n)),
+                                            src, bytes);
         return detail::meet(scope, *t, SHMEMX_DEVICE_CALL_BROADCAST, detail::order::publish);
     }
-    // everybody says that it is here, as in sync: the slots' turns need to hear from all, the data comes from the root
+    // everybody says that it is here, as in sync: the slots' turns need to hear from all, the data comes from
+    // the root
     detail::arrive(scope, *t, e, detail::order::none);
     bool ok = true;
     if (mine)
@@ -262,18 +279,20 @@ SHMEMX_DEVICE_CALL bool broadcast(const Scope &scope, team handle, T *dst, const
             detail::send_message(c, detail::slot(*t, j, root, e), src, bytes, e);
         });
     else
-        ok = detail::recv_message(detail::whole_crew(scope), SHMEMX_DEVICE_CALL_BROADCAST, detail::world_pe(*t, root), dst,
-                                  detail::slot(*t, t->me, root, e), bytes, e);
+        ok =
+            detail::recv_message(detail::whole_crew(scope), SHMEMX_DEVICE_CALL_BROADCAST,
+                                 detail::world_pe(*t, root), dst, detail::slot(*t, t->me, root, e), bytes, e);
     ok = detail::await(scope, *t, e, SHMEMX_DEVICE_CALL_BROADCAST) && ok;
     return detail::leave(scope, *t, e, ok);
 }
 
-namespace detail {
+namespace detail
+{
 
 /* alltoall and fcollect: member j gets `part` bytes from src + j * step, at dst + me * part. */
 template <class Scope>
-SHMEMX_DEVICE_CALL bool exchange(const Scope &scope, team handle, unsigned call, unsigned char *dst, const unsigned char *src,
-                               u64 part, u64 step)
+SHMEMX_DEVICE_CALL bool exchange(const Scope &scope, team handle, unsigned call, unsigned char *dst,
+                                 const unsigned char *src, u64 part, u64 step)
 {
     auto *t = enter(scope, handle, call);
     if (t == nullptr)
@@ -287,27 +306,32 @@ SHMEMX_DEVICE_CALL bool exchange(const Scope &scope, team handle, unsigned call,
         });
         keep(scope, dst + mine * part, src + mine * step, part);
         for_others(scope, *t, [&](int j, const crew &c) {
-            ok = recv_message(c, call, world_pe(*t, j), dst + static_cast<u64>(j) * part, slot(*t, t->me, j, e), part, e) && ok;
+            ok = recv_message(c, call, world_pe(*t, j), dst + static_cast<u64>(j) * part,
+                              slot(*t, t->me, j, e), part, e) &&
+                 ok;
         });
         return leave(scope, *t, e, ok);
     }
     keep(scope, dst + mine * part, src + mine * step, part);
     for (int k = 1; k < t->n; ++k) { // member me + 1 first: no receiver is everybody's target at once
         const int j = (t->me + k) % t->n;
-        copy<from_here>(scope, at(dst + mine * part, world_pe(*t, j)), src + static_cast<u64>(j) * step, part);
+        copy<from_here>(scope, at(dst + mine * part, world_pe(*t, j)), src + static_cast<u64>(j) * step,
+                        part);
     }
     return meet(scope, *t, call, order::publish);
 }
 
 } // namespace detail
 
-template <class Scope, class T> SHMEMX_DEVICE_FN bool fcollect(const Scope &scope, team t, T *dst, const T *src, size nelems)
+template <class Scope, class T>
+SHMEMX_DEVICE_FN bool fcollect(const Scope &scope, team t, T *dst, const T *src, size nelems)
 {
     return detail::exchange(scope, t, SHMEMX_DEVICE_CALL_FCOLLECT, reinterpret_cast<unsigned char *>(dst),
                             reinterpret_cast<const unsigned char *>(src), nelems * sizeof(T), 0);
 }
 
-template <class Scope, class T> SHMEMX_DEVICE_FN bool alltoall(const Scope &scope, team t, T *dst, const T *src, size nelems)
+template <class Scope, class T>
+SHMEMX_DEVICE_FN bool alltoall(const Scope &scope, team t, T *dst, const T *src, size nelems)
 {
     const u64 part = nelems * sizeof(T);
     return detail::exchange(scope, t, SHMEMX_DEVICE_CALL_ALLTOALL, reinterpret_cast<unsigned char *>(dst),

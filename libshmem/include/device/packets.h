@@ -1,23 +1,33 @@
 /* Packets: messages whose every line says itself that it has arrived.
  *
  * Two forms, chosen by the job's SHMEMX_DEVICE_LINES128:
- *   line  128 bytes: 120 of data, then the round (8 bytes). Eight lanes store it in one instruction, 16 bytes each;
- *         where 128-byte stores arrive whole, whoever sees the round sees the data (NCCL calls this LL128).
- *   pair  16 bytes: 4 of data, 4 of the round, twice. Each 8-byte half is valid by itself, so no more is asked of the
- *         machine than whole 8-byte stores (NCCL's LL).
- * A warp moves a group at once: warp_width / 8 lines or warp_width pairs, and `batch` groups fly together. Lane l of
- * a warp always has the same place in a group, so a place of a message belongs to one lane, on both sides.
- */
+ *   line  128 bytes: 120 of data, then the round (8 bytes). Eight lanes store it in one instruction, 16 bytes
+ *         each; where 128-byte stores arrive whole, whoever sees the round sees the data (NCCL calls this
+ *         LL128).
+ *   pair  16 bytes: 4 of data, 4 of the round, twice. Each 8-byte half is valid by itself, so no more is
+ *         asked of the machine than whole 8-byte stores (NCCL's LL).
+ * A warp moves a group at once: warp_width / 8 lines or warp_width pairs, and `batch` groups fly together.
+ * Lane l of a warp always has the same place in a group, so a place of a message belongs to one lane, on both
+ * sides.
+ * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_PACKETS_H
 #define SHMEM_DEVICE_PACKETS_H
 
-namespace shmem {
+namespace shmem
+{
 
-namespace detail {
+namespace detail
+{
 
 constexpr unsigned line_data = 120;
-/* Groups in flight a warp: 4 x 512 bytes; with 32 warps 64 KiB, more than the largest message worth packets. */
+/* Groups in flight a warp: 4 x 512 bytes; with 32 warps 64 KiB, more than the largest message worth packets.
+ * */
 constexpr unsigned batch = 4;
+
+constexpr u64 lines_group =
+    arch::warp_width / 8 * line_data; // bytes of data that a group carries, in either form
+constexpr u64 pairs_group = arch::warp_width * 8;
+constexpr unsigned wire_group = arch::warp_width * 16; // and its bytes in the slot
 
 /* The form and this lane's place in it. */
 struct packet_place {
@@ -25,17 +35,14 @@ struct packet_place {
     bool flag;      // this lane holds the line's round
     unsigned data;  // bytes of data a group carries
     unsigned at;    // where in a group's data this lane's words begin
-    unsigned wire;  // bytes a group takes in the slot
-    unsigned piece; // where in them this lane's 16 bytes are
+    unsigned piece; // where in a group's slot this lane's 16 bytes are
 
-    SHMEMX_DEVICE_FN packet_place()
-        : lines((arch::state().flags & SHMEMX_DEVICE_LINES128) != 0)
+    SHMEMX_DEVICE_FN packet_place() : lines((arch::state().flags & SHMEMX_DEVICE_LINES128) != 0)
     {
         const unsigned l = arch::thread_index() % arch::warp_width;
         flag = lines && l % 8 == 7;
-        data = lines ? arch::warp_width / 8 * line_data : arch::warp_width * 8;
+        data = static_cast<unsigned>(lines ? lines_group : pairs_group);
         at = lines ? l / 8 * line_data + l % 8 * 16 : l * 8;
-        wire = arch::warp_width * 16;
         piece = l * 16;
     }
     /* Words of 8 bytes that this lane carries in a group. */
@@ -43,17 +50,19 @@ struct packet_place {
     {
         return lines && !flag ? 2 : 1;
     }
+    /* Divisions by constants: one by `data` is a subroutine of a hundred instructions. */
     SHMEMX_DEVICE_FN u64 groups(u64 bytes) const
     {
-        return (bytes + data - 1) / data;
+        return lines ? (bytes + lines_group - 1) / lines_group : (bytes + pairs_group - 1) / pairs_group;
     }
     SHMEMX_DEVICE_FN u64 capacity(u64 slot_bytes) const
     {
-        return slot_bytes / wire * data;
+        return slot_bytes / wire_group * data;
     }
 };
 
-/* Which warp of the scope this is, and how many whole ones there are; lanes of a last, partial warp get index = count. */
+/* Which warp of the scope this is, and how many whole ones there are; lanes of a last, partial warp get index
+ * = count. */
 template <class Scope> SHMEMX_DEVICE_FN unsigned warp_count(const Scope &scope)
 {
     return arch::width(scope) / arch::warp_width;
@@ -72,7 +81,8 @@ SHMEMX_DEVICE_FN bool whole_word(const void *p, u64 offset, u64 bytes)
 {
     return reinterpret_cast<u64>(p) % 8 == 0 && offset + 8 <= bytes;
 }
-/* The word of a message at byte `offset` < bytes, whatever the alignment; what is beyond the end reads as 0. */
+/* The word of a message at byte `offset` < bytes, whatever the alignment; what is beyond the end reads as 0.
+ * */
 SHMEMX_DEVICE_SLOW u64 read_bytes(const unsigned char *src, u64 offset, u64 bytes)
 {
     u64 w = 0;
@@ -98,7 +108,8 @@ SHMEMX_DEVICE_FN void write_word(unsigned char *dst, u64 offset, u64 bytes, u64 
         write_bytes(dst, offset, bytes, w);
 }
 
-/* Which of the groups first, first + step, .. (batch of them) have data of this lane's line or pair: bit i. */
+/* Which of the groups first, first + step, .. (batch of them) have data of this lane's line or pair: bit i.
+ * */
 SHMEMX_DEVICE_FN unsigned present(const packet_place &place, u64 bytes, u64 first, unsigned step)
 {
     // a line goes when any of its data is inside the message: a whole line, or none of it
@@ -111,14 +122,15 @@ SHMEMX_DEVICE_FN unsigned present(const packet_place &place, u64 bytes, u64 firs
 }
 
 /* A whole warp sends the groups first, first + step, .. (batch of them) of a message of `bytes`. */
-SHMEMX_DEVICE_FN void send_batch(const packet_place &place, unsigned char *slot, const unsigned char *src, u64 bytes, u64 first,
-                                 unsigned step, u64 round)
+SHMEMX_DEVICE_FN void send_batch(const packet_place &place, unsigned char *slot, const unsigned char *src,
+                                 u64 bytes, u64 first, unsigned step, u64 round)
 {
     const unsigned mask = present(place, bytes, first, step);
     const bool two = place.words() == 2;
     arch::vec16 v[batch];
     SHMEMX_DEVICE_UNROLL // whole words first, so that all their loads are in flight
-    for (unsigned i = 0; i < batch; ++i) {
+        for (unsigned i = 0; i < batch; ++i)
+    {
         const u64 at = (first + static_cast<u64>(i) * step) * place.data + place.at;
         v[i] = arch::make_vec16(0, place.flag ? round : 0);
         if (whole_word(src, at, bytes))
@@ -134,9 +146,9 @@ SHMEMX_DEVICE_FN void send_batch(const packet_place &place, unsigned char *slot,
         if (two && at + 8 < bytes && !whole_word(src, at + 8, bytes))
             v[i].y = read_bytes(src, at + 8, bytes);
     }
-    unsigned char *to = slot + first * place.wire + place.piece;
+    unsigned char *to = slot + first * wire_group + place.piece;
     SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; i < batch; ++i, to += static_cast<u64>(step) * place.wire) {
+    for (unsigned i = 0; i < batch; ++i, to += static_cast<u64>(step) * wire_group) {
         if (place.lines) {
             arch::line_store((mask >> i & 1) != 0 ? to : nullptr, v[i].x, v[i].y, place.flag);
         } else if ((mask >> i & 1) != 0) {
@@ -146,11 +158,12 @@ SHMEMX_DEVICE_FN void send_batch(const packet_place &place, unsigned char *slot,
     }
 }
 
-/* A whole warp waits for the groups at from + i * step bytes (this lane's pieces; bits of `mask`) and gets its words.
- * False: the patience ended. */
+/* A whole warp waits for the groups at from + i * step bytes (this lane's pieces; bits of `mask`) and gets
+ * its words. False: the patience ended. */
 template <class Patience>
-SHMEMX_DEVICE_FN bool recv_batch(const packet_place &place, arch::vec16 (&v)[batch], const unsigned char *from, u64 step,
-                                 unsigned mask, u64 round, Patience &left)
+SHMEMX_DEVICE_FN bool recv_batch(const packet_place &place, arch::vec16 (&v)[batch],
+                                 const unsigned char *from, u64 step, unsigned mask, u64 round,
+                                 Patience &left)
 {
     if (place.lines)
         return arch::lines_load(v, from, step, mask, place.flag, round, left);
@@ -163,7 +176,8 @@ SHMEMX_DEVICE_FN bool recv_batch(const packet_place &place, arch::vec16 (&v)[bat
                 v[i] = arch::line_load(from + i * step);
         SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < batch; ++i)
-            if ((late >> i & 1) != 0 && static_cast<u32>(v[i].x >> 32) == tag && static_cast<u32>(v[i].y >> 32) == tag) {
+            if ((late >> i & 1) != 0 && static_cast<u32>(v[i].x >> 32) == tag &&
+                static_cast<u32>(v[i].y >> 32) == tag) {
                 v[i] = arch::make_vec16((v[i].x & 0xffffffffu) | v[i].y << 32, 0);
                 late &= ~(1u << i);
             }
@@ -188,10 +202,12 @@ SHMEMX_DEVICE_FN void send_message(const crew &c, void *slot, const void *src, u
     const u64 groups = place.groups(bytes);
     // neighbouring warps take neighbouring groups until each has one: a short message uses many warps
     for (u64 first = c.mine; c.mine < c.warps && first < groups; first += static_cast<u64>(c.warps) * batch)
-        send_batch(place, static_cast<unsigned char *>(slot), static_cast<const unsigned char *>(src), bytes, first, c.warps, round);
+        send_batch(place, static_cast<unsigned char *>(slot), static_cast<const unsigned char *>(src), bytes,
+                   first, c.warps, round);
 }
 /* Waits for a message in this PE's slot and writes it to dst. False, reported, after a timeout. */
-SHMEMX_DEVICE_FN bool recv_message(const crew &c, unsigned call, int who, void *dst, const void *slot, u64 bytes, u64 round)
+SHMEMX_DEVICE_FN bool recv_message(const crew &c, unsigned call, int who, void *dst, const void *slot,
+                                   u64 bytes, u64 round)
 {
     const packet_place place;
     const u64 groups = place.groups(bytes);
@@ -199,10 +215,12 @@ SHMEMX_DEVICE_FN bool recv_message(const crew &c, unsigned call, int who, void *
     auto *to = static_cast<unsigned char *>(dst);
     patience left;
     bool ok = true;
-    for (u64 first = c.mine; c.mine < c.warps && first < groups && ok; first += static_cast<u64>(c.warps) * batch) {
+    for (u64 first = c.mine; c.mine < c.warps && first < groups && ok;
+         first += static_cast<u64>(c.warps) * batch) {
         arch::vec16 v[batch];
-        ok = recv_batch(place, v, lines + first * place.wire + place.piece, static_cast<u64>(c.warps) * place.wire,
-                        present(place, bytes, first, c.warps), round, left);
+        ok = recv_batch(place, v, lines + first * wire_group + place.piece,
+                        static_cast<u64>(c.warps) * wire_group, present(place, bytes, first, c.warps), round,
+                        left);
         SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < batch; ++i) {
             const u64 at = (first + static_cast<u64>(i) * c.warps) * place.data + place.at;
@@ -220,13 +238,15 @@ SHMEMX_DEVICE_FN bool recv_message(const crew &c, unsigned call, int who, void *
 } // namespace detail
 
 template <class Scope, class T>
-SHMEMX_DEVICE_FN bool put_packets(const Scope &scope, void *packets, const T *src, size nelems, u64 round, int pe)
+SHMEMX_DEVICE_FN bool put_packets(const Scope &scope, void *packets, const T *src, size nelems, u64 round,
+                                  int pe)
 {
     const u64 bytes = nelems * sizeof(T);
     if (!detail::valid(scope, SHMEMX_DEVICE_CALL_PUT_PACKETS, packets, packets_size(bytes), pe, 128) ||
         !detail::has_warp(scope, SHMEMX_DEVICE_CALL_PUT_PACKETS))
         return false;
-    detail::send_message(detail::whole_crew(scope), detail::at(static_cast<unsigned char *>(packets), pe), src, bytes, round);
+    detail::send_message(detail::whole_crew(scope), detail::at(static_cast<unsigned char *>(packets), pe),
+                         src, bytes, round);
     arch::sync(scope);
     return true;
 }
@@ -236,8 +256,8 @@ SHMEMX_DEVICE_FN bool recv_packets(const Scope &scope, T *dst, const void *packe
 {
     if (!detail::has_warp(scope, SHMEMX_DEVICE_CALL_RECV_PACKETS))
         return false;
-    bool ok = detail::recv_message(detail::whole_crew(scope), SHMEMX_DEVICE_CALL_RECV_PACKETS, -1, dst, packets,
-                                   nelems * sizeof(T), round);
+    bool ok = detail::recv_message(detail::whole_crew(scope), SHMEMX_DEVICE_CALL_RECV_PACKETS, -1, dst,
+                                   packets, nelems * sizeof(T), round);
     return arch::all(scope, ok);
 }
 

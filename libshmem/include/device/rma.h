@@ -1,10 +1,13 @@
-/* Puts and gets: translate, check, copy. The contract is in shmem_device.h. */
+/* Puts and gets: translate, check, copy. The contract is in shmem_device.h.
+ * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_RMA_H
 #define SHMEM_DEVICE_RMA_H
 
-namespace shmem {
+namespace shmem
+{
 
-namespace detail {
+namespace detail
+{
 
 #ifdef SHMEM_DEVICE_CHECKS
 constexpr bool checks = true;
@@ -12,10 +15,11 @@ constexpr bool checks = true;
 constexpr bool checks = false;
 #endif
 
-/* ---- errors ---------------------------------------------------------------------------------------------- */
+/* ---- errors -------------------------------------------------------------------------------------------- */
 
 /* Writes the mailbox if it is still empty. */
-SHMEMX_DEVICE_SLOW void report(unsigned kind, unsigned call, int pe, const volatile void *address, u64 value, u64 expected)
+SHMEMX_DEVICE_SLOW void report(unsigned kind, unsigned call, int pe, const volatile void *address, u64 value,
+                               u64 expected)
 {
     const shmemx_device_state &s = arch::state();
     auto *box = reinterpret_cast<shmemx_device_error *>(s.mailbox);
@@ -29,11 +33,12 @@ SHMEMX_DEVICE_SLOW void report(unsigned kind, unsigned call, int pe, const volat
     box->address = reinterpret_cast<u64>(address);
     box->value = value;
     box->expected = expected;
-    // release; observers: this thread, which wrote the fields, and the host, which polls kind and then reads them
+    // release; observers: this thread, which wrote the fields, and the host, which polls kind and then reads
+    // them
     arch::store_release(&box->kind, kind);
 }
 
-/* ---- addresses ---------------------------------------------------------------------------------------------- */
+/* ---- addresses ----------------------------------------------------------------------------------------- */
 
 SHMEMX_DEVICE_FN u64 my_copy()
 {
@@ -49,10 +54,12 @@ SHMEMX_DEVICE_FN bool symmetric(const volatile void *p, u64 bytes)
 template <class T> SHMEMX_DEVICE_FN T *at(T *p, int pe)
 {
     const shmemx_device_state &s = arch::state();
-    return reinterpret_cast<T *>(reinterpret_cast<u64>(p) + static_cast<u64>(static_cast<long long>(pe - s.me)) * s.stride);
+    return reinterpret_cast<T *>(reinterpret_cast<u64>(p) +
+                                 static_cast<u64>(static_cast<long long>(pe - s.me)) * s.stride);
 }
 template <class Scope>
-SHMEMX_DEVICE_SLOW bool refuse(Scope scope, unsigned kind, unsigned call, int pe, const volatile void *p, u64 value)
+SHMEMX_DEVICE_SLOW bool refuse(Scope scope, unsigned kind, unsigned call, int pe, const volatile void *p,
+                               u64 value)
 {
     if (arch::lane(scope) == 0)
         report(kind, call, pe, p, value, 0);
@@ -60,7 +67,8 @@ SHMEMX_DEVICE_SLOW bool refuse(Scope scope, unsigned kind, unsigned call, int pe
 }
 /* With SHMEM_DEVICE_CHECKS: whether bytes at p exist in PE's copy; the leader reports. Otherwise true. */
 template <class Scope>
-SHMEMX_DEVICE_FN bool valid(Scope scope, unsigned call, const volatile void *p, u64 bytes, int pe, u64 alignment = 1)
+SHMEMX_DEVICE_FN bool valid(Scope scope, unsigned call, const volatile void *p, u64 bytes, int pe,
+                            u64 alignment = 1)
 {
     if (!checks)
         return true;
@@ -71,7 +79,7 @@ SHMEMX_DEVICE_FN bool valid(Scope scope, unsigned call, const volatile void *p, 
     return true;
 }
 
-/* ---- values as words -------------------------------------------------------------------------------------------- */
+/* ---- values as words ----------------------------------------------------------------------------------- */
 
 template <unsigned Bytes> struct word_of;
 template <> struct word_of<1> {
@@ -108,14 +116,15 @@ constexpr SHMEMX_DEVICE_FN bool is_word(u64 bytes)
     return bytes == 1 || bytes == 2 || bytes == 4 || bytes == 8;
 }
 
-/* ---- copies -------------------------------------------------------------------------------------------------------- */
+/* ---- copies -------------------------------------------------------------------------------------------- */
 
 struct from_here { // put: the source is local, the target may be a peer's
     template <class Word> static SHMEMX_DEVICE_FN Word load(const Word *p)
     {
         return arch::load_plain(p);
     }
-    static constexpr unsigned depth = 4; // 1024 threads x 4 x 16 bytes: 64 KiB in flight fill the SM's store path
+    static constexpr unsigned depth =
+        4; // 1024 threads x 4 x 16 bytes: 64 KiB in flight fill the SM's store path
 };
 struct from_peer { // get: each load is a round trip, so twice as many fly together
     template <class Word> static SHMEMX_DEVICE_FN Word load(const Word *p)
@@ -126,7 +135,8 @@ struct from_peer { // get: each load is a round trip, so twice as many fly toget
 };
 
 /* n words, aligned; the scope's lanes take neighbouring words, `depth` loads of each are in flight. */
-template <class From, class Word> SHMEMX_DEVICE_FN void copy_words(unsigned lane, unsigned width, Word *dst, const Word *src, u64 n)
+template <class From, class Word>
+SHMEMX_DEVICE_FN void copy_words(unsigned lane, unsigned width, Word *dst, const Word *src, u64 n)
 {
     constexpr unsigned depth = From::depth;
     u64 i = lane;
@@ -145,13 +155,15 @@ template <class From, class Word> SHMEMX_DEVICE_FN void copy_words(unsigned lane
 
 /* Words between the first and the last aligned address of dst, bytes before and after. */
 template <class From, class Word>
-SHMEMX_DEVICE_FN void copy_as(unsigned lane, unsigned width, unsigned char *dst, const unsigned char *src, u64 bytes)
+SHMEMX_DEVICE_FN void copy_as(unsigned lane, unsigned width, unsigned char *dst, const unsigned char *src,
+                              u64 bytes)
 {
     u64 head = (0 - reinterpret_cast<u64>(dst)) % sizeof(Word);
     if (head > bytes)
         head = bytes;
     u64 n = (bytes - head) / sizeof(Word), tail = head + n * sizeof(Word);
-    copy_words<From>(lane, width, reinterpret_cast<Word *>(dst + head), reinterpret_cast<const Word *>(src + head), n);
+    copy_words<From>(lane, width, reinterpret_cast<Word *>(dst + head),
+                     reinterpret_cast<const Word *>(src + head), n);
     if (sizeof(Word) > 1 && (head != 0 || tail != bytes)) {
         for (u64 i = lane; i < head; i += width)
             arch::store_plain(dst + i, From::load(src + i));
@@ -162,7 +174,8 @@ SHMEMX_DEVICE_FN void copy_as(unsigned lane, unsigned width, unsigned char *dst,
 
 /* Addresses that do not agree modulo 16. Out of line: rare, and three times the code of the common case. */
 template <class From>
-SHMEMX_DEVICE_SLOW void copy_skewed(unsigned lane, unsigned width, unsigned char *dst, const unsigned char *src, u64 bytes)
+SHMEMX_DEVICE_SLOW void copy_skewed(unsigned lane, unsigned width, unsigned char *dst,
+                                    const unsigned char *src, u64 bytes)
 {
     unsigned skew = static_cast<unsigned>(reinterpret_cast<u64>(dst) ^ reinterpret_cast<u64>(src));
     if (skew % 8 == 0)
@@ -173,7 +186,8 @@ SHMEMX_DEVICE_SLOW void copy_skewed(unsigned lane, unsigned width, unsigned char
         copy_as<From, u8>(lane, width, dst, src, bytes);
 }
 
-template <class From> SHMEMX_DEVICE_FN void copy_lanes(unsigned lane, unsigned width, void *to, const void *from, u64 bytes)
+template <class From>
+SHMEMX_DEVICE_FN void copy_lanes(unsigned lane, unsigned width, void *to, const void *from, u64 bytes)
 {
     auto *dst = static_cast<unsigned char *>(to);
     auto *src = static_cast<const unsigned char *>(from);
@@ -184,28 +198,33 @@ template <class From> SHMEMX_DEVICE_FN void copy_lanes(unsigned lane, unsigned w
 }
 
 /* No barrier before or after. */
-template <class From, class Scope> SHMEMX_DEVICE_FN void copy(Scope scope, void *dst, const void *src, u64 bytes)
+template <class From, class Scope>
+SHMEMX_DEVICE_FN void copy(Scope scope, void *dst, const void *src, u64 bytes)
 {
     copy_lanes<From>(arch::lane(scope), arch::width(scope), dst, src, bytes);
 }
-/* With a stage: the leader drives the copy engine, the others copy the unaligned ends. Worth it from the size that
- * vector copies do in one batch: below, the engine's longer way (global, shared, global) costs more than it saves. */
+/* With a stage: the leader drives the copy engine, the others copy the unaligned ends. Worth it from the size
+ * that vector copies do in one batch: below, the engine's longer way (global, shared, global) costs more than
+ * it saves. */
 template <class From> SHMEMX_DEVICE_FN void copy(const stage &scope, void *to, const void *from, u64 bytes)
 {
     const unsigned lane = arch::lane(scope), width = arch::width(scope);
     auto *dst = static_cast<unsigned char *>(to);
     auto *src = static_cast<const unsigned char *>(from);
     const u64 skew = reinterpret_cast<u64>(dst) ^ reinterpret_cast<u64>(src);
-    if (!arch::has_bulk || !scope.usable() || skew % 16 != 0 || bytes < 64ull * width + 32 || !arch::bulk_reaches(dst, src)) {
+    if (!arch::has_bulk || !scope.usable() || skew % 16 != 0 || bytes < 64ull * width + 32 ||
+        !arch::bulk_reaches(dst, src)) {
         copy_lanes<From>(lane, width, to, from, bytes);
         return;
     }
-    arch::bulk_fence(); // observers: this thread, which may have written the source, and the copy engine, which reads it
+    // observers: this thread, which may have written the source, and the copy engine, which reads it
+    arch::bulk_fence();
     arch::sync(block);
     const u64 head = (0 - reinterpret_cast<u64>(dst)) % 16, middle = (bytes - head) / 16 * 16;
     if (lane == 0)
         scope.engine(dst + head, src + head, middle);
-    const u64 ends = bytes - middle; // fewer than 32 bytes; left to the last lanes, away from the leader's warp
+    const u64 ends =
+        bytes - middle; // fewer than 32 bytes; left to the last lanes, away from the leader's warp
     for (u64 i = width - 1 - lane; i < ends; i += width) {
         u64 j = i < head ? i : i + middle;
         arch::store_plain(dst + j, From::load(src + j));
@@ -258,25 +277,29 @@ template <class T> SHMEMX_DEVICE_FN T g(const T *src, int pe)
     return value;
 }
 
-template <class Scope, class T> SHMEMX_DEVICE_FN void put_nbi(const Scope &scope, T *dst, const T *src, size nelems, int pe)
+template <class Scope, class T>
+SHMEMX_DEVICE_FN void put_nbi(const Scope &scope, T *dst, const T *src, size nelems, int pe)
 {
     if (detail::valid(scope, SHMEMX_DEVICE_CALL_PUT, dst, nelems * sizeof(T), pe))
         detail::copy<detail::from_here>(scope, detail::at(dst, pe), src, nelems * sizeof(T));
 }
 
-template <class Scope, class T> SHMEMX_DEVICE_FN void put(const Scope &scope, T *dst, const T *src, size nelems, int pe)
+template <class Scope, class T>
+SHMEMX_DEVICE_FN void put(const Scope &scope, T *dst, const T *src, size nelems, int pe)
 {
     put_nbi(scope, dst, src, nelems, pe);
     arch::sync(scope);
 }
 
-template <class Scope, class T> SHMEMX_DEVICE_FN void get_nbi(const Scope &scope, T *dst, const T *src, size nelems, int pe)
+template <class Scope, class T>
+SHMEMX_DEVICE_FN void get_nbi(const Scope &scope, T *dst, const T *src, size nelems, int pe)
 {
     if (detail::valid(scope, SHMEMX_DEVICE_CALL_GET, src, nelems * sizeof(T), pe))
         detail::copy<detail::from_peer>(scope, dst, detail::at(src, pe), nelems * sizeof(T));
 }
 
-template <class Scope, class T> SHMEMX_DEVICE_FN void get(const Scope &scope, T *dst, const T *src, size nelems, int pe)
+template <class Scope, class T>
+SHMEMX_DEVICE_FN void get(const Scope &scope, T *dst, const T *src, size nelems, int pe)
 {
     get_nbi(scope, dst, src, nelems, pe);
     detail::settle(scope);
@@ -288,13 +311,14 @@ template <class Scope> SHMEMX_DEVICE_FN void quiet(const Scope &scope)
     detail::settle(scope);
     arch::sync(scope);
     if (arch::lane(scope) == 0)
-        arch::fence(); // observers: the scope's threads, by the barriers around it, and whoever acquires what they store next
+        arch::fence(); // observers: the scope's threads (barriers) and whoever acquires what they store next
     arch::sync(scope);
 }
 
 template <class Scope> SHMEMX_DEVICE_FN void fence(const Scope &scope)
 {
-    quiet(scope); // over NVLink a put is ordered by waiting for its acknowledgement: there is no cheaper fence
+    quiet(
+        scope); // over NVLink a put is ordered by waiting for its acknowledgement: there is no cheaper fence
 }
 
 } // namespace shmem

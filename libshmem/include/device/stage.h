@@ -1,12 +1,16 @@
-/* The stage's layout: 8 completion words of the copy engine, the word of their phases at byte 64, slots from 128 on. */
+/* The stage's layout: 8 completion words of the copy engine, the word of their phases at byte 64, slots from
+ * 128 on.
+ * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_STAGE_H
 #define SHMEM_DEVICE_STAGE_H
 
-namespace shmem {
+namespace shmem
+{
 
-/* Four slots keep three loads in flight while one chunk is stored; above 128 KiB more slots of 32 KiB, eight at most
- * (chunks of 16 to 32 KiB reached the link's rate from 8 SMs on H100). */
-SHMEMX_DEVICE_FN stage::stage(void *memory, unsigned bytes, int) : memory_(static_cast<unsigned char *>(memory))
+/* Four slots keep three loads in flight while one chunk is stored; above 128 KiB more slots of 32 KiB, eight
+ * at most (chunks of 16 to 32 KiB reached the link's rate from 8 SMs on H100). */
+SHMEMX_DEVICE_FN stage::stage(void *memory, unsigned bytes, int)
+    : memory_(static_cast<unsigned char *>(memory))
 {
     const unsigned room = bytes > 128 ? bytes - 128 : 0;
     slots_ = room / 32768 < 4 ? 4 : room / 32768 > 8 ? 8 : room / 32768;

@@ -1,8 +1,10 @@
-/* What a kernel knows of the job: one struct, filled by the host, read by kernels. Shared by the C library (which
- * fills it), CUDA modules (which hold a copy named shmem_device_state) and the host build of the device API.
+/* What a kernel knows of the job: one struct, filled by the host, read by kernels. Shared by the C library
+ * (which fills it), CUDA modules (which hold a copy named shmem_device_state) and the host build of the
+ * device API.
  *
- * Plain C with fixed widths and no includes, since NVRTC has no standard headers. Every struct is laid out the same
- * by every compiler: fields are sorted so that no padding appears. Append only; then raise the version.
+ * Plain C with fixed widths and no includes, since NVRTC has no standard headers. Every struct is laid out
+ * the same by every compiler: fields are sorted so that no padding appears. Append only; then raise the
+ * version.
  */
 #ifndef SHMEM_DEVICE_STATE_H
 #define SHMEM_DEVICE_STATE_H
@@ -11,20 +13,23 @@ enum { SHMEMX_DEVICE_STATE_VERSION = 1 };
 
 /* shmemx_device_state.flags */
 enum {
-    /* 128-byte stores to a peer arrive whole (NVLink; measured on H100: 1.2e9 lines each way, none torn): packets are
-     * 128-byte lines. Without it they are 16-byte lines that need no more than whole 8-byte stores. */
+    /* 128-byte stores to a peer arrive whole (NVLink; measured on H100: 1.2e9 lines each way, none torn):
+     * packets are 128-byte lines. Without it they are 16-byte lines that need no more than whole 8-byte
+     * stores. */
     SHMEMX_DEVICE_LINES128 = 1
 };
 
 /* One team of this PE; the array lies in memory that kernels can read and write. */
 struct shmemx_device_team {
-    int me, n;                 /* this PE's number in it and members; n = 0: no such team, or not a member */
-    int start, stride;         /* world number of member i is start + i * stride, when table is 0 */
-    unsigned long long table;  /* 0, or the address of int[n], world numbers, readable by kernels */
-    unsigned long long sync;   /* offset in each PE's copy of n words of 8 bytes, 0 at first; word j is written by j */
-    unsigned long long packets;    /* offset in each PE's copy of 2 * n slots, 128-byte aligned, 0 at first */
-    unsigned long long slot_bytes; /* bytes of one slot, a multiple of 128; 0: no packets, no small-message path */
-    unsigned long long epoch;      /* collectives done in kernels so far; only kernels write it */
+    int me, n;                /* this PE's number in it and members; n = 0: no such team, or not a member */
+    int start, stride;        /* world number of member i is start + i * stride, when table is 0 */
+    unsigned long long table; /* 0, or the address of int[n], world numbers, readable by kernels */
+    unsigned long long
+        sync; /* offset in each PE's copy of n words of 8 bytes, 0 at first; word j is written by j */
+    unsigned long long packets; /* offset in each PE's copy of 2 * n slots, 128-byte aligned, 0 at first */
+    unsigned long long
+        slot_bytes;           /* bytes of one slot, a multiple of 128; 0: no packets, no small-message path */
+    unsigned long long epoch; /* collectives done in kernels so far; only kernels write it */
 };
 
 /* The kernel's view. PE p's copy of my address a is a + (p - me) * stride. */
@@ -32,10 +37,11 @@ struct shmemx_device_state {
     unsigned version; /* SHMEMX_DEVICE_STATE_VERSION; 0: the module was never given its state */
     int me, npes;
     unsigned flags;
-    unsigned long long heap;       /* where PE 0's copy is mapped in this process */
-    unsigned long long stride;     /* bytes from one PE's copy to the next one's */
-    unsigned long long bytes;      /* of one copy */
-    unsigned long long mailbox;    /* struct shmemx_device_error in pinned host memory; 0 = none, errors are lost */
+    unsigned long long heap;   /* where PE 0's copy is mapped in this process */
+    unsigned long long stride; /* bytes from one PE's copy to the next one's */
+    unsigned long long bytes;  /* of one copy */
+    unsigned long long
+        mailbox; /* struct shmemx_device_error in pinned host memory; 0 = none, errors are lost */
     unsigned long long timeout_ns; /* deadline of each wait; 0 = none */
     unsigned long long internal;   /* offset in each copy of the library's own area */
     unsigned long long teams;      /* struct shmemx_device_team[nteams]: 0 = world, 1 = shared */
@@ -73,15 +79,15 @@ enum shmemx_device_call {
 /* shmemx_device_error.kind */
 enum {
     SHMEMX_DEVICE_OK = 0,
-    SHMEMX_DEVICE_TIMEOUT, /* pe: who is waited for, -1 unknown; address, value: the word and what it held; expected */
+    SHMEMX_DEVICE_TIMEOUT, /* pe: who is waited for or -1; address, value: the word, what it held; expected */
     SHMEMX_DEVICE_PE,      /* pe is out of range; value: number of PEs or members */
-    SHMEMX_DEVICE_ADDRESS, /* address .. address + value bytes is not in this PE's copy of the heap, or misaligned */
+    SHMEMX_DEVICE_ADDRESS, /* the `value` bytes at address are not in this PE's copy, or misaligned */
     SHMEMX_DEVICE_TEAM,    /* value: a team number that is not this PE's */
-    SHMEMX_DEVICE_SCOPE    /* value: threads of a block that is smaller than a warp, in a call that needs one */
+    SHMEMX_DEVICE_SCOPE /* value: threads of a block that is smaller than a warp, in a call that needs one */
 };
 
-/* The mailbox: the first error of this PE's kernels. The host reads kind (acquire); when it is not 0 the rest is
- * there. The host clears all of it, `taken` last, while no kernel runs. */
+/* The mailbox: the first error of this PE's kernels. The host reads kind (acquire); when it is not 0 the rest
+ * is there. The host clears all of it, `taken` last, while no kernel runs. */
 struct shmemx_device_error {
     unsigned taken; /* 1: a thread has claimed the mailbox */
     unsigned kind;

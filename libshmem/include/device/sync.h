@@ -1,17 +1,21 @@
-/* Waits, signals, teams, sync and barrier. */
+/* Waits, signals, teams, sync and barrier.
+ * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_SYNC_H
 #define SHMEM_DEVICE_SYNC_H
 
-namespace shmem {
+namespace shmem
+{
 
-namespace detail {
+namespace detail
+{
 
-/* ---- waits ------------------------------------------------------------------------------------------------ */
+/* ---- waits --------------------------------------------------------------------------------------------- */
 
-/* How long one wait may last. The clock is first read after 64 polls, so that a short wait never pays for it. */
+/* How long one wait may last. The clock is first read after 64 polls, so that a short wait never pays for it.
+ * */
 class patience
 {
-public:
+  public:
     /* Once after each poll that failed: true when the deadline has passed. */
     SHMEMX_DEVICE_FN bool over()
     {
@@ -24,7 +28,7 @@ public:
         return now - start_ > arch::state().timeout_ns;
     }
 
-private:
+  private:
     u64 start_ = 0;
     unsigned polls_ = 0;
 };
@@ -66,7 +70,7 @@ template <class T> SHMEMX_DEVICE_FN bool wait_for(unsigned call, const T *word, 
     return true;
 }
 
-/* ---- teams ----------------------------------------------------------------------------------------------------- */
+/* ---- teams --------------------------------------------------------------------------------------------- */
 
 /* Null, reported by the leader, for a team that this PE is not in. */
 template <class Scope> SHMEMX_DEVICE_FN shmemx_device_team *find(Scope scope, team t, unsigned call)
@@ -85,20 +89,23 @@ SHMEMX_DEVICE_FN int world_pe(const shmemx_device_team &t, int member)
 template <class T> SHMEMX_DEVICE_FN T *area(const shmemx_device_team &t, int member, u64 offset)
 {
     const shmemx_device_state &s = arch::state();
-    return reinterpret_cast<T *>(s.heap + static_cast<u64>(static_cast<long long>(world_pe(t, member))) * s.stride + offset);
+    return reinterpret_cast<T *>(
+        s.heap + static_cast<u64>(static_cast<long long>(world_pe(t, member))) * s.stride + offset);
 }
 
 enum class order { none, publish };
 
 /* The lanes of the scope tell every other member that this PE has reached epoch e. */
-template <class Scope> SHMEMX_DEVICE_FN void arrive(Scope scope, const shmemx_device_team &t, u64 e, order how)
+template <class Scope>
+SHMEMX_DEVICE_FN void arrive(Scope scope, const shmemx_device_team &t, u64 e, order how)
 {
     for (int j = static_cast<int>(arch::lane(scope)); j < t.n; j += static_cast<int>(arch::width(scope))) {
         if (j == t.me)
             continue;
         u64 *flag = area<u64>(t, j, t.sync) + t.me;
         if (how == order::publish)
-            arch::store_release(flag, e); // observers: this PE's scope (by the barrier before) and member j in await
+            arch::store_release(
+                flag, e); // observers: this PE's scope (by the barrier before) and member j in await
         else
             arch::store_relaxed(flag, e); // nothing to publish: the word is all there is to know
     }
@@ -114,7 +121,8 @@ SHMEMX_DEVICE_FN bool await(Scope scope, const shmemx_device_team &t, u64 e, uns
     return ok;
 }
 /* One epoch without data. With order::publish all puts of this scope are complete, everywhere, on return. */
-template <class Scope> SHMEMX_DEVICE_FN bool meet(Scope scope, shmemx_device_team &t, unsigned call, order how)
+template <class Scope>
+SHMEMX_DEVICE_FN bool meet(Scope scope, shmemx_device_team &t, unsigned call, order how)
 {
     const u64 e = t.epoch + 1;
     if (how == order::publish)
@@ -130,14 +138,15 @@ template <class Scope> SHMEMX_DEVICE_FN bool meet(Scope scope, shmemx_device_tea
 
 } // namespace detail
 
-/* ---- point to point ------------------------------------------------------------------------------------------------ */
+/* ---- point to point ------------------------------------------------------------------------------------ */
 
 template <class T> SHMEMX_DEVICE_FN bool test(const T *ivar, cmp op, same<T> value)
 {
     return detail::compare(detail::look(ivar), op, value);
 }
 
-template <class Scope, class T> SHMEMX_DEVICE_FN bool wait_until(const Scope &scope, const T *ivar, cmp op, same<T> value)
+template <class Scope, class T>
+SHMEMX_DEVICE_FN bool wait_until(const Scope &scope, const T *ivar, cmp op, same<T> value)
 {
     bool ok = true;
     if (arch::lane(scope) == 0)
@@ -145,7 +154,8 @@ template <class Scope, class T> SHMEMX_DEVICE_FN bool wait_until(const Scope &sc
     return arch::all(scope, ok);
 }
 
-template <class T> SHMEMX_DEVICE_FN bool test_all(const T *ivars, size nelems, const int *status, cmp op, same<T> value)
+template <class T>
+SHMEMX_DEVICE_FN bool test_all(const T *ivars, size nelems, const int *status, cmp op, same<T> value)
 {
     for (size i = 0; i < nelems; ++i)
         if ((status == nullptr || status[i] == 0) && !test(ivars + i, op, value))
@@ -153,7 +163,8 @@ template <class T> SHMEMX_DEVICE_FN bool test_all(const T *ivars, size nelems, c
     return true;
 }
 
-template <class T> SHMEMX_DEVICE_FN size test_any(const T *ivars, size nelems, const int *status, cmp op, same<T> value)
+template <class T>
+SHMEMX_DEVICE_FN size test_any(const T *ivars, size nelems, const int *status, cmp op, same<T> value)
 {
     for (size i = 0; i < nelems; ++i)
         if ((status == nullptr || status[i] == 0) && test(ivars + i, op, value))
@@ -163,7 +174,8 @@ template <class T> SHMEMX_DEVICE_FN size test_any(const T *ivars, size nelems, c
 
 /* The lanes share the words between them. */
 template <class Scope, class T>
-SHMEMX_DEVICE_FN bool wait_until_all(const Scope &scope, const T *ivars, size nelems, const int *status, cmp op, same<T> value)
+SHMEMX_DEVICE_FN bool wait_until_all(const Scope &scope, const T *ivars, size nelems, const int *status,
+                                     cmp op, same<T> value)
 {
     bool ok = true;
     for (size i = arch::lane(scope); i < nelems; i += arch::width(scope))
@@ -172,7 +184,8 @@ SHMEMX_DEVICE_FN bool wait_until_all(const Scope &scope, const T *ivars, size ne
     return arch::all(scope, ok);
 }
 
-template <class T> SHMEMX_DEVICE_FN size wait_until_any(const T *ivars, size nelems, const int *status, cmp op, same<T> value)
+template <class T>
+SHMEMX_DEVICE_FN size wait_until_any(const T *ivars, size nelems, const int *status, cmp op, same<T> value)
 {
     bool some = false;
     for (size i = 0; i < nelems; ++i)
@@ -181,13 +194,14 @@ template <class T> SHMEMX_DEVICE_FN size wait_until_any(const T *ivars, size nel
     detail::patience left;
     while (some && (hit = test_any(ivars, nelems, status, op, value)) == none)
         if (left.over()) {
-            detail::report(SHMEMX_DEVICE_TIMEOUT, SHMEMX_DEVICE_CALL_WAIT_UNTIL, -1, ivars, nelems, static_cast<u64>(value));
+            detail::report(SHMEMX_DEVICE_TIMEOUT, SHMEMX_DEVICE_CALL_WAIT_UNTIL, -1, ivars, nelems,
+                           static_cast<u64>(value));
             break;
         }
     return hit;
 }
 
-/* ---- signals --------------------------------------------------------------------------------------------------------- */
+/* ---- signals ------------------------------------------------------------------------------------------- */
 
 template <class S> SHMEMX_DEVICE_FN u64 signal_fetch(const S *sig)
 {
@@ -207,7 +221,8 @@ template <class S> SHMEMX_DEVICE_FN void signal_op(S *sig, u64 value, signal_kin
         (void)arch::fetch_add(word, value);
 }
 
-template <class Scope, class S> SHMEMX_DEVICE_FN bool signal_wait_until(const Scope &scope, const S *sig, cmp op, u64 value)
+template <class Scope, class S>
+SHMEMX_DEVICE_FN bool signal_wait_until(const Scope &scope, const S *sig, cmp op, u64 value)
 {
     static_assert(sizeof(S) == 8, "a signal is a 64-bit word");
     bool ok = true;
@@ -217,7 +232,8 @@ template <class Scope, class S> SHMEMX_DEVICE_FN bool signal_wait_until(const Sc
 }
 
 template <class Scope, class T, class S>
-SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, size nelems, S *sig, u64 value, signal_kind op, int pe)
+SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, size nelems, S *sig, u64 value,
+                                     signal_kind op, int pe)
 {
     static_assert(sizeof(S) == 8, "a signal is a 64-bit word");
     const u64 bytes = nelems * sizeof(T);
@@ -244,14 +260,16 @@ SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, s
 }
 
 template <class Scope, class T, class S>
-SHMEMX_DEVICE_FN void put_signal(const Scope &scope, T *dst, const T *src, size nelems, S *sig, u64 value, signal_kind op, int pe)
+SHMEMX_DEVICE_FN void put_signal(const Scope &scope, T *dst, const T *src, size nelems, S *sig, u64 value,
+                                 signal_kind op, int pe)
 {
     put_signal_nbi(scope, dst, src, nelems, sig, value, op, pe);
     if (nelems * sizeof(T) <= 16)
-        arch::sync(scope); // the others may write the source only now; above 16 bytes they met before the signal
+        arch::sync(
+            scope); // the others may write the source only now; above 16 bytes they met before the signal
 }
 
-/* ---- teams -------------------------------------------------------------------------------------------------------------- */
+/* ---- teams --------------------------------------------------------------------------------------------- */
 
 SHMEMX_DEVICE_FN int team_my_pe(team t)
 {
@@ -290,7 +308,8 @@ template <class Scope> SHMEMX_DEVICE_FN bool sync(const Scope &scope, team t)
 template <class Scope> SHMEMX_DEVICE_FN bool barrier(const Scope &scope, team t)
 {
     shmemx_device_team *found = detail::find(scope, t, SHMEMX_DEVICE_CALL_BARRIER);
-    return found != nullptr && detail::meet(scope, *found, SHMEMX_DEVICE_CALL_BARRIER, detail::order::publish);
+    return found != nullptr &&
+           detail::meet(scope, *found, SHMEMX_DEVICE_CALL_BARRIER, detail::order::publish);
 }
 
 } // namespace shmem

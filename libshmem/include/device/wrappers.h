@@ -1,24 +1,31 @@
-/* The device API for languages that call C functions: Numba-CUDA (this file compiled to LTO-IR or PTX and linked) and
- * Triton (as bitcode, extern_elementwise). Include it in one file of a device library; C++ programs need none of it.
+/* The device API for languages that call C functions: Numba-CUDA (this file compiled to LTO-IR or PTX and
+ * linked) and Triton (as bitcode, extern_elementwise). Include it in one file of a device library; C++
+ * programs need none of it.
  *
- * The same operations under one prefix, shmem_device_. `scope` is 0 thread, 1 warp, 2 block: give a constant, and
- * after linking with optimization one branch is left. Sizes are in bytes; addresses are 64-bit; team, cmp and op
- * have the values of shmem_device.h. Every function returns a value, since Triton knows no other: 1 or the result,
- * and 0 where the C++ call returns false. The state is the module's symbol shmem_device_state, as everywhere.
+ * The same operations under one prefix, shmem_device_. `scope` is 0 thread, 1 warp, 2 block: give a constant,
+ * and after linking with optimization one branch is left. Sizes are in bytes; addresses are 64-bit; team, cmp
+ * and op have the values of shmem_device.h. Every function returns a value, since Triton knows no other: 1 or
+ * the result, and 0 where the C++ call returns false. The state is the module's symbol shmem_device_state, as
+ * everywhere.
  */
 #ifndef SHMEM_DEVICE_WRAPPERS_H
 #define SHMEM_DEVICE_WRAPPERS_H
 
 #include "../shmem_device.h"
 
+/* How the functions are declared; whoever wants a few of them only may define it as static __device__. */
+#ifndef SHMEMX_DEVICE_C
 #ifdef __CUDACC__
 #define SHMEMX_DEVICE_C extern "C" __device__
 #else
 #define SHMEMX_DEVICE_C extern "C" inline
 #endif
+#endif
 
-namespace shmem {
-namespace detail {
+namespace shmem
+{
+namespace detail
+{
 
 using bytes = unsigned char;
 
@@ -52,7 +59,7 @@ template <class T> SHMEMX_DEVICE_FN bool reduce_by(int op, team t, T *dst, const
 } // namespace detail
 } // namespace shmem
 
-/* ---- who and where --------------------------------------------------------------------------------------- */
+/* ---- who and where ------------------------------------------------------------------------------------- */
 
 SHMEMX_DEVICE_C int shmem_device_my_pe()
 {
@@ -79,7 +86,7 @@ SHMEMX_DEVICE_C void *shmem_device_ptr(void *p, int pe)
     return shmem::ptr(static_cast<unsigned char *>(p), pe);
 }
 
-/* ---- put and get -------------------------------------------------------------------------------------------- */
+/* ---- put and get --------------------------------------------------------------------------------------- */
 
 SHMEMX_DEVICE_C int shmem_device_p8(void *dst, unsigned value, int pe)
 {
@@ -111,39 +118,51 @@ SHMEMX_DEVICE_C unsigned long long shmem_device_g64(const void *src, int pe)
 SHMEMX_DEVICE_C int shmem_device_put(int scope, void *dst, const void *src, unsigned long long nbytes, int pe)
 {
     using shmem::detail::bytes;
-    shmem::detail::by_scope(scope, [&](auto s) { shmem::put(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe); });
+    shmem::detail::by_scope(scope, [&](auto s) {
+        shmem::put(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
+    });
     return 1;
 }
 SHMEMX_DEVICE_C int shmem_device_get(int scope, void *dst, const void *src, unsigned long long nbytes, int pe)
 {
     using shmem::detail::bytes;
-    shmem::detail::by_scope(scope, [&](auto s) { shmem::get(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe); });
+    shmem::detail::by_scope(scope, [&](auto s) {
+        shmem::get(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
+    });
     return 1;
 }
-SHMEMX_DEVICE_C int shmem_device_put_nbi(int scope, void *dst, const void *src, unsigned long long nbytes, int pe)
+SHMEMX_DEVICE_C int shmem_device_put_nbi(int scope, void *dst, const void *src, unsigned long long nbytes,
+                                         int pe)
 {
     using shmem::detail::bytes;
-    shmem::detail::by_scope(scope, [&](auto s) { shmem::put_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe); });
+    shmem::detail::by_scope(scope, [&](auto s) {
+        shmem::put_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
+    });
     return 1;
 }
-SHMEMX_DEVICE_C int shmem_device_get_nbi(int scope, void *dst, const void *src, unsigned long long nbytes, int pe)
+SHMEMX_DEVICE_C int shmem_device_get_nbi(int scope, void *dst, const void *src, unsigned long long nbytes,
+                                         int pe)
 {
     using shmem::detail::bytes;
-    shmem::detail::by_scope(scope, [&](auto s) { shmem::get_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe); });
+    shmem::detail::by_scope(scope, [&](auto s) {
+        shmem::get_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
+    });
     return 1;
 }
-SHMEMX_DEVICE_C int shmem_device_put_signal(int scope, void *dst, const void *src, unsigned long long nbytes, void *sig,
-                                            unsigned long long value, int op, int pe)
+SHMEMX_DEVICE_C int shmem_device_put_signal(int scope, void *dst, const void *src, unsigned long long nbytes,
+                                            void *sig, unsigned long long value, int op, int pe)
 {
     using shmem::detail::bytes;
     shmem::detail::by_scope(scope, [&](auto s) {
         shmem::put_signal(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes,
-                          static_cast<unsigned long long *>(sig), value, static_cast<shmem::signal_kind>(op), pe);
+                          static_cast<unsigned long long *>(sig), value, static_cast<shmem::signal_kind>(op),
+                          pe);
     });
     return 1;
 }
 
-/* By a block, through `memory` of its shared memory (shmem::stage): once _stage_open, then any number of calls. */
+/* By a block, through `memory` of its shared memory (shmem::stage): once _stage_open, then any number of
+ * calls. */
 SHMEMX_DEVICE_C int shmem_device_stage_open(void *memory, unsigned memory_bytes)
 {
     return shmem::stage(memory, memory_bytes).usable() ? 1 : 0;
@@ -152,18 +171,20 @@ SHMEMX_DEVICE_C int shmem_device_put_staged(void *memory, unsigned memory_bytes,
                                             unsigned long long nbytes, int pe)
 {
     using shmem::detail::bytes;
-    shmem::put(shmem::stage::attach(memory, memory_bytes), static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
+    shmem::put(shmem::stage::attach(memory, memory_bytes), static_cast<bytes *>(dst),
+               static_cast<const bytes *>(src), nbytes, pe);
     return 1;
 }
 SHMEMX_DEVICE_C int shmem_device_get_staged(void *memory, unsigned memory_bytes, void *dst, const void *src,
                                             unsigned long long nbytes, int pe)
 {
     using shmem::detail::bytes;
-    shmem::get(shmem::stage::attach(memory, memory_bytes), static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
+    shmem::get(shmem::stage::attach(memory, memory_bytes), static_cast<bytes *>(dst),
+               static_cast<const bytes *>(src), nbytes, pe);
     return 1;
 }
 
-/* ---- order, sync -------------------------------------------------------------------------------------------------- */
+/* ---- order, sync --------------------------------------------------------------------------------------- */
 
 SHMEMX_DEVICE_C int shmem_device_fence(int scope)
 {
@@ -188,18 +209,22 @@ SHMEMX_DEVICE_C int shmem_device_barrier(int scope, unsigned team)
     return ok;
 }
 
-/* ---- waits, signals: cmp 1 to 6 is eq ne gt ge lt le ---------------------------------------------------------------- */
+/* ---- waits, signals: cmp 1 to 6 is eq ne gt ge lt le --------------------------------------------------- */
 
 SHMEMX_DEVICE_C int shmem_device_wait_until32(int scope, const void *ivar, int cmp, int value)
 {
     bool ok = false;
-    shmem::detail::by_scope(scope, [&](auto s) { ok = shmem::wait_until(s, static_cast<const int *>(ivar), static_cast<shmem::cmp>(cmp), value); });
+    shmem::detail::by_scope(scope, [&](auto s) {
+        ok = shmem::wait_until(s, static_cast<const int *>(ivar), static_cast<shmem::cmp>(cmp), value);
+    });
     return ok;
 }
 SHMEMX_DEVICE_C int shmem_device_wait_until64(int scope, const void *ivar, int cmp, long long value)
 {
     bool ok = false;
-    shmem::detail::by_scope(scope, [&](auto s) { ok = shmem::wait_until(s, static_cast<const long long *>(ivar), static_cast<shmem::cmp>(cmp), value); });
+    shmem::detail::by_scope(scope, [&](auto s) {
+        ok = shmem::wait_until(s, static_cast<const long long *>(ivar), static_cast<shmem::cmp>(cmp), value);
+    });
     return ok;
 }
 SHMEMX_DEVICE_C int shmem_device_test32(const void *ivar, int cmp, int value)
@@ -210,11 +235,13 @@ SHMEMX_DEVICE_C int shmem_device_test64(const void *ivar, int cmp, long long val
 {
     return shmem::test(static_cast<const long long *>(ivar), static_cast<shmem::cmp>(cmp), value);
 }
-SHMEMX_DEVICE_C int shmem_device_signal_wait_until(int scope, const void *sig, int cmp, unsigned long long value)
+SHMEMX_DEVICE_C int shmem_device_signal_wait_until(int scope, const void *sig, int cmp,
+                                                   unsigned long long value)
 {
     bool ok = false;
     shmem::detail::by_scope(scope, [&](auto s) {
-        ok = shmem::signal_wait_until(s, static_cast<const unsigned long long *>(sig), static_cast<shmem::cmp>(cmp), value);
+        ok = shmem::signal_wait_until(s, static_cast<const unsigned long long *>(sig),
+                                      static_cast<shmem::cmp>(cmp), value);
     });
     return ok;
 }
@@ -228,10 +255,12 @@ SHMEMX_DEVICE_C int shmem_device_signal_op(void *sig, unsigned long long value, 
     return 1;
 }
 
-/* ---- atomics: op is 0 fetch, 1 set, 2 swap, 3 compare_swap, 4 add, 5 and, 6 or, 7 xor (SHMEMX_AMO_*) -------------------- */
+/* ---- atomics: op is 0 fetch, 1 set, 2 swap, 3 compare_swap, 4 add, 5 and, 6 or, 7 xor (SHMEMX_AMO_*) --- */
 
-namespace shmem {
-namespace detail {
+namespace shmem
+{
+namespace detail
+{
 
 /* The old value; 0 for set. `condition` is for compare_swap. */
 template <class T> SHMEMX_DEVICE_FN T atomic_by(int op, T *dst, T value, T condition, int pe)
@@ -270,58 +299,72 @@ SHMEMX_DEVICE_C unsigned long long shmem_device_atomic64(int op, void *dst, unsi
     return shmem::detail::atomic_by(op, static_cast<shmem::u64 *>(dst), value, condition, pe);
 }
 
-/* ---- packets and collectives: scope 1 or 2; reductions by a block, op 0 sum, 1 prod, 2 min, 3 max ------------------------ */
+/* ---- packets and collectives: scope 1 or 2; reductions by a block, op 0 sum, 1 prod, 2 min, 3 max ------ */
 
-SHMEMX_DEVICE_C int shmem_device_put_packets(int scope, void *packets, const void *src, unsigned long long nbytes,
-                                             unsigned long long round, int pe)
+SHMEMX_DEVICE_C int shmem_device_put_packets(int scope, void *packets, const void *src,
+                                             unsigned long long nbytes, unsigned long long round, int pe)
 {
     return shmem::detail::by_warps(scope, [&](auto s) {
         return shmem::put_packets(s, packets, static_cast<const unsigned char *>(src), nbytes, round, pe);
     });
 }
-SHMEMX_DEVICE_C int shmem_device_recv_packets(int scope, void *dst, const void *packets, unsigned long long nbytes,
-                                              unsigned long long round)
+SHMEMX_DEVICE_C int shmem_device_recv_packets(int scope, void *dst, const void *packets,
+                                              unsigned long long nbytes, unsigned long long round)
 {
     return shmem::detail::by_warps(scope, [&](auto s) {
         return shmem::recv_packets(s, static_cast<unsigned char *>(dst), packets, nbytes, round);
     });
 }
-SHMEMX_DEVICE_C int shmem_device_broadcast(int scope, unsigned team, void *dst, const void *src, unsigned long long nbytes, int root)
+SHMEMX_DEVICE_C int shmem_device_broadcast(int scope, unsigned team, void *dst, const void *src,
+                                           unsigned long long nbytes, int root)
 {
     using shmem::detail::bytes;
     return shmem::detail::by_warps(scope, [&](auto s) {
-        return shmem::broadcast(s, shmem::team(team), static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, root);
+        return shmem::broadcast(s, shmem::team(team), static_cast<bytes *>(dst),
+                                static_cast<const bytes *>(src), nbytes, root);
     });
 }
-SHMEMX_DEVICE_C int shmem_device_fcollect(int scope, unsigned team, void *dst, const void *src, unsigned long long nbytes)
+SHMEMX_DEVICE_C int shmem_device_fcollect(int scope, unsigned team, void *dst, const void *src,
+                                          unsigned long long nbytes)
 {
     using shmem::detail::bytes;
     return shmem::detail::by_warps(scope, [&](auto s) {
-        return shmem::fcollect(s, shmem::team(team), static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes);
+        return shmem::fcollect(s, shmem::team(team), static_cast<bytes *>(dst),
+                               static_cast<const bytes *>(src), nbytes);
     });
 }
-SHMEMX_DEVICE_C int shmem_device_alltoall(int scope, unsigned team, void *dst, const void *src, unsigned long long nbytes)
+SHMEMX_DEVICE_C int shmem_device_alltoall(int scope, unsigned team, void *dst, const void *src,
+                                          unsigned long long nbytes)
 {
     using shmem::detail::bytes;
     return shmem::detail::by_warps(scope, [&](auto s) {
-        return shmem::alltoall(s, shmem::team(team), static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes);
+        return shmem::alltoall(s, shmem::team(team), static_cast<bytes *>(dst),
+                               static_cast<const bytes *>(src), nbytes);
     });
 }
-SHMEMX_DEVICE_C int shmem_device_reduce_i32(int op, unsigned team, void *dst, const void *src, unsigned long long nelems)
+SHMEMX_DEVICE_C int shmem_device_reduce_i32(int op, unsigned team, void *dst, const void *src,
+                                            unsigned long long nelems)
 {
-    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<int *>(dst), static_cast<const int *>(src), nelems);
+    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<int *>(dst),
+                                    static_cast<const int *>(src), nelems);
 }
-SHMEMX_DEVICE_C int shmem_device_reduce_i64(int op, unsigned team, void *dst, const void *src, unsigned long long nelems)
+SHMEMX_DEVICE_C int shmem_device_reduce_i64(int op, unsigned team, void *dst, const void *src,
+                                            unsigned long long nelems)
 {
-    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<long long *>(dst), static_cast<const long long *>(src), nelems);
+    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<long long *>(dst),
+                                    static_cast<const long long *>(src), nelems);
 }
-SHMEMX_DEVICE_C int shmem_device_reduce_f32(int op, unsigned team, void *dst, const void *src, unsigned long long nelems)
+SHMEMX_DEVICE_C int shmem_device_reduce_f32(int op, unsigned team, void *dst, const void *src,
+                                            unsigned long long nelems)
 {
-    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<float *>(dst), static_cast<const float *>(src), nelems);
+    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<float *>(dst),
+                                    static_cast<const float *>(src), nelems);
 }
-SHMEMX_DEVICE_C int shmem_device_reduce_f64(int op, unsigned team, void *dst, const void *src, unsigned long long nelems)
+SHMEMX_DEVICE_C int shmem_device_reduce_f64(int op, unsigned team, void *dst, const void *src,
+                                            unsigned long long nelems)
 {
-    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<double *>(dst), static_cast<const double *>(src), nelems);
+    return shmem::detail::reduce_by(op, shmem::team(team), static_cast<double *>(dst),
+                                    static_cast<const double *>(src), nelems);
 }
 
 #endif
