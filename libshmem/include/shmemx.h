@@ -180,5 +180,6 @@ SHMEMX_API int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, co
 
 #include "shmemx_int8.h"
 #include "shmemx_moe.h"
+#include "shmemx_stream.h"
 
 #endif

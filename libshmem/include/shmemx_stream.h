@@ -34,8 +34,8 @@ SHMEMX_API int shmemx_quiet_on_stream(void *stream);
 SHMEMX_API int shmemx_barrier_on_stream(shmem_team_t team, void *stream);
 /* As the host's collectives, on GPU memory; sizes in bytes, in elements for reduce. dest == source is allowed for
  * broadcast and reduce. */
-SHMEMX_API int shmemx_broadcast_on_stream(shmem_team_t team, void *dest, const void *source, size_t nbytes, int root,
-                                          void *stream);
+SHMEMX_API int shmemx_broadcast_on_stream(shmem_team_t team, void *dest, const void *source, size_t nbytes,
+                                          int root, void *stream);
 SHMEMX_API int shmemx_fcollect_on_stream(shmem_team_t team, void *dest, const void *source, size_t nbytes,
                                          void *stream);
 SHMEMX_API int shmemx_alltoall_on_stream(shmem_team_t team, void *dest, const void *source, size_t nbytes,

@@ -7,7 +7,9 @@
  */
 #include <string.h>
 
+#include "base/gpu.h"
 #include "coll.h"
+#include "gpu/gpu_state.h"
 
 int shmemi_coll_enter(const char *call, shmem_team_t team, struct shmemi_coll *c)
 {
@@ -17,13 +19,42 @@ int shmemi_coll_enter(const char *call, shmem_team_t team, struct shmemi_coll *c
     return rc;
 }
 
+/* GPU memory is handled by on_gpu before; what comes here with some cannot be done. */
+static int host_only(const struct shmemi_coll *c, const char *what, const void *addr,
+                     const struct shmemi_place *p)
+{
+    if (SHMEMI_LIKELY(p->segment == SHMEMI_SEGMENT_HOST))
+        return SHMEMX_SUCCESS;
+    return shmemi_fail(
+        SHMEMX_ERR_UNSUPPORTED, c->call,
+        "%s %p is in the GPU heap: dest and source must be in the same heap, and this call must exist on "
+        "GPUs (broadcast, fcollect, alltoall, reductions)",
+        what, addr);
+}
+
+bool shmemi_both_gpu(const void *dest, const void *source)
+{
+    return SHMEMI_UNLIKELY(shmemi_world.gpu_route != NULL) && shmemi_kind(dest) == SHMEMX_MEM_DEVICE &&
+           shmemi_kind(source) == SHMEMX_MEM_DEVICE;
+}
+
+int shmemi_gpu_finish(const char *call, int rc)
+{
+    if (rc == 0)
+        rc = shmemi_gpu_sync(call, shmemi_gpu_stream());
+    return rc ? rc : shmemi_gpu_mailbox(call);
+}
+
 int shmemi_coll_buffers(struct shmemi_coll *c, const void *dest, size_t dest_bytes, const void *source,
                         size_t source_bytes)
 {
     int rc = SHMEMX_SUCCESS;
-    if (dest_bytes && (rc = shmemi_locate(c->call, "dest", dest, dest_bytes, &c->dest)) != 0)
+    if (dest_bytes && ((rc = shmemi_locate(c->call, "dest", dest, dest_bytes, &c->dest)) != 0 ||
+                       (rc = host_only(c, "dest", dest, &c->dest)) != 0))
         return rc;
-    return source_bytes ? shmemi_locate(c->call, "source", source, source_bytes, &c->source) : rc;
+    if (source_bytes && (rc = shmemi_locate(c->call, "source", source, source_bytes, &c->source)) == 0)
+        rc = host_only(c, "source", source, &c->source);
+    return rc;
 }
 
 bool shmemi_overlap(const void *a, size_t na, const void *b, size_t nb)
@@ -79,6 +110,9 @@ int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t n
 {
     const char *call = "shmem_broadcast";
     struct shmemi_coll c;
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(
+            call, shmemx_broadcast_on_stream(team, dest, source, nbytes, root, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
@@ -129,6 +163,9 @@ int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nb
 {
     const char *call = "shmem_fcollect";
     struct shmemi_coll c;
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(call,
+                                 shmemx_fcollect_on_stream(team, dest, source, nbytes, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
@@ -213,6 +250,9 @@ int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nb
 {
     const char *call = "shmem_alltoall";
     struct shmemi_coll c;
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(call,
+                                 shmemx_alltoall_on_stream(team, dest, source, nbytes, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;

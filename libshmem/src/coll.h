@@ -14,6 +14,11 @@ int shmemi_coll_enter(const char *call, shmem_team_t team, struct shmemi_coll *c
 /* Both buffers must be symmetric where they have bytes. */
 int shmemi_coll_buffers(struct shmemi_coll *c, const void *dest, size_t dest_bytes, const void *source,
                         size_t source_bytes);
+/* Both in the GPU heap: then the stream-ordered call on the library's stream does it, and gpu_finish waits. */
+bool shmemi_both_gpu(const void *dest, const void *source);
+int shmemi_gpu_finish(const char *call, int rc);
+/* Bytes of an element if the reduction exists, else 0, logged. */
+size_t shmemi_reduce_size(const char *call, int op, int type);
 bool shmemi_overlap(const void *a, size_t na, const void *b, size_t nb);
 
 #endif

@@ -202,7 +202,10 @@ static struct shmemi_block *block_of(const char *call, const void *ptr, int *rc)
     struct shmemi_place p = {0};
     struct shmemi_block *b = NULL;
     *rc = shmemi_locate(call, "ptr", ptr, 1, &p);
-    if (*rc == 0 && !(b = shmemi_alloc_find(&heap, p.offset - shmemi_world.internal_bytes)))
+    if (*rc == 0 && p.segment != SHMEMI_SEGMENT_HOST)
+        *rc = shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
+                          "%p is in the GPU heap, or not the start of a block there", ptr);
+    else if (*rc == 0 && !(b = shmemi_alloc_find(&heap, p.offset - shmemi_world.internal_bytes)))
         *rc = shmemi_fail(SHMEMX_ERR_ADDRESS, call, "%p is not the start of a block in use (freed already?)",
                           ptr);
     return b;
@@ -393,14 +396,20 @@ static bool inside(const void *addr, struct shmemi_place *p)
     return shmemi_world.npes && shmemi_heap_gpu_inside(addr, p);
 }
 
+int shmemi_kind(const void *addr)
+{
+    struct shmemi_place p;
+    if (!inside(addr, &p))
+        return -1;
+    return p.segment == SHMEMI_SEGMENT_HOST ? SHMEMX_MEM_HOST : SHMEMX_MEM_DEVICE;
+}
+
 int shmemx_mem_kind(const void *addr)
 {
     const char *call = "shmemx_mem_kind";
-    struct shmemi_place p;
     SHMEMI_REQUIRE_INIT(call);
-    if (!inside(addr, &p))
-        return shmemi_bad_address(call, "addr", addr, 1);
-    return p.segment == SHMEMI_SEGMENT_HOST ? SHMEMX_MEM_HOST : SHMEMX_MEM_DEVICE;
+    int kind = shmemi_kind(addr);
+    return kind < 0 ? shmemi_bad_address(call, "addr", addr, 1) : kind;
 }
 
 int shmem_addr_accessible(const void *addr, int pe)

@@ -12,6 +12,8 @@ void shmemi_heap_close(void);
 
 /* heap_gpu.c: the GPU heap. take and give are collective, the arguments agreed by the caller. */
 struct shmemi_block;
+/* Opens it if it is not open; collective. */
+int shmemi_heap_gpu_open(const char *call);
 int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroed, void **ptr);
 struct shmemi_block *shmemi_heap_gpu_find(const void *ptr);
 void shmemi_heap_gpu_give(struct shmemi_block *b);

@@ -12,13 +12,12 @@
 #include "alloc.h"
 #include "base/fdpass.h"
 #include "base/gpu.h"
+#include "gpu/gpu_state.h"
 #include "heap.h"
 #include "team.h"
 
 /* Larger chunks mean fewer exchanges (about 1 ms each on 4 PEs), smaller ones less memory held for nothing. */
 static const size_t CHUNK_BYTES = 64u << 20;
-/* The first bytes of every copy belong to the library: flags of collectives in kernels. */
-static const size_t INTERNAL_BYTES = 2u << 20;
 
 struct chunk {
     size_t bytes;
@@ -28,6 +27,7 @@ struct chunk {
 
 static struct {
     bool open;
+    size_t internal;           /* the first bytes of every copy belong to the library (gpu/gpu_state.h) */
     struct shmemi_alloc alloc; /* of [0, committed) */
     struct chunk *top;         /* the last chunk */
     int listener;
@@ -192,25 +192,30 @@ static int agree_on_room(const char *call)
     return SHMEMX_SUCCESS;
 }
 
-static int open_heap(const char *call)
+int shmemi_heap_gpu_open(const char *call)
 {
+    if (gpu.open)
+        return SHMEMX_SUCCESS;
     struct shmemi_segment *s = segment();
     *s = (struct shmemi_segment){.fd = -1};
     gpu.listener = -1;
     int rc = all_well(call, open_here(call));
     if (rc == 0)
         rc = agree_on_room(call);
+    gpu.internal = shmemi_gpu_internal_bytes(shmemi_world.npes);
     if (rc == 0)
-        rc = grow(call, CHUNK_BYTES);
+        rc = grow(call, gpu.internal);
     if (rc == 0)
-        rc = shmemi_gpu_fill(call, s->base, 0, INTERNAL_BYTES, shmemi_gpu_stream());
+        rc = shmemi_gpu_fill(call, s->base, 0, gpu.internal, shmemi_gpu_stream());
     if (rc == 0)
         rc = shmemi_gpu_sync(call, shmemi_gpu_stream());
     if (rc == 0 && (!shmemi_alloc_open(&gpu.alloc, s->bytes) ||
-                    shmemi_alloc_take(&gpu.alloc, INTERNAL_BYTES, SHMEMI_ALLOC_GRAIN) != 0))
+                    shmemi_alloc_take(&gpu.alloc, gpu.internal, SHMEMI_ALLOC_GRAIN) != 0))
         rc = shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory");
     if (rc == 0)
         rc = shmemi_route_open_gpu(call);
+    if (rc == 0)
+        rc = shmemi_gpu_state_open(call);
     rc = all_well(call, rc);
     gpu.open = rc == 0;
     if (rc)
@@ -221,6 +226,7 @@ static int open_heap(const char *call)
 void shmemi_heap_gpu_close(void)
 {
     struct shmemi_segment *s = segment();
+    shmemi_gpu_state_close();
     while (gpu.top)
         drop_top();
     if (s->node_base)
@@ -238,7 +244,7 @@ void shmemi_heap_gpu_close(void)
 
 int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroed, void **ptr)
 {
-    int rc = gpu.open ? 0 : open_heap(call);
+    int rc = shmemi_heap_gpu_open(call);
     if (rc)
         return rc;
     size_t at = shmemi_alloc_take(&gpu.alloc, size, align);
@@ -262,8 +268,8 @@ int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroe
 struct shmemi_block *shmemi_heap_gpu_find(const void *ptr)
 {
     uint64_t off = (uint64_t)((const char *)ptr - segment()->base);
-    return gpu.open && off < segment()->bytes && off >= INTERNAL_BYTES ? shmemi_alloc_find(&gpu.alloc, off)
-                                                                       : NULL;
+    return gpu.open && off < segment()->bytes && off >= gpu.internal ? shmemi_alloc_find(&gpu.alloc, off)
+                                                                     : NULL;
 }
 
 void shmemi_heap_gpu_give(struct shmemi_block *b)
@@ -276,8 +282,8 @@ void shmemi_heap_gpu_give(struct shmemi_block *b)
 
 void shmemi_heap_gpu_info(size_t *total, size_t *used, size_t *largest)
 {
-    *total = gpu.open ? gpu.alloc.size - INTERNAL_BYTES : 0;
-    *used = gpu.open ? gpu.alloc.used - INTERNAL_BYTES : 0;
+    *total = gpu.open ? gpu.alloc.size - gpu.internal : 0;
+    *used = gpu.open ? gpu.alloc.used - gpu.internal : 0;
     *largest = gpu.open ? shmemi_alloc_largest(&gpu.alloc) : 0;
 }
 
@@ -285,7 +291,7 @@ bool shmemi_heap_gpu_inside(const void *addr, struct shmemi_place *p)
 {
     uint64_t off = (uint64_t)((const char *)addr - segment()->base);
     *p = (struct shmemi_place){SHMEMI_SEGMENT_DEVICE, off};
-    return gpu.open && off >= INTERNAL_BYTES && off < segment()->bytes;
+    return gpu.open && off >= gpu.internal && off < segment()->bytes;
 }
 
 int shmemi_locate_gpu(const char *call, const char *what, const void *addr, size_t n, struct shmemi_place *p)

@@ -7,6 +7,7 @@
  */
 #include <string.h>
 
+#include "base/gpu.h"
 #include "coll.h"
 #include "int8.h"
 
@@ -184,19 +185,26 @@ static int in_slices(const struct shmemi_coll *c, uint64_t tag, int type, reduce
     return shmemi_meet(c->call, t, tag);
 }
 
+size_t shmemi_reduce_size(const char *call, int op, int type)
+{
+    if (type < 0 || type >= SHMEMX_TYPE_COUNT)
+        shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "type %d, 0 to %d exist", type, SHMEMX_TYPE_COUNT - 1);
+    else if (op < 0 || op >= SHMEMX_REDUCE_OP_COUNT)
+        shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "operation %d, 0 to %d exist", op, SHMEMX_REDUCE_OP_COUNT - 1);
+    else if (!types[type].fn[op])
+        shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s of %s does not exist", ops[op], types[type].name);
+    else
+        return types[type].size;
+    return 0;
+}
+
 /* Logs what is wrong with the arguments, if anything. */
 static int check(struct shmemi_coll *c, int op, int type, const void *dest, const void *source, size_t nelems)
 {
-    if (type < 0 || type >= SHMEMX_TYPE_COUNT)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "type %d, 0 to %d exist", type,
-                           SHMEMX_TYPE_COUNT - 1);
-    if (op < 0 || op >= SHMEMX_REDUCE_OP_COUNT)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "operation %d, 0 to %d exist", op,
-                           SHMEMX_REDUCE_OP_COUNT - 1);
-    if (!types[type].fn[op])
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "%s of %s does not exist", ops[op],
-                           types[type].name);
-    size_t size = types[type].size, align = size < 16 ? size : 16, bytes;
+    size_t size = shmemi_reduce_size(c->call, op, type);
+    if (size == 0)
+        return SHMEMX_ERR_ARGUMENT;
+    size_t align = size < 16 ? size : 16, bytes;
     if (__builtin_mul_overflow(nelems, size, &bytes))
         bytes = SIZE_MAX; /* fails the address check */
     int rc = shmemi_coll_buffers(c, dest, bytes, source, bytes);
@@ -216,6 +224,9 @@ static int reduce(const char *call, shmem_team_t team, int op, int type, void *d
                   size_t nelems)
 {
     struct shmemi_coll c;
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(
+            call, shmemx_reduce_on_stream(team, op, type, dest, source, nelems, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;

@@ -46,6 +46,8 @@ int shmemx_signal_fetch(const uint64_t *sig_addr, uint64_t *value)
     int rc = shmemi_locate(call, "sig_addr", sig_addr, sizeof *sig_addr, &p);
     if (rc)
         return rc;
+    if (SHMEMI_UNLIKELY(p.segment == SHMEMI_SEGMENT_DEVICE))
+        return shmemx_get(SHMEM_CTX_DEFAULT, value, sig_addr, sizeof *value, shmemi_world.me);
     /* acquire: pairs with the release in the sender's put_signal; its bytes are visible with the value */
     *value = __atomic_load_n(sig_addr, __ATOMIC_ACQUIRE);
     return SHMEMX_SUCCESS;
@@ -55,9 +57,7 @@ int shmemx_signal_wait_until(uint64_t *sig_addr, int cmp, uint64_t cmp_value, ui
 {
     int rc = shmemi_wait_word("shmem_signal_wait_until", sig_addr, cmp, cmp_value);
     /* the word may have moved on since it compared true; reading it again gives a value that is at least as new */
-    if (rc == 0 && value)
-        *value = __atomic_load_n(sig_addr, __ATOMIC_ACQUIRE);
-    return rc;
+    return rc == 0 && value ? shmemx_signal_fetch(sig_addr, value) : rc;
 }
 
 uint64_t shmem_signal_fetch(const uint64_t *sig_addr)

@@ -1,6 +1,8 @@
 /* Point-to-point synchronization: wait_until and test in all their forms, over one loop a width and comparison. */
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/gpu.h"
 #include "base/wait.h"
 #include "world.h"
 
@@ -10,6 +12,7 @@ struct condition {
     int type, which, cmp;
     size_t size;
     void *ivars;
+    void *mirror; /* host copy of ivars that are in GPU memory, else NULL */
     size_t n;
     size_t *indices;
     const int *status;
@@ -54,7 +57,8 @@ static inline bool compares(int type, int cmp, const void *ivar, const void *val
 
 static inline bool holds(const struct condition *c, size_t i)
 {
-    return compares(c->type, c->cmp, (const char *)c->ivars + i * c->size, c->values + i * c->step);
+    const char *words = c->mirror ? c->mirror : c->ivars;
+    return compares(c->type, c->cmp, words + i * c->size, c->values + i * c->step);
 }
 
 /* Looks once. true = the condition is met, *result set. */
@@ -87,6 +91,15 @@ static bool look(const struct condition *c, size_t *result, size_t *first_open)
         *result = c->which == SHMEMX_SOME ? found : SIZE_MAX;
     /* with nothing to wait for (n = 0, or all left out) the answer is there at once */
     return c->which == SHMEMX_ALL || taken == 0 || found > 0;
+}
+
+/* Fetches the words again if they are in GPU memory. */
+static int refresh(const struct condition *c)
+{
+    if (SHMEMI_LIKELY(!c->mirror))
+        return SHMEMX_SUCCESS;
+    int rc = shmemi_gpu_copy(c->call, c->mirror, c->ivars, c->n * c->size, shmemi_gpu_stream());
+    return rc ? rc : shmemi_gpu_sync(c->call, shmemi_gpu_stream());
 }
 
 static int check(struct condition *c)
@@ -124,34 +137,47 @@ static int check(struct condition *c)
     size_t bytes;
     if (__builtin_mul_overflow(c->n, c->size, &bytes))
         bytes = SIZE_MAX;
-    return shmemi_locate(c->call, "ivars", c->ivars, bytes, &p);
+    int rc = shmemi_locate(c->call, "ivars", c->ivars, bytes, &p);
+    if (SHMEMI_UNLIKELY(rc == 0 && p.segment == SHMEMI_SEGMENT_DEVICE)) {
+        c->mirror = aligned_alloc(8, (bytes + 7) & ~(size_t)7);
+        rc = c->mirror ? refresh(c)
+                       : shmemi_fail(SHMEMX_ERR_SYSTEM, c->call, "out of memory for %zu bytes", bytes);
+    }
+    return rc;
 }
 
-static int wait_until(struct condition *c, size_t *result)
+static int wait_loop(struct condition *c, size_t *result)
 {
     size_t open = 0;
-    int rc = check(c);
-    if (rc)
-        return rc;
+    int rc;
     if (look(c, result, &open))
         return SHMEMX_SUCCESS;
     struct shmemi_wait w = SHMEMI_WAIT_FOR(c->call, -1, (char *)c->ivars + open * c->size);
     while (!look(c, result, &open)) {
         w.addr = (char *)c->ivars + open * c->size;
-        if ((rc = shmemi_wait_step(&w)) != 0)
+        if ((rc = shmemi_wait_step(&w)) != 0 || (rc = refresh(c)) != 0)
             return rc;
     }
     return SHMEMX_SUCCESS;
+}
+
+static int wait_until(struct condition *c, size_t *result)
+{
+    int rc = check(c);
+    if (rc == 0)
+        rc = wait_loop(c, result);
+    free(c->mirror);
+    return rc;
 }
 
 static int test(struct condition *c, size_t *result)
 {
     size_t open;
     int rc = check(c);
-    if (rc)
-        return rc;
-    (void)look(c, result, &open);
-    return SHMEMX_SUCCESS;
+    if (rc == 0)
+        (void)look(c, result, &open);
+    free(c->mirror);
+    return rc;
 }
 
 static size_t size_of(int type)

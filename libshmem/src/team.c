@@ -5,6 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gpu/gpu_state.h"
+
 static struct shmemi_team teams[SHMEMI_TEAMS];
 static uint64_t retired; /* highest epoch of any team of this PE that was destroyed */
 /* Threads may split different teams at once: slots, generations and `retired` change under this lock, and a slot that a
@@ -34,6 +36,16 @@ struct shmemi_team *shmemi_team_get(const char *call, shmem_team_t handle, int *
         *rc = shmemi_fail(SHMEMX_ERR_TEAM, call, "handle %p is no team of this PE (destroyed, or never made)",
                           (void *)handle);
     return NULL;
+}
+
+int shmemi_team_slot(const struct shmemi_team *t)
+{
+    return (int)(t - teams);
+}
+
+struct shmemi_team *shmemi_team_in_slot(int slot)
+{
+    return teams[slot].used ? &teams[slot] : NULL;
 }
 
 int shmemi_show(const char *call, struct shmemi_team *t, uint64_t tag, const void *mine, size_t n)
@@ -316,7 +328,7 @@ static int join(const char *call, const struct shmemi_team *parent, int slot, ui
     if (mask)
         teams[slot].config = *config;
     *out = handle_of(&teams[slot]);
-    return SHMEMX_SUCCESS;
+    return shmemi_gpu_team_made(call, slot, &teams[slot]);
 }
 
 int shmem_team_split_strided(shmem_team_t parent, int start, int stride, int size,
@@ -400,6 +412,7 @@ int shmemx_team_destroy(shmem_team_t team)
     /* nobody may still read this PE's notes of an earlier collective when the slot is given away */
     rc = shmemi_meet(call, t, shmemi_tag(SHMEMI_TEAM, 1, 0));
     shmemi_ctx_drop_team(team);
+    shmemi_gpu_team_gone(shmemi_team_slot(t));
     free_team(t);
     return rc;
 }

@@ -70,6 +70,9 @@ static inline uint64_t shmemi_tag(enum shmemi_collective kind, unsigned argument
 
 /* The team of a handle, or NULL: logged, *rc set (NOT_INITIALIZED or TEAM). */
 struct shmemi_team *shmemi_team_get(const char *call, shmem_team_t handle, int *rc);
+/* The slot of a team, the same number on all members; the team in a slot, NULL = none. */
+int shmemi_team_slot(const struct shmemi_team *t);
+struct shmemi_team *shmemi_team_in_slot(int slot);
 /* World and shared; collective, the segments are mapped. */
 int shmemi_team_open(const char *call);
 void shmemi_team_close(void);

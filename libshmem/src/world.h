@@ -41,6 +41,8 @@ SHMEMI_COLD int shmemi_not_initialized(const char *call);
 /* World number of a context's PE; sets *rc on error. For contexts other than the default one. */
 int shmemi_ctx_pe(const char *call, shmem_ctx_t ctx, int pe, int *rc);
 
+/* SHMEMX_MEM_* of a symmetric address, -1 for any other, without a word. */
+int shmemi_kind(const void *addr);
 /* GPU memory, of the heap or any other. Only asked once a GPU heap exists. */
 bool shmemi_is_gpu(const void *p);
 
@@ -93,6 +95,12 @@ static inline const struct shmemi_transport *shmemi_route(int pe, int segment, c
 static inline void *shmemi_map(int pe, struct shmemi_place p)
 {
     return shmemi_route(pe, p.segment, NULL)->map(pe, p.segment, p.offset);
+}
+
+/* The same where GPU memory is on the other side: a pointer that the device and the driver's copies can use. */
+static inline void *shmemi_map_gpu(int pe, struct shmemi_place p)
+{
+    return shmemi_world.gpu_route[pe]->map(pe, p.segment, p.offset);
 }
 
 /* What a void call does with its error: all have been logged and had no effect; but after a lost peer or a deadline

@@ -1,9 +1,9 @@
-/* What libshmem needs of a GPU, and nothing else: memory that processes can share at chosen addresses, copies, and
- * stream-ordered words. gpu_cuda.c implements it over the CUDA driver, opened when first needed; a port to another GPU
+/* What libshmem needs of a GPU, and nothing else: memory that processes can share at chosen addresses, copies and
+ * kernels in the order of streams. gpu_cuda.c implements it over the CUDA driver, opened when first needed; a port to another GPU
  * is one such file beside device/arch_*.h.
  *
  * Errors: 0 or a negative SHMEMX_ERR_*, logged where detected with the driver's own text. All calls make the device's
- * context current for the calling thread first, and leave another one alone that was current already on that device.
+ * context current for a thread that has none.
  */
 #ifndef SHMEMI_GPU_H
 #define SHMEMI_GPU_H
@@ -43,15 +43,13 @@ bool shmemi_gpu_owns(const void *p);
 int shmemi_gpu_copy(const char *call, void *dest, const void *source, size_t n, shmemi_stream_t stream);
 int shmemi_gpu_fill(const char *call, void *dest, int byte, size_t n, shmemi_stream_t stream);
 int shmemi_gpu_sync(const char *call, shmemi_stream_t stream);
+/* What comes later in `stream` waits for what `other` holds now. */
+int shmemi_gpu_join(const char *call, shmemi_stream_t stream, shmemi_stream_t other);
 /* The library's own stream, not synchronized with the default one. */
 shmemi_stream_t shmemi_gpu_stream(void);
-/* *word = value, after everything before it in the stream is visible to the whole system. */
-int shmemi_gpu_write_word(const char *call, uint64_t *word, uint64_t value, shmemi_stream_t stream);
-/* What comes after it in the stream waits until *word >= value (signed difference). */
-int shmemi_gpu_wait_word(const char *call, const uint64_t *word, uint64_t value, shmemi_stream_t stream);
-
 /* Kernels of the library: PTX text in, function out; arguments as cuLaunchKernel takes them. */
 int shmemi_gpu_load(const char *call, const char *ptx, void **module);
+void shmemi_gpu_unload(void *module);
 int shmemi_gpu_function(const char *call, void *module, const char *name, void **function);
 int shmemi_gpu_global(const char *call, void *module, const char *name, char **address, size_t *bytes);
 int shmemi_gpu_launch(const char *call, void *function, unsigned blocks, unsigned threads,

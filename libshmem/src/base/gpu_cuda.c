@@ -42,7 +42,7 @@ enum {
     STREAM_NON_BLOCKING = 1,
     POINTER_MEMORY_TYPE = 2, /* CU_POINTER_ATTRIBUTE_MEMORY_TYPE */
     MEMORY_TYPE_DEVICE = 2,
-    WAIT_GEQ = 0,
+    EVENT_DISABLE_TIMING = 2,
     HOST_PORTABLE_MAPPED = 1 | 2,
     ATTRIBUTE_VMM = 102,      /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
     ATTRIBUTE_POSIX_FD = 103, /* ..HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED */
@@ -80,8 +80,10 @@ enum {
     X(stream_create, cuStreamCreate, (CUstream *, unsigned))                                                 \
     X(stream_destroy, cuStreamDestroy_v2, (CUstream))                                                        \
     X(stream_sync, cuStreamSynchronize, (CUstream))                                                          \
-    X(write_word, cuStreamWriteValue64_v2, (CUstream, CUdeviceptr, uint64_t, unsigned))                      \
-    X(wait_word, cuStreamWaitValue64_v2, (CUstream, CUdeviceptr, uint64_t, unsigned))                        \
+    X(event_create, cuEventCreate, (void **, unsigned))                                                      \
+    X(event_record, cuEventRecord, (void *, CUstream))                                                       \
+    X(event_destroy, cuEventDestroy_v2, (void *))                                                            \
+    X(stream_wait_event, cuStreamWaitEvent, (CUstream, void *, unsigned))                                    \
     X(module_load, cuModuleLoadData, (void **, const void *))                                                \
     X(module_unload, cuModuleUnload, (void *))                                                               \
     X(module_function, cuModuleGetFunction, (void **, void *, const char *))                                 \
@@ -396,18 +398,16 @@ int shmemi_gpu_sync(const char *call, shmemi_stream_t stream)
     return SHMEMX_SUCCESS;
 }
 
-int shmemi_gpu_write_word(const char *call, uint64_t *word, uint64_t value, shmemi_stream_t stream)
+int shmemi_gpu_join(const char *call, shmemi_stream_t stream, shmemi_stream_t other)
 {
+    void *event;
     ENTER(call);
-    CHECKED(call, "cuStreamWriteValue64", cu.write_word(stream, address(word), value, 0));
-    return SHMEMX_SUCCESS;
-}
-
-int shmemi_gpu_wait_word(const char *call, const uint64_t *word, uint64_t value, shmemi_stream_t stream)
-{
-    ENTER(call);
-    CHECKED(call, "cuStreamWaitValue64", cu.wait_word(stream, address(word), value, WAIT_GEQ));
-    return SHMEMX_SUCCESS;
+    CHECKED(call, "cuEventCreate", cu.event_create(&event, EVENT_DISABLE_TIMING));
+    CUresult code = cu.event_record(event, other);
+    if (code == 0)
+        code = cu.stream_wait_event(stream, event, 0);
+    cu.event_destroy(event); /* freed when the wait is over */
+    return code ? failed(call, "cuStreamWaitEvent", code) : SHMEMX_SUCCESS;
 }
 
 /* ---- kernels --------------------------------------------------------------------------------------------------------- */
@@ -417,6 +417,14 @@ int shmemi_gpu_load(const char *call, const char *ptx, void **module)
     ENTER(call);
     CHECKED(call, "loading libshmem's kernels", cu.module_load(module, ptx));
     return SHMEMX_SUCCESS;
+}
+
+void shmemi_gpu_unload(void *module)
+{
+    if (module && gpu.open && enter("libshmem") == 0) {
+        cu.context_sync();
+        cu.module_unload(module);
+    }
 }
 
 int shmemi_gpu_function(const char *call, void *module, const char *name, void **function)

@@ -4,9 +4,8 @@
  * and quiet waits for the stream. */
 #include "transport.h"
 
-#include <stdio.h>
-
 #include "base/gpu.h"
+#include "gpu/gpu_kernels.h"
 #include "shmem.h"
 #include "shmemx.h"
 
@@ -58,6 +57,45 @@ static int cuda_get(int pe, int segment, uint64_t offset, void *dest, size_t n, 
     return rc ? rc : finish("get from GPU memory", nbi);
 }
 
+/* Where a kernel finds it: this PE's own address of the element. */
+static void *own(int segment, uint64_t offset)
+{
+    return job->segments[segment].base + offset;
+}
+
+static int need_gpu_heap(const char *call, int segment)
+{
+    return segment == SHMEMI_SEGMENT_DEVICE ? SHMEMX_SUCCESS
+                                            : shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
+                                                          "data in GPU memory and its signal in the host "
+                                                          "heap, or the reverse: the two must be in one "
+                                                          "heap");
+}
+
+/* By a kernel of one thread: the CPU cannot touch GPU memory, and all atomics on a word must go the same way. */
+static int cuda_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi)
+{
+    const char *call = "atomic in GPU memory";
+    (void)nbi; /* the old value comes back through a word that the next call uses again */
+    int rc = need_gpu_heap(call, segment);
+    return rc ? rc : shmemi_gpu_atomic(call, a, own(segment, offset), pe);
+}
+
+static int cuda_put_signal(int pe, int segment, uint64_t offset, const void *source, size_t n,
+                           int sig_segment, uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi)
+{
+    const char *call = "put_signal to GPU memory";
+    int rc = need_gpu_heap(call, sig_segment);
+    if (rc == 0 && n)
+        rc = shmemi_gpu_copy(call, cuda_map(pe, segment, offset), source, n, shmemi_gpu_stream());
+    if (rc)
+        return rc;
+    void *sig = own(sig_segment, sig_offset);
+    void *arguments[] = {&sig, &signal, &sig_op, &pe};
+    rc = shmemi_gpu_kernel(call, SHMEMI_K_SIGNAL, 1, 1, arguments, shmemi_gpu_stream());
+    return rc ? rc : finish(call, nbi);
+}
+
 static int cuda_fence(int pe)
 {
     (void)pe; /* one stream: it runs its copies in order, each complete before the next begins */
@@ -79,6 +117,8 @@ const struct shmemi_transport shmemi_transport_cuda = {
     .map = cuda_map,
     .put = cuda_put,
     .get = cuda_get,
+    .amo = cuda_amo,
+    .put_signal = cuda_put_signal,
     .fence = cuda_fence,
     .quiet = cuda_quiet,
 };

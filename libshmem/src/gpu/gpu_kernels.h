@@ -1,0 +1,26 @@
+/* The library's own kernels (kernels.cu), by number. Known to transports and to the layers above. */
+#ifndef SHMEMI_GPU_KERNELS_H
+#define SHMEMI_GPU_KERNELS_H
+
+#include "shmemx_types.h"
+#include "transport.h"
+
+enum shmemi_kernel {
+    SHMEMI_K_ATOMIC,
+    SHMEMI_K_SIGNAL,
+    SHMEMI_K_SIGNAL_WAIT,
+    SHMEMI_K_BARRIER,
+    SHMEMI_K_BROADCAST,
+    SHMEMI_K_FCOLLECT,
+    SHMEMI_K_ALLTOALL,
+    SHMEMI_K_REDUCE, /* + enum shmemx_type */
+    SHMEMI_K_COUNT = SHMEMI_K_REDUCE + SHMEMX_TYPE_COUNT
+};
+/* Launches one; loads the module at the first. */
+int shmemi_gpu_kernel(const char *call, int kernel, unsigned blocks, unsigned threads, void **arguments,
+                      void *stream);
+/* An atomic on PE pe's copy of `dst`, an address of this PE's GPU heap, in the order of the library's stream. A fetched
+ * value is there on return. */
+int shmemi_gpu_atomic(const char *call, const struct shmemi_amo *a, void *dst, int pe);
+
+#endif

@@ -1,0 +1,25 @@
+/* What kernels know of the job, kept in the GPU heap's first bytes and in pinned host memory; and the library's own
+ * kernels. Layer: above the heap, below stream.c. */
+#ifndef SHMEMI_GPU_STATE_H
+#define SHMEMI_GPU_STATE_H
+
+#include "device/state.h"
+#include "gpu/gpu_kernels.h"
+#include "team.h"
+
+/* Bytes at the start of each PE's GPU heap: team table, member tables, sync words, packet slots. */
+size_t shmemi_gpu_internal_bytes(int npes);
+/* After the heap is mapped (its internal bytes are zero): writes the teams that exist. */
+int shmemi_gpu_state_open(const char *call);
+void shmemi_gpu_state_close(void);
+bool shmemi_gpu_state_is_open(void);
+/* A team was made in `slot` (collective over its members), or is gone. No-op without a GPU heap. */
+int shmemi_gpu_team_made(const char *call, int slot, struct shmemi_team *t);
+void shmemi_gpu_team_gone(int slot);
+
+/* Largest message of the packet path for a team, 0 = none. */
+size_t shmemi_gpu_packet_bytes(int slot);
+/* The first error that kernels of this PE reported since it was last asked: 0, or logged. */
+int shmemi_gpu_mailbox(const char *call);
+
+#endif

@@ -1,0 +1,221 @@
+/* The library's own kernels: what stream-ordered calls launch. Written on the device API, as a user's kernel would be.
+ *
+ * libshmem/tools/ptx.py compiles this file to gpu/kernels_ptx.c, which the library carries, so that building it needs no
+ * CUDA and running it needs the driver alone. stream.c knows the names and arguments. */
+#include "shmem_device.h"
+
+using namespace shmem;
+
+/* ---- atomics and signals started by the host ---------------------------------------------------------------------- */
+
+template <class T> __device__ T atomic(int op, T *dst, T value, T cond, int pe)
+{
+    switch (op) { // enum shmemx_amo
+    case 0:
+        return atomic_fetch(dst, pe);
+    case 1:
+    case 2:
+        return atomic_swap(dst, value, pe);
+    case 3:
+        return atomic_compare_swap(dst, cond, value, pe);
+    case 4:
+        return atomic_fetch_add(dst, value, pe);
+    case 5:
+        return atomic_fetch_and(dst, value, pe);
+    case 6:
+        return atomic_fetch_or(dst, value, pe);
+    default:
+        return atomic_fetch_xor(dst, value, pe);
+    }
+}
+
+/* *fetched (host memory that the device writes) = the old value. */
+extern "C" __global__ void shmem_k_atomic(int op, int size, void *dst, u64 value, u64 cond, int pe, u64 *fetched)
+{
+    u64 old = size == 8 ? atomic(op, static_cast<u64 *>(dst), value, cond, pe)
+                        : atomic(op, static_cast<u32 *>(dst), static_cast<u32>(value), static_cast<u32>(cond), pe);
+    if (fetched)
+        *fetched = old;
+}
+
+/* What the stream did before is visible wherever the signal is seen: the copies before this kernel are complete. */
+extern "C" __global__ void shmem_k_signal(u64 *sig, u64 value, int op, int pe)
+{
+    quiet(thread);
+    signal_op(sig, value, static_cast<signal_kind>(op), pe);
+}
+
+extern "C" __global__ void shmem_k_signal_wait(const u64 *sig, int op, u64 value)
+{
+    signal_wait_until(thread, sig, static_cast<cmp>(op), value);
+}
+
+/* ---- collectives in one block: up to what a message of packets holds ------------------------------------------------ */
+
+extern "C" __global__ void shmem_k_barrier(unsigned t)
+{
+    barrier(warp, static_cast<team>(t));
+}
+
+extern "C" __global__ void __launch_bounds__(512) shmem_k_broadcast(unsigned t, u8 *dst, const u8 *src, u64 bytes, int root)
+{
+    broadcast(block, static_cast<team>(t), dst, src, bytes, root);
+}
+
+extern "C" __global__ void __launch_bounds__(512) shmem_k_fcollect(unsigned t, u8 *dst, const u8 *src, u64 bytes)
+{
+    fcollect(block, static_cast<team>(t), dst, src, bytes);
+}
+
+extern "C" __global__ void __launch_bounds__(512) shmem_k_alltoall(unsigned t, u8 *dst, const u8 *src, u64 bytes)
+{
+    alltoall(block, static_cast<team>(t), dst, src, bytes);
+}
+
+/* ---- reductions by all blocks, between two barriers ------------------------------------------------------------------- */
+
+/* How an element is stored (T) and added up (A). */
+struct half_bits {
+    u16 bits;
+};
+struct brain_bits {
+    u16 bits;
+};
+template <class T> struct wide {
+    using type = T;
+    static __device__ T get(T x)
+    {
+        return x;
+    }
+    static __device__ T put(T x)
+    {
+        return x;
+    }
+};
+template <> struct wide<half_bits> {
+    using type = float;
+    static __device__ float get(half_bits x)
+    {
+        float f;
+        asm("cvt.f32.f16 %0, %1;" : "=f"(f) : "h"(x.bits));
+        return f;
+    }
+    static __device__ half_bits put(float f)
+    {
+        half_bits x;
+        asm("cvt.rn.f16.f32 %0, %1;" : "=h"(x.bits) : "f"(f));
+        return x;
+    }
+};
+template <> struct wide<brain_bits> {
+    using type = float;
+    static __device__ float get(brain_bits x)
+    {
+        return __uint_as_float(static_cast<u32>(x.bits) << 16);
+    }
+    static __device__ brain_bits put(float f)
+    {
+        u32 u = __float_as_uint(f);
+        brain_bits x;
+        x.bits = f != f ? static_cast<u16>(u >> 16 | 0x40) : static_cast<u16>((u + 0x7fff + (u >> 16 & 1)) >> 16);
+        return x;
+    }
+};
+
+template <class A> struct integral {
+    static constexpr bool value = true;
+};
+template <> struct integral<float> {
+    static constexpr bool value = false;
+};
+template <> struct integral<double> {
+    static constexpr bool value = false;
+};
+
+template <class A> __device__ A combine(int op, A a, A b)
+{
+    switch (op) { // enum shmemx_reduce_op
+    case 3:
+        return a > b || a != a ? a : b;
+    case 4:
+        return a < b || a != a ? a : b;
+    case 5:
+        return a + b;
+    case 6:
+        return a * b;
+    default:
+        break;
+    }
+    if constexpr (integral<A>::value)
+        return op == 0 ? a & b : op == 1 ? a | b : a ^ b;
+    return a;
+}
+
+/* Member i owns the i-th share of the 16-byte vectors: reads them from every source, writes them to every dest. The
+ * caller's barriers make the sources ready before and the results visible after. */
+template <class T> __device__ void reduce_share(unsigned t, int op, T *dst, const T *src, u64 nelems)
+{
+    using W = wide<T>;
+    using A = typename W::type;
+    constexpr int each = 16 / sizeof(T);
+    const team group = static_cast<team>(t);
+    const int me = team_my_pe(group), n = team_n_pes(group);
+    const u64 vectors = (nelems + each - 1) / each, share = (vectors + n - 1) / n;
+    const u64 end = share * (me + 1) < vectors ? share * (me + 1) : vectors;
+    for (u64 v = share * me + blockIdx.x * blockDim.x + threadIdx.x; v < end;
+         v += static_cast<u64>(gridDim.x) * blockDim.x) {
+        const u64 at = v * each;
+        const int count = nelems - at < each ? static_cast<int>(nelems - at) : each;
+        const bool whole = count == each && (reinterpret_cast<u64>(src) | reinterpret_cast<u64>(dst)) % 16 == 0;
+        A acc[each];
+        for (int j = 0; j < n; ++j) {
+            const T *from = ptr(const_cast<T *>(src), team_translate_pe(group, j, world)) + at;
+            union {
+                uint4 vector;
+                T x[each];
+            } in;
+            if (whole)
+                in.vector = *reinterpret_cast<const uint4 *>(from);
+            else
+                for (int k = 0; k < each; ++k)
+                    in.x[k] = from[k < count ? k : 0];
+#pragma unroll
+            for (int k = 0; k < each; ++k)
+                acc[k] = j == 0 ? W::get(in.x[k]) : combine<A>(op, acc[k], W::get(in.x[k]));
+        }
+        union {
+            uint4 vector;
+            T x[each];
+        } out;
+#pragma unroll
+        for (int k = 0; k < each; ++k)
+            out.x[k] = W::put(acc[k]);
+        for (int j = 0; j < n; ++j) {
+            T *to = ptr(dst, team_translate_pe(group, j, world)) + at;
+            if (whole)
+                *reinterpret_cast<uint4 *>(to) = out.vector;
+            else
+                for (int k = 0; k < count; ++k)
+                    to[k] = out.x[k];
+        }
+    }
+}
+
+#define REDUCE(NAME, T)                                                                                            \
+    extern "C" __global__ void __launch_bounds__(256) shmem_k_reduce_##NAME(unsigned t, int op, void *dst,         \
+                                                                            const void *src, u64 nelems)           \
+    {                                                                                                              \
+        reduce_share(t, op, static_cast<T *>(dst), static_cast<const T *>(src), nelems);                           \
+    }
+REDUCE(int8, signed char)
+REDUCE(int16, short)
+REDUCE(int32, int)
+REDUCE(int64, long long)
+REDUCE(uint8, u8)
+REDUCE(uint16, u16)
+REDUCE(uint32, u32)
+REDUCE(uint64, u64)
+REDUCE(float16, half_bits)
+REDUCE(bfloat16, brain_bits)
+REDUCE(float32, float)
+REDUCE(float64, double)
