@@ -1,6 +1,6 @@
 /* The library's own kernels: what stream-ordered calls launch. Written on the device API, as a user's kernel would be.
  *
- * libshmem/tools/ptx.py compiles this file to gpu/kernels_ptx.c, which the library carries, so that building it needs no
+ * libshmem/tools/ptx.py compiles this file to gpu/kernels.ptx, which the library carries, so that building it needs no
  * CUDA and running it needs the driver alone. stream.c knows the names and arguments. */
 #include "shmem_device.h"
 
