@@ -119,6 +119,8 @@ test-python: $(VENV)/dev.stamp
 	done
 
 test-mpich: .venv-mpich/test.stamp
+	@echo "---- pytest, MPICH's launcher and plain C programs"
+	@$(TEST_ENV) timeout -k 10 300 .venv-mpich/bin/python -m pytest tests/python/test_launchers.py -q
 	@echo "---- pytest, 4 PEs, MPICH"
 	@$(TEST_ENV) timeout -k 10 900 .venv-mpich/bin/mpirun -n 4 .venv-mpich/bin/python -m pytest tests/python -q
 

@@ -17,7 +17,9 @@ programs run with the import changed.
 # mypy: implicit-reexport
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 from . import amo, coll, ctx, errors, heap, lock, order, rma, setup, signal, symmetric, team, types
 from . import sync as _sync  # the name itself is the function
@@ -58,3 +60,16 @@ __all__ = [
     *types.__all__,
     *team.__all__,
 ]
+
+# Imported when first named, as pyshmem.moe and so on: programs that use none of them start faster.
+_ON_DEMAND = ("device", "moe", "numba_cpu", "quant", "router")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_DEMAND:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_DEMAND})

@@ -269,3 +269,11 @@ def test_null_and_inter_communicators_are_refused():
         "assert not shmem.initialized()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd="/")
+
+
+def test_modules_on_demand():
+    """import pyshmem is enough to name them; what does not exist is an AttributeError."""
+    assert shmem.moe.ExpertParallel and shmem.quant.quantize_int8 and shmem.router.Router
+    assert {"moe", "quant", "router", "device"} <= set(dir(shmem))
+    with pytest.raises(AttributeError, match="has no attribute 'nothing'"):
+        shmem.nothing  # noqa: B018
