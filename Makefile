@@ -23,7 +23,7 @@ TEST_ENV := SHMEM_TIMEOUT=60 PYTHONSAFEPATH=1
 
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find libshmem pyshmem -type f -not -name '*.pyc')
 C_FILES = $(shell find libshmem tests/c examples -name '*.[ch]')
-PY_FILES = pyshmem libshmem/tools tests/python $(wildcard examples docs/conf.py)
+PY_FILES = pyshmem libshmem/tools tests/python tests/gpu $(wildcard examples docs/conf.py)
 
 .PHONY: demo test test-c test-python test-mpich sanitize bench docs lint format clean help
 
@@ -114,15 +114,15 @@ comma := ,
 test-python: $(VENV)/dev.stamp
 	@for n in $(NPES); do \
 	    echo "---- pytest, $$n PEs"; \
-	    if [ $$n = 1 ]; then $(TEST_ENV) $(BIN)/python -m pytest tests/python -q; \
-	    else $(TEST_ENV) timeout -k 10 900 $(MPIRUN) -n $$n $(BIN)/python -m pytest tests/python -q; fi; \
+	    if [ $$n = 1 ]; then $(TEST_ENV) $(BIN)/python -m pytest tests/python tests/gpu -q; \
+	    else $(TEST_ENV) timeout -k 10 900 $(MPIRUN) -n $$n $(BIN)/python -m pytest tests/python tests/gpu -q; fi; \
 	done
 
 test-mpich: .venv-mpich/test.stamp
 	@echo "---- pytest, MPICH's launcher and plain C programs"
 	@$(TEST_ENV) timeout -k 10 300 .venv-mpich/bin/python -m pytest tests/python/test_launchers.py -q
 	@echo "---- pytest, 4 PEs, MPICH"
-	@$(TEST_ENV) timeout -k 10 900 .venv-mpich/bin/mpirun -n 4 .venv-mpich/bin/python -m pytest tests/python -q
+	@$(TEST_ENV) timeout -k 10 900 .venv-mpich/bin/mpirun -n 4 .venv-mpich/bin/python -m pytest tests/python tests/gpu -q
 
 bench: $(VENV)/dev.stamp
 	$(call c_tests,c,,-N > /dev/null)

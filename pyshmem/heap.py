@@ -9,7 +9,7 @@ destructor, because the garbage collector runs at a different moment on every PE
 The destructor only marks the block as dropped; each allocation first lets the PEs agree on the blocks that
 all have dropped, and frees those in the order of their allocation. The agreement costs one reduction of 8
 bytes, and a second of one bit a block when every PE has dropped something. `reclaim` does it on demand. A
-block that one PE still holds stays.
+block that one PE still holds stays. Host and GPU memory (``device="cuda"``) share all of this.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import math
 from bisect import bisect_right, insort
 from collections.abc import Sequence
 from functools import partial
+from types import ModuleType
 from typing import Any, Literal, cast
 
 import numpy as np
@@ -63,11 +64,12 @@ Shape = int | Sequence[int]
 class Block:
     """One allocation. `live` turns False when it is freed, or the job ends; arrays ask it before each use."""
 
-    __slots__ = ("address", "dropped", "live", "nbytes")
+    __slots__ = ("address", "dropped", "kind", "live", "nbytes")
 
-    def __init__(self, address: int, nbytes: int) -> None:
+    def __init__(self, address: int, nbytes: int, kind: int) -> None:
         self.address = address
         self.nbytes = nbytes
+        self.kind = kind  # SHMEMX_MEM_HOST or _DEVICE
         self.live = True
         self.dropped = False
 
@@ -97,35 +99,42 @@ def _drop(block: Block, _: CData) -> None:
     state.held.discard(block)
 
 
-def _malloc(nbytes: int, align: int, clear: bool) -> int:
+def _malloc(nbytes: int, align: int, clear: bool, kind: int) -> int:
     """Address of a new block, after one more try without what garbage still holds; collective."""
     out = ffi.new("void **")
-    code = lib.shmemx_allocate(out, nbytes, align, clear, lib.SHMEMX_MEM_HOST)
+    code = lib.shmemx_allocate(out, nbytes, align, clear, kind)
     if code == lib.SHMEMX_ERR_NO_MEMORY:
         # The heaps are alike, so all PEs are here.
         gc.collect()
         if reclaim():
-            code = lib.shmemx_allocate(out, nbytes, align, clear, lib.SHMEMX_MEM_HOST)
+            code = lib.shmemx_allocate(out, nbytes, align, clear, kind)
     if code:
         fail(code)
     return int(ffi.cast("uintptr_t", out[0]))
 
 
-def _new_block(nbytes: int, align: int, clear: bool) -> memoryview:
-    """Allocates; the memory is dropped when the last object that shows it is collected."""
+def take_block(nbytes: int, align: int, clear: bool, kind: int) -> Block:
+    """A new block of either heap; collective. Whoever shows it marks it as dropped."""
     if not state.ready:
         ensure()
     reclaim()
-    address = _malloc(max(nbytes, 1), align, clear)
-    block = Block(address, max(nbytes, 1))
+    address = _malloc(max(nbytes, 1), align, clear, kind)
+    block = Block(address, max(nbytes, 1), kind)
     _blocks[address] = block
     insort(_addresses, address)
+    return block
+
+
+def _new_block(nbytes: int, align: int, clear: bool) -> memoryview:
+    """Allocates; the memory is dropped when the last object that shows it is collected."""
+    block = take_block(nbytes, align, clear, lib.SHMEMX_MEM_HOST)
+    address = block.address
     state.held.add(block)
     owner = ffi.gc(ffi.cast("char *", address), partial(_drop, block))
     return memoryview(ffi.buffer(owner, nbytes))
 
 
-def _block_at(address: int) -> Block | None:
+def block_at(address: int) -> Block | None:
     """The live block that `address` lies in."""
     i = bisect_right(_addresses, address) - 1
     if i < 0:
@@ -135,6 +144,8 @@ def _block_at(address: int) -> Block | None:
 
 
 def _release(block: Block) -> None:
+    if block.kind != lib.SHMEMX_MEM_HOST:
+        _arrays().finish_kernels()  # before the barrier in shmemx_free: no PE's kernels use it any more
     code = lib.shmemx_free(ffi.cast("void *", block.address))
     if code:
         fail(code)
@@ -190,6 +201,21 @@ def reclaim() -> int:
 # ---- allocation --------------------------------------------------------------------------------------------
 
 
+def _arrays() -> ModuleType:
+    """pyshmem.device.arrays, imported only where GPU memory is in play."""
+    from .device import arrays
+
+    return arrays
+
+
+def _on_gpu(device: str | None, call: str) -> bool:
+    if device is None or device == "cpu":
+        return False
+    if device != "cuda":
+        raise _ArgumentError(f'{call}: device {device!r} is neither "cpu" nor "cuda"')
+    return True
+
+
 def _bytes_of(shape: Shape, dtype: np.dtype[Any], call: str) -> tuple[tuple[int, ...], int]:
     if dtype.hasobject:
         raise TypeError(f"{call}: dtype {dtype} holds Python objects, which other PEs cannot use")
@@ -219,7 +245,7 @@ def _view(
     make = cast(Any, np.ndarray.__new__)
     made: SymmetricArray = make(SymmetricArray, shape, dtype, memory, 0, strides, order)
     address = int(ffi.cast("uintptr_t", _from_buffer(memory)))
-    set_block(made, _block_at(address))
+    set_block(made, block_at(address))
     return made
 
 
@@ -256,13 +282,13 @@ def alloc(
     return _new_block(int(count) * int(size), _options(align, hints, "alloc"), bool(clear))
 
 
-def free(mem: memoryview | Array) -> None:
-    """Gives memory back. Collective; starts with a barrier.
+def free(mem: memoryview | Array | Any) -> None:
+    """Gives memory back. Collective; starts with a barrier, GPU memory once this PE's kernels have ended.
 
     Parameters
     ----------
     mem : memoryview or array
-        What an allocation returned, or a view that starts at the same element.
+        What an allocation returned, or a view that starts at the same element; CuPy and PyTorch arrays too.
 
     Raises
     ------
@@ -276,12 +302,20 @@ def free(mem: memoryview | Array) -> None:
             refuse(
                 mem, "free", "mem", "was freed before" if state.ready else "was in a heap that is finalized"
             )
-        block = _block_at(address)
+        block = block_at(address)
         what = f"the array (shape {mem.shape}, {mem.dtype})"
     elif isinstance(mem, memoryview):
         address = int(ffi.cast("uintptr_t", _from_buffer(mem)))
-        block = _block_at(address)
+        block = block_at(address)
         what = f"the memory of {mem.nbytes} bytes"
+    elif (found_on_gpu := _arrays().describe(mem, "free", "mem")) is not None:
+        address, what = found_on_gpu.address, f"the array (shape {found_on_gpu.shape}, {found_on_gpu.dtype})"
+        if found_on_gpu.block is not None and not found_on_gpu.block.live:
+            ended = not state.ready
+            raise _AddressError(
+                f"free: {what} was {'in a heap that is finalized' if ended else 'freed before'}"
+            )
+        block = block_at(address)
     else:
         raise TypeError(f"free: mem is {type(mem).__name__}, not an array or memoryview")
     if block is None:
@@ -337,11 +371,17 @@ def fromalloc(
 
 def new_array(
     shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
-    align: int | None = None, hints: int | None = None, clear: bool = True,
-) -> SymmetricArray:  # fmt: skip
-    """Allocates a symmetric array; zeros unless ``clear=False``. Collective. Options as for `alloc`."""
+    align: int | None = None, hints: int | None = None, clear: bool = True, device: str | None = None,
+) -> SymmetricArray | Any:  # fmt: skip
+    """Allocates a symmetric array; zeros unless ``clear=False``. Collective. Options as for `alloc`.
+
+    ``device="cuda"`` takes the memory from this PE's GPU and returns a ``cupy.ndarray`` over it, here as in
+    `empty`, `zeros`, `ones`, `full` and `array`; see `pyshmem.device`.
+    """
     kind = np.dtype(dtype)
     sizes, nbytes = _bytes_of(shape, kind, "new_array")
+    if _on_gpu(device, "new_array"):
+        return _arrays().new(sizes, kind, nbytes, order, _options(align, hints, "new_array"), clear)
     return _view(_new_block(nbytes, _options(align, hints, "new_array"), clear), sizes, kind, order)
 
 
@@ -354,12 +394,14 @@ def del_array(a: Any) -> None:
 
 def array(
     obj: Any, dtype: npt.DTypeLike | None = None, *, order: Literal["K", "A", "C", "F"] = "K",
-    align: int | None = None, hints: int | None = None,
-) -> SymmetricArray:  # fmt: skip
+    align: int | None = None, hints: int | None = None, device: str | None = None,
+) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array with the contents of `obj`, as `numpy.array`. Collective.
 
     Shape and dtype must be the same on all PEs; contents may differ. All PEs have theirs when it returns.
     """
+    if _on_gpu(device, "array"):
+        return _arrays().array(obj, dtype, order, _options(align, hints, "array"))
     source = np.asarray(obj, dtype)
     _, nbytes = _bytes_of(source.shape, source.dtype, "array")
     layout = np.empty_like(source, order=order, subok=False).strides
@@ -372,38 +414,41 @@ def array(
 
 def empty(
     shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
-    align: int | None = None, hints: int | None = None,
-) -> SymmetricArray:  # fmt: skip
+    align: int | None = None, hints: int | None = None, device: str | None = None,
+) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array with undefined contents. Collective."""
-    return new_array(shape, dtype, order, align=align, hints=hints, clear=False)
+    return new_array(shape, dtype, order, align=align, hints=hints, clear=False, device=device)
 
 
 def zeros(
     shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
-    align: int | None = None, hints: int | None = None,
-) -> SymmetricArray:  # fmt: skip
+    align: int | None = None, hints: int | None = None, device: str | None = None,
+) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array of zeros. Collective; all PEs' are zero when it returns."""
-    return new_array(shape, dtype, order, align=align, hints=hints, clear=True)
+    return new_array(shape, dtype, order, align=align, hints=hints, clear=True, device=device)
 
 
 def ones(
     shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
-    align: int | None = None, hints: int | None = None,
-) -> SymmetricArray:  # fmt: skip
+    align: int | None = None, hints: int | None = None, device: str | None = None,
+) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array of ones. Collective; all PEs' are filled when it returns."""
-    return full(shape, 1, dtype, order, align=align, hints=hints)
+    return full(shape, 1, dtype, order, align=align, hints=hints, device=device)
 
 
 def full(
     shape: Shape, fill_value: Number, dtype: npt.DTypeLike | None = None, order: Literal["C", "F"] = "C", *,
-    align: int | None = None, hints: int | None = None,
-) -> SymmetricArray:  # fmt: skip
+    align: int | None = None, hints: int | None = None, device: str | None = None,
+) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array of `fill_value`, by default of its dtype. Collective; all PEs' are filled
     when it returns. The value may differ between PEs, the dtype may not."""
     if dtype is None:
         dtype = np.asarray(fill_value).dtype
-    made = new_array(shape, dtype, order, align=align, hints=hints, clear=False)
-    np.copyto(made, fill_value, casting="unsafe")
+    made = new_array(shape, dtype, order, align=align, hints=hints, clear=False, device=device)
+    if isinstance(made, np.ndarray):
+        np.copyto(made, fill_value, casting="unsafe")
+    else:
+        _arrays().fill(made, fill_value)
     check(lib.shmemx_sync(_WORLD))
     return made
 
@@ -411,9 +456,13 @@ def full(
 # ---- queries -----------------------------------------------------------------------------------------------
 
 
-def is_symmetric(a: Array) -> bool:
+def is_symmetric(a: Array | Any) -> bool:
     """Whether all bytes of the array are symmetric memory that is in use. Local."""
-    if not isinstance(a, np.ndarray) or a.dtype.hasobject or not state.ready:
+    if not state.ready:
+        return False
+    if not isinstance(a, np.ndarray):
+        return bool(_arrays().is_symmetric(a))
+    if a.dtype.hasobject:
         return False
     found, block = root_block(a)
     if found:
@@ -423,7 +472,7 @@ def is_symmetric(a: Array) -> bool:
         reach = max(size - 1, 0) * stride
         low, high = (low + reach, high) if stride < 0 else (low, high + reach)
     high += a.itemsize if a.size else 0
-    block = _block_at(low)
+    block = block_at(low)
     return block is not None and high <= block.address + block.nbytes
 
 
@@ -435,19 +484,22 @@ def addr_accessible(addr: Array, pe: int) -> bool:
     return bool(lib.shmem_addr_accessible(pointer, pe))
 
 
-def ptr(target: Array, pe: int) -> Array | None:
+def ptr(target: Array | Any, pe: int) -> Array | None:
     """PE `pe`'s copy of a symmetric array as an array that is loaded and stored directly.
 
     Returns
     -------
     ndarray or None
-        Shape, strides, dtype and writeability as `target`; None where that PE's memory is not mapped here
-        (other node, no such PE). It keeps `target` from being dropped, and is invalid once `target` is freed.
+        Shape, strides, dtype and writeability as `target`, in GPU memory a CuPy array; None where that PE's
+        memory is not mapped here (other node, no such PE). It keeps `target` from being dropped, and is
+        invalid once `target` is freed.
     """
     pointer, nbytes, dtype = symmetric(target, "ptr", "target")
     there = lib.shmem_ptr(pointer, pe)
     if there == ffi.NULL:
         return None
+    if not isinstance(target, np.ndarray):
+        return cast(Array, _arrays().view_of_peer(target, int(ffi.cast("uintptr_t", there)), nbytes))
     # The destructor's argument holds `target`, and so the block, as long as the view lives.
     owner = ffi.gc(ffi.cast("char *", there), partial(_let_go, target))
     view: Array = np.ndarray(
@@ -461,10 +513,13 @@ def _let_go(target: Array, _: CData) -> None:
     pass
 
 
-def heap_info() -> tuple[int, int, int]:
-    """(bytes of this PE's host heap, bytes in use, largest block that can be allocated now). Local."""
+def heap_info(device: str | None = None) -> tuple[int, int, int]:
+    """(bytes of this PE's host heap, bytes in use, largest block that can be allocated now). Local.
+
+    With ``device="cuda"`` those of its GPU heap; zeros before that is opened."""
     if not state.ready:
         ensure()
+    kind = lib.SHMEMX_MEM_DEVICE if _on_gpu(device, "heap_info") else lib.SHMEMX_MEM_HOST
     total, used, largest = (ffi.new("size_t *") for _ in range(3))
-    check(lib.shmemx_heap_info(lib.SHMEMX_MEM_HOST, total, used, largest))
+    check(lib.shmemx_heap_info(kind, total, used, largest))
     return total[0], used[0], largest[0]

@@ -103,8 +103,6 @@ def refuse(a: Array, call: str, name: str, why: str) -> NoReturn:
 
 def _contiguous(a: Any, call: str, name: str, *, write: bool) -> Array:
     """`a` as C-contiguous memory, or the error that says why not."""
-    if not isinstance(a, np.ndarray):
-        raise TypeError(f"{call}: {name} is {type(a).__name__}, not a NumPy array")
     if a.dtype.hasobject:
         raise TypeError(f"{call}: {name} has dtype {a.dtype}: Python objects cannot be sent")
     if write and not a.flags.writeable:
@@ -120,6 +118,28 @@ def _contiguous(a: Any, call: str, name: str, *, write: bool) -> Array:
     )
 
 
+def _foreign(a: Any, call: str, name: str, *, symmetric: bool) -> tuple[CData, int, np.dtype[Any]]:
+    """(pointer, bytes, dtype) of a CuPy or PyTorch array."""
+    from .device import arrays
+
+    found = arrays.describe(a, call, name)
+    if found is None:
+        raise TypeError(
+            f"{call}: {name} is {type(a).__name__}, not a NumPy array, nor one of CuPy or PyTorch"
+        )
+    arrays.check_use(found, call, name, symmetric=symmetric)
+    return ffi.cast("char *", found.address), found.nbytes, found.dtype
+
+
+def settle(*arrays: Any) -> None:
+    """Waits for the current streams of those that are GPU arrays: what the program wrote is there."""
+    for a in arrays:
+        if not isinstance(a, np.ndarray):
+            from .device.arrays import settle as wait
+
+            wait(a)
+
+
 def _pointer(a: Array) -> CData:
     try:
         return _from_buffer(a)
@@ -128,7 +148,9 @@ def _pointer(a: Array) -> CData:
         return ffi.cast("char *", a.ctypes.data)
 
 
-def symmetric(a: Array, call: str, name: str, *, write: bool = False) -> tuple[CData, int, np.dtype[Any]]:
+def symmetric(
+    a: Array | Any, call: str, name: str, *, write: bool = False
+) -> tuple[CData, int, np.dtype[Any]]:
     """(pointer, bytes, dtype) of a symmetric argument.
 
     Raises AddressError for memory that was freed and for copies; plain arrays that pyshmem did not allocate
@@ -138,6 +160,8 @@ def symmetric(a: Array, call: str, name: str, *, write: bool = False) -> tuple[C
         kind = getattr(a, "_kind", None)
         if kind is not None and a._block.live:
             return a._ptr, a._nbytes, kind
+    if not isinstance(a, np.ndarray):
+        return _foreign(a, call, name, symmetric=True)
     flat = _contiguous(a, call, name, write=write)
     found, block = root_block(a)
     if found and (block is None or not block.live):
@@ -157,10 +181,15 @@ def symmetric(a: Array, call: str, name: str, *, write: bool = False) -> tuple[C
     return pointer, a.nbytes, a.dtype
 
 
-def local(a: Array, call: str, name: str, *, write: bool = False) -> tuple[CData, int, np.dtype[Any]]:
-    """(pointer, bytes, dtype) of an argument that may be any array of this process."""
+def local(a: Array | Any, call: str, name: str, *, write: bool = False) -> tuple[CData, int, np.dtype[Any]]:
+    """(pointer, bytes, dtype) of an argument that may be any array of this process. For a GPU array, the
+    current stream has ended what it held."""
     if type(a) is SymmetricArray and a.base is not None:
         return symmetric(a, call, name, write=write)
+    if not isinstance(a, np.ndarray):
+        read = _foreign(a, call, name, symmetric=False)
+        settle(a)
+        return read
     flat = _contiguous(a, call, name, write=write)
     found, block = root_block(a)
     if found and (block is None or not block.live):
@@ -172,7 +201,10 @@ def word_of(a: Array, call: str, name: str, words: dict[np.dtype[Any], Word]) ->
     """(pointer, word) of a symmetric argument of one element, or why it is none."""
     pointer, nbytes, dtype = symmetric(a, call, name, write=False)
     if nbytes != dtype.itemsize:
-        raise _ArgumentError(f"{call}: {name} has {a.size} elements (shape {a.shape}), exactly 1 is possible")
+        raise _ArgumentError(
+            f"{call}: {name} has {nbytes // max(dtype.itemsize, 1)} elements (shape {a.shape}), "
+            "exactly 1 is possible"
+        )
     word = words.get(dtype)
     if word is None:
         possible = ", ".join(str(kind) for kind in words)

@@ -1,7 +1,8 @@
 /* Stream-ordered calls (shmemx_stream.h): copies by the driver, everything else by the kernels of gpu/kernels.cu.
  *
- * Collectives up to a message of packets are one kernel of one block; larger ones are a barrier kernel, copies straight
- * into the members' dest by the copy engine, and a barrier kernel. Reductions of any size run between two barriers.
+ * Collectives up to a message of packets are one kernel of one block; larger ones one kernel of many blocks that meets the
+ * other members first and last; from COPY_ENGINE_BYTES on, a barrier kernel, copies straight into the members' dest by
+ * the copy engine, and a barrier kernel. Reductions of any size are one kernel.
  */
 #include "shmemx_stream.h"
 
@@ -104,6 +105,17 @@ int shmemx_quiet_on_stream(void *stream)
 
 /* ---- collectives ---------------------------------------------------------------------------------------------------------- */
 
+/* The copy engine moves 390 GB/s over NVLink, kernels 350, but two barriers more cost some 10 us: even at 16 MiB. */
+static const size_t COPY_ENGINE_BYTES = 16u << 20;
+enum { THREADS = 512, MOST_BLOCKS = 64 };
+
+/* A block for every 16 KiB, 32 bytes a thread. */
+static unsigned blocks_for(size_t bytes)
+{
+    size_t blocks = bytes / (32 * THREADS) + 1;
+    return blocks < MOST_BLOCKS ? (unsigned)blocks : MOST_BLOCKS;
+}
+
 struct group {
     struct shmemi_team *t;
     unsigned slot; /* the team's number in kernels */
@@ -159,7 +171,12 @@ int shmemx_broadcast_on_stream(shmem_team_t team, void *dest, const void *source
     if (nbytes <= shmemi_gpu_packet_bytes((int)g.slot)) {
         uint64_t n = nbytes;
         void *arguments[] = {&g.slot, &dest, &source, &n, &root};
-        return shmemi_gpu_kernel(call, SHMEMI_K_BROADCAST, 1, 512, arguments, stream);
+        return shmemi_gpu_kernel(call, SHMEMI_K_BROADCAST, 1, THREADS, arguments, stream);
+    }
+    if (nbytes < COPY_ENGINE_BYTES) {
+        uint64_t n = nbytes;
+        void *arguments[] = {&g.slot, &dest, &source, &n, &root};
+        return shmemi_gpu_kernel(call, SHMEMI_K_FETCH, blocks_for(nbytes), THREADS, arguments, stream);
     }
     if ((rc = barrier(call, &g, stream)) != 0)
         return rc;
@@ -192,8 +209,14 @@ static int exchange(const char *call, shmem_team_t team, void *dest, const void 
     if (nbytes <= shmemi_gpu_packet_bytes((int)g.slot)) {
         uint64_t bytes = nbytes;
         void *arguments[] = {&g.slot, &dest, &source, &bytes};
-        return shmemi_gpu_kernel(call, all ? SHMEMI_K_ALLTOALL : SHMEMI_K_FCOLLECT, 1, 512, arguments,
+        return shmemi_gpu_kernel(call, all ? SHMEMI_K_ALLTOALL : SHMEMI_K_FCOLLECT, 1, THREADS, arguments,
                                  stream);
+    }
+    if (everything < COPY_ENGINE_BYTES) {
+        uint64_t bytes = nbytes;
+        int to_each = all;
+        void *arguments[] = {&g.slot, &to_each, &dest, &source, &bytes};
+        return shmemi_gpu_kernel(call, SHMEMI_K_EXCHANGE, blocks_for(everything), THREADS, arguments, stream);
     }
     rc = barrier(call, &g, stream);
     for (size_t k = 1; k <= n && rc == 0;
@@ -240,15 +263,8 @@ int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, con
     if (dest != source && shmemi_overlap(dest, bytes, source, bytes))
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "dest [%p, +%zu) and source [%p, +%zu) overlap in part",
                            dest, bytes, source, bytes);
-    /* 32 blocks move 350 GB/s over NVLink by 16-byte accesses; a small message does not need them */
-    enum { THREADS = 256, MOST_BLOCKS = 64 };
-    size_t vectors = bytes / 16 / (size_t)g.t->n + 1, blocks = (vectors + THREADS - 1) / THREADS;
     uint64_t n = nelems;
     void *arguments[] = {&g.slot, &op, &dest, &source, &n};
-    if ((rc = barrier(call, &g, stream)) != 0 ||
-        (rc = shmemi_gpu_kernel(call, SHMEMI_K_REDUCE + type,
-                                blocks < MOST_BLOCKS ? (unsigned)blocks : MOST_BLOCKS, THREADS, arguments,
-                                stream)) != 0)
-        return rc;
-    return barrier(call, &g, stream);
+    return shmemi_gpu_kernel(call, SHMEMI_K_REDUCE + type, blocks_for(bytes / (size_t)g.t->n), THREADS / 2, arguments,
+                             stream);
 }

@@ -13,6 +13,8 @@ enum shmemi_kernel {
     SHMEMI_K_BROADCAST,
     SHMEMI_K_FCOLLECT,
     SHMEMI_K_ALLTOALL,
+    SHMEMI_K_EXCHANGE,
+    SHMEMI_K_FETCH,
     SHMEMI_K_REDUCE, /* + enum shmemx_type */
     SHMEMI_K_COUNT = SHMEMI_K_REDUCE + SHMEMX_TYPE_COUNT
 };

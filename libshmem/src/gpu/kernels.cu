@@ -72,7 +72,81 @@ extern "C" __global__ void __launch_bounds__(512) shmem_k_alltoall(unsigned t, u
     alltoall(block, static_cast<team>(t), dst, src, bytes);
 }
 
-/* ---- reductions by all blocks, between two barriers ------------------------------------------------------------------- */
+/* ---- collectives by all blocks, one launch ------------------------------------------------------------------------------ */
+
+/* What the blocks of one launch tell each other, for each team; zero between launches. A team has one collective at a
+ * time (shmemx_stream.h), so one of each is enough. */
+__device__ unsigned gate[128], finished[128];
+
+/* Runs work() in all blocks between the members' arrival and their departure. Block 0 meets the other members and opens
+ * the gate; the block that finishes last makes everybody's stores visible and meets them again. All blocks are on the
+ * GPU at once: there are at most 64, and block 0 is started first. */
+template <class Work> __device__ void together(unsigned t, Work work)
+{
+    __shared__ bool last;
+    if (blockIdx.x == 0 && threadIdx.x < 32) {
+        sync(warp, static_cast<team>(t));
+        if (threadIdx.x == 0)
+            atomicExch(&gate[t], 1u);
+    }
+    if (threadIdx.x == 0) {
+        while (atomicAdd(&gate[t], 0u) == 0)
+            __nanosleep(20);
+        __threadfence(); // the members' sources, seen by block 0 through sync, are read after the gate by this block
+    }
+    __syncthreads();
+    work();
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence(); // this block's stores come before its mark, for the last block's release to pass them on
+        last = atomicAdd(&finished[t], 1u) == gridDim.x - 1;
+    }
+    __syncthreads();
+    if (last && threadIdx.x < 32) {
+        if (threadIdx.x == 0) {
+            gate[t] = finished[t] = 0;
+            __threadfence();
+        }
+        __syncwarp();
+        barrier(warp, static_cast<team>(t));
+    }
+}
+
+/* This block's part of a copy of `bytes`, of `parts` equal ones (whole 16-byte vectors). */
+__device__ void copy_part(u8 *dst, const u8 *src, u64 bytes, u64 part, u64 parts)
+{
+    const u64 share = (bytes / 16 + parts - 1) / parts * 16;
+    const u64 from = share * part < bytes ? share * part : bytes;
+    u64 to = part == parts - 1 || from + share > bytes ? bytes : from + share;
+    put_nbi(block, dst + from, src + from, to - from, my_pe()); // dst is a pointer to the peer's copy already
+}
+
+/* Each member's blocks go to all members: block b works for member (me + 1 + b) % n, so that not all write to one at
+ * once. all = false: everybody gets src (fcollect), true: member j its block (alltoall). */
+extern "C" __global__ void __launch_bounds__(512) shmem_k_exchange(unsigned t, int all, u8 *dst, const u8 *src, u64 bytes)
+{
+    const team group = static_cast<team>(t);
+    const unsigned n = team_n_pes(group), me = team_my_pe(group);
+    together(t, [=] {
+        const unsigned rounds = gridDim.x < n ? n : gridDim.x / n * n;
+        for (unsigned b = blockIdx.x; b < rounds; b += gridDim.x) {
+            const unsigned j = (me + 1 + b) % n, parts = rounds / n;
+            copy_part(ptr(dst, team_translate_pe(group, j, world)) + me * bytes, src + (all ? j * bytes : 0), bytes, b / n,
+                      parts);
+        }
+    });
+}
+
+extern "C" __global__ void __launch_bounds__(512) shmem_k_fetch(unsigned t, u8 *dst, const u8 *src, u64 bytes, int root)
+{
+    const team group = static_cast<team>(t);
+    together(t, [=] {
+        const u8 *from = ptr(const_cast<u8 *>(src), team_translate_pe(group, root, world));
+        if (from != dst)
+            copy_part(dst, from, bytes, blockIdx.x, gridDim.x);
+    });
+}
+
 
 /* How an element is stored (T) and added up (A). */
 struct half_bits {
@@ -151,8 +225,7 @@ template <class A> __device__ A combine(int op, A a, A b)
     return a;
 }
 
-/* Member i owns the i-th share of the 16-byte vectors: reads them from every source, writes them to every dest. The
- * caller's barriers make the sources ready before and the results visible after. */
+/* Member i owns the i-th share of the 16-byte vectors: reads them from every source, writes them to every dest. */
 template <class T> __device__ void reduce_share(unsigned t, int op, T *dst, const T *src, u64 nelems)
 {
     using W = wide<T>;
@@ -205,7 +278,7 @@ template <class T> __device__ void reduce_share(unsigned t, int op, T *dst, cons
     extern "C" __global__ void __launch_bounds__(256) shmem_k_reduce_##NAME(unsigned t, int op, void *dst,         \
                                                                             const void *src, u64 nelems)           \
     {                                                                                                              \
-        reduce_share(t, op, static_cast<T *>(dst), static_cast<const T *>(src), nelems);                           \
+        together(t, [=] { reduce_share(t, op, static_cast<T *>(dst), static_cast<const T *>(src), nelems); });     \
     }
 REDUCE(int8, signed char)
 REDUCE(int16, short)

@@ -1,0 +1,158 @@
+"""What kernels know of the job: fetched from the library, and copied into every module that holds a copy.
+
+A module's copy is its symbol ``shmem_device_state`` (struct shmemx_device_state of device/state.h). It is
+filled when the module is loaded, and once more when a later job has opened its GPU heap.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .. import setup
+from .._core import ffi, lib
+from ..errors import CLASSES
+from ..errors import check as check_code
+from ..setup import ensure
+from ..setup import state as job
+
+SYMBOL = "shmem_device_state"
+
+LAYOUT = np.dtype(
+    [
+        *((name, np.int32) for name in ("version", "me", "npes", "flags")),
+        *(
+            (name, np.uint64)
+            for name in ("heap", "stride", "bytes", "mailbox", "timeout_ns", "internal", "teams")
+        ),
+        *((name, np.uint32) for name in ("nteams", "reserved")),
+    ]
+)
+"""struct shmemx_device_state; tests compare it with the header."""
+
+_ArgumentError = CLASSES[lib.SHMEMX_ERR_ARGUMENT]
+_NotInitializedError = CLASSES[lib.SHMEMX_ERR_NOT_INITIALIZED]
+
+_epoch = 0  # counts the jobs of this process
+# By key, what copies the state into one loaded module; called again for a later job.
+_fillers: dict[Any, Callable[[], None]] = {}
+
+
+def _next_job() -> None:
+    global _epoch
+    _epoch += 1
+
+
+setup.after_finalize.append(_next_job)
+
+
+def epoch() -> int:
+    """A number that changes when the job ends: a state copied before is stale."""
+    return _epoch
+
+
+def current(call: str) -> Any:
+    """The state of this PE as a record of `LAYOUT`. Local, so the GPU heap must be open."""
+    if not job.ready:
+        ensure()
+    if lib.shmemx_device() < 0:
+        raise _NotInitializedError(
+            f'{call}: there is no GPU heap yet; the first allocation with device="cuda" opens it, on all PEs'
+        )
+    record = np.zeros((), LAYOUT)
+    check_code(lib.shmemx_device_state(ffi.from_buffer(record.reshape(1)), LAYOUT.itemsize))
+    return record
+
+
+def on_load(key: Any, fill: Callable[[], None]) -> None:
+    """Calls `fill` now, and again after a later job's first allocation of GPU memory."""
+    fill()
+    _fillers[key] = fill
+
+
+def on_unload(key: Any) -> None:
+    _fillers.pop(key, None)
+
+
+def heap_opened() -> None:
+    """The first GPU allocation of a job has been made: modules loaded in an earlier job learn of it."""
+    for fill in list(_fillers.values()):
+        fill()
+
+
+def include_dir() -> Path:
+    """The folder of ``shmem_device.h``: the installed package's, or that of a source tree."""
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "include", package.parent / "libshmem" / "include"):
+        if (folder / "shmem_device.h").is_file():
+            return folder
+    raise FileNotFoundError(
+        f"shmem_device.h is neither in {package / 'include'} nor in a source tree around it"
+    )
+
+
+def check() -> None:
+    """Raises what a kernel or a stream-ordered call of this PE has reported since the last check.
+
+    Kernels do not trap: a wait that met its deadline (SHMEM_TIMEOUT), an address or PE that a kernel compiled
+    with ``-DSHMEM_DEVICE_CHECKS`` refused, leaves a note, which this raises once. It does not wait for the
+    kernel; `synchronize` does.
+
+    Raises
+    ------
+    TimeoutError, PEError, AddressError, ArgumentError
+        With the call, block, thread and address in the kernel.
+    """
+    check_code(lib.shmemx_stream_check())
+
+
+def synchronize(stream: Any = None) -> None:
+    """Waits until `stream` (as in `pyshmem.device.stream`) has done all it holds, then checks as `check`."""
+    from .stream import handle_of, wait_for
+
+    wait_for(handle_of(stream, "synchronize"))
+    check()
+
+
+# ---- the driver: what no array package hands out -----------------------------------------------------------
+
+
+@cache
+def driver() -> ctypes.CDLL:
+    """libcuda, which is loaded already wherever there is a GPU heap."""
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def _driver_check(code: int, what: str) -> None:
+    if code:
+        text = ctypes.c_char_p()
+        driver().cuGetErrorName(code, ctypes.byref(text))
+        raise RuntimeError(f"{what}: {(text.value or b'CUDA error').decode()} ({code})")
+
+
+def fill_symbol(handle: int, is_library: bool, call: str) -> None:
+    """Copies the state into the symbol of a loaded module, given by its CUmodule or CUlibrary."""
+    address, size = ctypes.c_uint64(), ctypes.c_size_t()
+    find = driver().cuLibraryGetGlobal if is_library else driver().cuModuleGetGlobal_v2
+    name = SYMBOL.encode()
+    _driver_check(
+        find(ctypes.byref(address), ctypes.byref(size), ctypes.c_void_p(handle), name), f"{call}: {SYMBOL}"
+    )
+    write_state(address.value, size.value, call)
+
+
+def write_state(address: int, size: int, call: str) -> None:
+    """Copies the state to a module's symbol at that device address; complete when it returns."""
+    record = current(call)
+    if size != LAYOUT.itemsize:
+        raise _ArgumentError(
+            f"{call}: the module's {SYMBOL} has {size} bytes, this library's {LAYOUT.itemsize}: "
+            "the headers it was compiled with belong to another version"
+        )
+    data = record.tobytes()
+    _driver_check(driver().cuMemcpyHtoD_v2(ctypes.c_uint64(address), data, ctypes.c_size_t(len(data))), call)

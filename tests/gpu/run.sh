@@ -1,0 +1,57 @@
+#!/usr/bin/env bash
+# Builds the library and the binding with cmake alone (no pip) and runs the GPU tests and examples on 1, 2 and 4 PEs.
+#
+#   tests/gpu/run.sh [numbers of PEs ...]      default: 1 2 4
+#
+# PYTHON (default python3) has numpy, cffi, ml_dtypes, click, rich, pytest, hypothesis and CuPy; numba-cuda, torch and
+# triton where their tests are wanted. BUILD (default build/gpu) holds the build and the package. PEs are started by
+# mpirun, or where there is none by tests/c/launch. The last lines are the summary; the status is that of the whole.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+PYTHON=${PYTHON:-python3}
+BUILD=$(realpath -m "${BUILD:-build/gpu}")
+sizes=("$@")
+((${#sizes[@]})) || sizes=(1 2 4)
+generator=()
+command -v ninja >/dev/null && generator=(-G Ninja)
+
+mkdir -p "$BUILD"
+{
+    cmake -S . -B "$BUILD" "${generator[@]}" -DSHMEM_BUILD_PYTHON=ON -DSHMEM_BUILD_TESTS=ON \
+        -DPython_EXECUTABLE="$(command -v "$PYTHON")" &&
+        cmake --build "$BUILD" -j "$(nproc)" --target shmem _core launch bench_core &&
+        mkdir -p "$BUILD/package/pyshmem" && cp -R pyshmem/. "$BUILD/package/pyshmem/" &&
+        cmake --install "$BUILD" --prefix "$BUILD/package/pyshmem" --component shmem &&
+        cmake --install "$BUILD" --prefix "$BUILD/package/pyshmem" --component python
+} >"$BUILD/build.log" 2>&1 || {
+    tail -n 30 "$BUILD/build.log"
+    echo "GPU tests: the build failed ($BUILD/build.log)"
+    exit 1
+}
+
+export PYTHONPATH="$BUILD/package${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
+export SHMEM_TIMEOUT=${SHMEM_TIMEOUT:-60} SHMEM_DEVICE_SYMMETRIC_SIZE=${SHMEM_DEVICE_SYMMETRIC_SIZE:-1G}
+export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
+summary=() status=0
+for n in "${sizes[@]}"; do
+    if ((n == 1)); then
+        start=()
+    elif mpirun --version 2>/dev/null | grep -q 'Open MPI'; then
+        start=(mpirun --oversubscribe --bind-to none -n "$n")
+    elif command -v mpirun >/dev/null; then
+        start=(mpirun -n "$n")
+    else
+        start=("$BUILD/tests/c/launch" -n "$n")
+    fi
+    log="$BUILD/pytest-$n.log" began=$SECONDS
+    timeout -k 10 300 "${start[@]}" "$PYTHON" -m pytest tests/gpu -q --color=no --durations=5 >"$log" 2>&1
+    rc=$?
+    ((rc == 0)) || {
+        status=1
+        tail -n 60 "$log"
+    }
+    summary+=("$n PEs: status $rc, $((SECONDS - began)) s: $(grep -E '[0-9]+ (passed|failed|error)' "$log" | tail -n 1)")
+done
+echo "GPU tests on: $(nvidia-smi -L 2>/dev/null | sed 's/^GPU [0-9]*: //; s/ (UUID.*//' | sort | uniq -c | xargs)"
+printf '%s\n' "${summary[@]}"
+exit $status

@@ -1,0 +1,108 @@
+"""Triton kernels that store to peers, signal, wait and meet."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+import pytest
+
+_KERNELS = Path(__file__).parent / "triton_kernels.py"
+
+
+@pytest.fixture(scope="module")
+def kernels(device):
+    pytest.importorskip("triton")
+    spec = importlib.util.spec_from_file_location("gpu_triton_kernels", _KERNELS)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def torch(device):
+    return pytest.importorskip("torch")
+
+
+@pytest.fixture
+def state(kernels):
+    from pyshmem.device import triton as shmem_triton
+
+    return shmem_triton.state()
+
+
+def test_who(kernels, torch, state, around, meet):
+    me, n, _, _ = around
+    out = torch.zeros(2, dtype=torch.int32, device="cuda")
+    kernels.who[(1,)](out, state)
+    meet()
+    assert out.tolist() == [me, n]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
+def test_peer(job, kernels, torch, device, state, around, meet, dtype):
+    me, _, after, before = around
+    a, b = (job.full(8192, v, dtype, device="cuda") for v in (0, me + 1))
+    to, source = device.torch(a), device.torch(b)
+    back = torch.zeros_like(to)
+    meet()
+    kernels.store_and_load[(8,)](to, source, back, after, state, N=1024)
+    meet()
+    assert (to == before + 1).all() and (back == after + 1).all()
+    meet()
+    del to, source
+    job.free(a)
+    job.free(b)
+
+
+@pytest.mark.parametrize("warps", [1, 4, 8])
+def test_signals_and_barrier(job, kernels, torch, device, state, around, meet, warps):
+    me, _, after, before = around
+    a, b = job.zeros(2048, "int32", device="cuda"), job.full(2048, 10 * me, "int32", device="cuda")
+    sig = job.zeros(1, "int64", device="cuda")
+    ok = torch.zeros(1, dtype=torch.int32, device="cuda")
+    rounds = 5
+    meet()
+    kernels.signals[(1,)](
+        device.torch(a), device.torch(b), device.torch(sig), ok, after, rounds, state, N=2048, num_warps=warps
+    )
+    meet()
+    assert int(ok) == 2 * rounds and (a == 10 * before + rounds).all() and int(sig[0]) == rounds
+    meet()
+    for x in (a, b, sig):
+        job.free(x)
+
+
+def test_add_and_wait_for_all(job, kernels, torch, device, state, around, meet):
+    me, n, _, _ = around
+    sig = job.zeros(1, "int64", device="cuda")
+    ok = torch.zeros(1, dtype=torch.int32, device="cuda")
+    meet()
+    kernels.count[(16,)](device.torch(sig), 16 * n, ok, state)
+    meet()
+    assert me != 0 or (int(ok) == 1 and int(sig[0]) == 16 * n)
+    meet()
+    job.free(sig)
+
+
+@pytest.mark.npes(1)
+def test_deadline(run_pes):
+    code = """
+import importlib.util, torch, pyshmem as shmem
+from pyshmem import device
+from pyshmem.device import triton as shmem_triton
+spec = importlib.util.spec_from_file_location("kernels", %r)
+kernels = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(kernels)
+sig = device.torch(shmem.zeros(1, "int64", device="cuda"))
+ok = torch.ones(1, dtype=torch.int32, device="cuda")
+kernels.endless[(1,)](sig, ok, shmem_triton.state())
+try:
+    device.synchronize(torch.cuda.current_stream())
+except TimeoutError as error:
+    print("told:", error)
+assert int(ok) == 0
+"""
+    ran = run_pes(1, code % str(_KERNELS), SHMEM_TIMEOUT="1")
+    assert ran.returncode == 0 and "told:" in ran.stdout and "99" in ran.stdout, ran.stdout + ran.stderr

@@ -1,0 +1,330 @@
+"""Every kernel of the package, the examples and the GPU tests compiles for sm_80, sm_90 and sm_100; no GPU.
+
+Sources are all string constants with ``#include <shmem_device.h>`` in those Python files. Numba's kernels are
+compiled to PTX, and what they declare is compared with what is linked to them; Triton's, where Triton is
+installed, are compiled whole.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import itertools
+import re
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import numpy as np
+import pytest
+
+import pyshmem
+from pyshmem.device import raw, state
+
+pytestmark = pytest.mark.npes(1)
+
+_ROOT = Path(__file__).resolve().parents[2]
+_ARCHS = ("sm_80", "sm_90", "sm_100")
+_HEADERS = _ROOT / "libshmem" / "include"
+
+
+def _load(path: Path, name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def nvrtc():
+    """tests/device's compiler: NVRTC by ctypes, from pip's nvidia-cuda-nvrtc or the system."""
+    compiler = _load(_ROOT / "tests" / "device" / "compile.py", "device_compile")
+    lib = compiler.find_nvrtc()
+    assert lib is not None, "no NVRTC: pip install nvidia-cuda-nvrtc"
+    return compiler.Nvrtc(lib)
+
+
+def _constant(node: ast.AST, known: dict[str, str]) -> str | None:
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return node.value
+    if isinstance(node, ast.Name):
+        return known.get(node.id)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        left, right = _constant(node.left, known), _constant(node.right, known)
+        return None if left is None or right is None else left + right
+    return None
+
+
+def _sources() -> list[object]:
+    """(source) of each kernel text, named by file and line."""
+    found = []
+    folders = [Path(pyshmem.__file__).parent, _ROOT / "examples", _ROOT / "tests" / "gpu"]
+    for path in sorted(itertools.chain.from_iterable(folder.rglob("*.py") for folder in folders)):
+        tree = ast.parse(path.read_text())
+        known: dict[str, str] = {}
+        inside: set[ast.AST] = set()
+        documentation = {
+            node.body[0].value
+            for node in ast.walk(tree)
+            if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and node.body
+            and isinstance(node.body[0], ast.Expr)
+        }  # fmt: skip
+        for node in ast.walk(tree):
+            text = _constant(node, known)
+            if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+                value = _constant(node.value, known)
+                if value is not None:
+                    known[node.targets[0].id] = value
+            if text is None or isinstance(node, ast.Name) or node in inside or node in documentation:
+                continue
+            inside.update(ast.walk(node))
+            if re.search(r"^#include <shmem_device.h>", text, re.MULTILINE) and "__global__" in text:
+                found.append(pytest.param(text, id=f"{path.name}:{node.lineno}"))
+    return found
+
+
+@pytest.mark.parametrize("arch", _ARCHS)
+@pytest.mark.parametrize("source", _sources())
+def test_kernels_for_nvrtc(nvrtc, source, arch):
+    options = [*raw.options_for(["-DSHMEM_DEVICE_CHECKS"]), f"-arch={arch}"]
+    fine, log, ptx = nvrtc.compile(raw.source_for(source), "kernel.cu", options)
+    assert fine, log
+    assert b".visible .entry" in ptx and state.SYMBOL.encode() in ptx
+
+
+def test_all_sources_are_found():
+    names = {str(parameter.id).split(":")[0] for parameter in _sources()}
+    assert {"gpu_ring_cupy.py", "kernels.py", "test_kernels.py"} <= names
+
+
+# ---- what Python knows of the C headers --------------------------------------------------------------------
+
+
+def _state_header() -> str:
+    """device/state.h without comments."""
+    return re.sub(r"/\*.*?\*/", "", (_HEADERS / "device" / "state.h").read_text(), flags=re.DOTALL)
+
+
+def _fields(struct: str) -> list[tuple[str, int, int]]:
+    """(name, offset, bytes) of the fields of a structure of device/state.h, which has no padding."""
+    text = _state_header()
+    body = re.search(rf"struct {struct} \{{(.*?)\}};", text, re.DOTALL)
+    assert body is not None
+    fields, offset = [], 0
+    for kind, names in re.findall(r"(unsigned long long|unsigned|int)\s+([\w\s,]+);", body[1]):
+        size = 8 if "long" in kind else 4
+        for name in names.split(","):
+            fields.append((name.strip(), offset, size))
+            offset += size
+    return fields
+
+
+def test_layout_of_the_state():
+    ours = [(name, kind[1], kind[0].itemsize) for name, kind in state.LAYOUT.fields.items()]
+    assert ours == _fields("shmemx_device_state") and state.LAYOUT.itemsize == 80
+
+
+def test_fingerprint_names_the_headers():
+    assert raw.source_for("x").endswith(" */ x") and len(raw.source_for("x").split("\n")) == 1
+
+
+def test_symbol_size_is_that_of_the_layout(nvrtc):
+    _, _, ptx = nvrtc.compile(
+        raw.source_for(
+            '#include <shmem_device.h>\n'
+            'extern "C" __global__ void k(int *a) { *a = shmem::n_pes(); }'
+        ),
+        "k.cu", [*raw.options_for(), "-arch=sm_90"],
+    )  # fmt: skip
+    assert f"shmem_device_state[{state.LAYOUT.itemsize}]".encode() in ptx
+
+
+# ---- Numba -------------------------------------------------------------------------------------------------
+
+_FUNCTION = r"\.func\s*\(([^)]*)\)\s*(shmem_numba_\w+)\s*\(([^)]*)\)"
+
+
+def _signatures(ptx: str, linkage: str) -> dict[str, tuple[list[str], list[str]]]:
+    """By function: the types of its results and of its parameters."""
+    kinds = re.compile(r"\.param\s+(\.\w+)")
+    return {
+        match[2]: (kinds.findall(match[1]), kinds.findall(match[3]))
+        for match in re.finditer(rf"\.{linkage}\s+{_FUNCTION}", ptx)
+    }
+
+
+@pytest.fixture(scope="module")
+def numba_parts():
+    """(cuda, dispatcher module patched to know a device, _numba_core)."""
+    from numba import cuda
+    from numba.cuda import dispatcher
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(dispatcher, "get_current_device", lambda: SimpleNamespace(compute_capability=(9, 0)))
+    from pyshmem.device import _numba_core
+
+    yield cuda, _numba_core
+    patch.undo()
+
+
+def _numba_kernels() -> list[tuple[object, tuple[object, ...]]]:
+    from numba.cuda import types
+
+    tests = _load(_ROOT / "tests" / "gpu" / "numba_kernels.py", "numba_kernels")
+    i4, i8, u4, u8, f4, f8, u1 = (
+        types.Array(kind, 1, "C")
+        for kind in (
+            types.int32,
+            types.int64,
+            types.uint32,
+            types.uint64,
+            types.float32,
+            types.float64,
+            types.uint8,
+        )
+    )
+    n = types.int64
+    return [
+        (tests.rma, (n, f4, f4, f4, u8, n)),
+        (tests.elements, (i4, i8, f4, f8, u1, f8, n)),
+        *((tests.count, (kind,)) for kind in (i4, u4, i8, u8)),
+        *((tests.values, (kind, kind, n)) for kind in (i4, u4, i8, u8)),
+        (tests.together, (i8, u8, f4, f4, f4, n)),
+    ]
+
+
+def test_numba_kernels(numba_parts, nvrtc):
+    """Everything that a kernel calls is defined, with the parameters that Numba passes."""
+    cuda, core = numba_parts
+    defined: dict[str, tuple[list[str], list[str]]] = {}
+    for name in core.FUNCTIONS:
+        fine, log, ptx = nvrtc.compile(core.source(name), f"{name}.cu", ["-rdc=true", "-arch=sm_90"])
+        assert fine and not log.strip(), log
+        made = _signatures(ptx.decode(), "visible")
+        assert list(made) == [f"shmem_numba_{name}"] and b".weak .const" in ptx
+        defined |= made
+    from numba.cuda import types
+
+    called = set()
+    for kernel, arguments in _numba_kernels():
+        ptx, _ = cuda.compile(
+            kernel.py_func, types.void(*arguments), device=False, cc=(9, 0), abi="numba", output="ptx"
+        )
+        declared = _signatures(ptx, "extern")
+        assert declared
+        for name, signature in declared.items():
+            assert defined[name] == signature, name
+        called |= set(declared)
+    assert len(called) >= 25
+
+
+def test_numba_type_errors(numba_parts):
+    from numba.cuda import types
+
+    cuda, _ = numba_parts
+    tests = _load(_ROOT / "tests" / "gpu" / "numba_kernels.py", "numba_kernels")
+    f4, f8 = (types.Array(kind, 1, "C") for kind in (types.float32, types.float64))
+    strided = types.Array(types.float32, 1, "A")
+    for kernel, arguments, text in (
+        (tests.put_only, (f4, f8), "dtypes of target and source differ"),
+        (tests.put_only, (strided, strided), "a contiguous array is needed"),
+        (tests.add_only, (f4,), "32- and 64-bit integers"),
+    ):
+        with pytest.raises(Exception, match=text):
+            cuda.compile(kernel, types.void(*arguments), device=False, cc=(9, 0), abi="numba", output="ptx")
+
+
+# ---- Triton, where it is installed: it is a large package --------------------------------------------------
+
+if importlib.util.find_spec("triton") is not None:
+
+    @pytest.mark.parametrize("capability", [80, 90, 100])
+    @pytest.mark.parametrize("first", [False, True], ids=["any PE", "PE 1"])
+    def test_triton_kernels(tmp_path, monkeypatch, capability, first):
+        monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+        import triton
+        from triton.backends.compiler import GPUTarget
+        from triton.compiler import ASTSource
+
+        from pyshmem.device import triton as shmem_triton
+
+        kernels = _load(_ROOT / "tests" / "gpu" / "triton_kernels.py", "triton_kernels")
+        example = (
+            _load(_ROOT / "examples" / "gpu_triton.py", "gpu_triton") if "torch" in sys.modules else None
+        )
+        # As a launch specializes it: 1 is a constant.
+        me = "constexpr" if first else "i32"
+        known = shmem_triton.State(me, "i32", "i64", "i64", "i64", "i64", "i64")
+        signatures = [
+            (kernels.who, {"out": "*i32"}, {}),
+            (
+                kernels.store_and_load,
+                {"to": "*fp32", "source": "*fp32", "back": "*fp32", "pe": "i32"},
+                {"N": 1024},
+            ),
+            (
+                kernels.signals,
+                {"to": "*i32", "source": "*i32", "sig": "*i64", "ok": "*i32", "pe": "i32", "rounds": "i32"},
+                {"N": 2048},
+            ),
+            (kernels.count, {"sig": "*u64", "total": "i32", "ok": "*i32"}, {}),
+            (kernels.endless, {"sig": "*i64", "ok": "*i32"}, {}),
+        ]
+        if example is not None:
+            signatures.append(
+                (
+                    example.silu_to_peer,
+                    {"x": "*fp32", "w": "*fp32", "y": "*fp32", "sig": "*i64", "n": "i32", "pe": "i32"},
+                    {"BLOCK": 2048},
+                )
+            )
+        for kernel, arguments, constants in signatures:
+            signature = {**arguments, "state": known, **dict.fromkeys(constants, "constexpr")}
+            order = list(signature)
+            values = {(order.index(name),): value for name, value in constants.items()}
+            if first:
+                values[(order.index("state"), 0)] = 1
+            aligned = {
+                (i,): [["tt.divisibility", 16]]
+                for i, name in enumerate(order)
+                if str(signature[name])[0] == "*"
+            }
+            aligned[(order.index("state"), 2)] = [["tt.divisibility", 16]]
+            made = triton.compile(
+                ASTSource(kernel, signature=signature, constexprs=values, attrs=aligned),
+                target=GPUTarget("cuda", capability, 32),
+            )
+            if kernel is kernels.store_and_load:  # vectors of 16 bytes to the peer
+                assert re.search(r"st\.global\.v4\.b32", made.asm["ptx"])
+
+    def test_triton_knows_the_numbers_of_the_header():
+        from pyshmem.device import triton as shmem_triton
+
+        team = {name: offset // 8 for name, offset, _ in _fields("shmemx_device_team")}
+        note = {name: offset // 4 for name, offset, _ in _fields("shmemx_device_error")}
+        assert (team["sync"], team["epoch"]) == (shmem_triton.TEAM_SYNC, shmem_triton.TEAM_EPOCH)
+        for name in ("kind", "call", "me", "pe", "block", "address", "value", "expected"):
+            assert getattr(shmem_triton, f"ERROR_{name.upper()}") == note[name], name
+        text = _state_header()
+        calls = re.findall(r"X\((\w+), \"\w+\"\)", text)
+        assert calls[int(shmem_triton.CALL_BARRIER)] == "BARRIER"
+        assert calls[int(shmem_triton.CALL_SIGNAL_WAIT_UNTIL)] == "SIGNAL_WAIT_UNTIL"
+        kinds = re.findall(r"^\s*SHMEMX_DEVICE_(OK|TIMEOUT|PE|ADDRESS|TEAM|SCOPE)\b", text, re.MULTILINE)
+        assert kinds[int(shmem_triton.TIMEOUT)] == "TIMEOUT"
+
+
+# ---- arguments, where CuPy is installed --------------------------------------------------------------------
+
+if importlib.util.find_spec("cupy") is not None:
+
+    def test_gpu_arrays_are_refused_without_a_gpu_heap(job):
+        import cupy
+
+        memory = cupy.cuda.UnownedMemory(0x7F0000000000, 64, None, 0)
+        a = cupy.ndarray((16,), "float32", cupy.cuda.MemoryPointer(memory, 0))
+        plain, mine = np.zeros(16, "float32"), job.zeros(16, "float32")
+        for call in (lambda: job.put(a, plain, 0), lambda: job.get(mine, a, 0)):
+            with pytest.raises(ValueError, match="GPU memory, and there is no GPU heap"):
+                call()
+        assert not job.is_symmetric(a)
