@@ -18,9 +18,9 @@ ROWS: list[tuple[str, str, list[tuple[str, str, bool]]]] = [
         "your program",
         SLATE,
         [
-            ("Python", "NumPy arrays", False),
-            ("C and C++", "shmem.h", False),
-            ("GPU kernels", "shmem_device.h", True),
+            ("Python", "NumPy, CuPy, PyTorch", False),
+            ("C and C++", "shmem.h, shmemx_stream.h", False),
+            ("GPU kernels", "shmem_device.h: CUDA, Numba, Triton", False),
         ],
     ),
     (
@@ -28,7 +28,8 @@ ROWS: list[tuple[str, str, list[tuple[str, str, bool]]]] = [
         BLUE,
         [
             ("moe · router · quant", "dispatch, combine, INT8", False),
-            ("heap · rma · amo · signal · sync · team · coll", "names of shmem4py", False),
+            ("heap · rma · amo · sync · team · coll", "names of shmem4py", False),
+            ("device", "streams, kernels", False),
             ("cli", "info, bench", False),
         ],
     ),
@@ -38,6 +39,7 @@ ROWS: list[tuple[str, str, list[tuple[str, str, bool]]]] = [
         TEAL,
         [
             ("heap · rma · amo · signal · order · sync · team · coll", "check, then route", False),
+            ("stream · gpu", "streams, own kernels", False),
             ("int8 · moe", "on top of the rest", False),
         ],
     ),
@@ -47,7 +49,7 @@ ROWS: list[tuple[str, str, list[tuple[str, str, bool]]]] = [
         VIOLET,
         [
             ("shm", "load, store", False),
-            ("cuda", "NVLink", True),
+            ("cuda", "GPU memory", False),
             ("verbs", "host RDMA", True),
             ("ibgda", "GPU-driven RDMA", True),
             ("ucx", "anything", True),
@@ -61,6 +63,7 @@ ROWS: list[tuple[str, str, list[tuple[str, str, bool]]]] = [
             ("node", "shared memory, who is alive", False),
             ("wait", "spin, yield, deadline", False),
             ("env · errors", "one table each", False),
+            ("gpu", "the CUDA driver", False),
         ],
     ),
 ]

@@ -265,6 +265,6 @@ int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, con
                            dest, bytes, source, bytes);
     uint64_t n = nelems;
     void *arguments[] = {&g.slot, &op, &dest, &source, &n};
-    return shmemi_gpu_kernel(call, SHMEMI_K_REDUCE + type, blocks_for(bytes / (size_t)g.t->n), THREADS / 2, arguments,
-                             stream);
+    return shmemi_gpu_kernel(call, SHMEMI_K_REDUCE + type, blocks_for(bytes / (size_t)g.t->n), THREADS / 2,
+                             arguments, stream);
 }

@@ -98,6 +98,7 @@ def test_kernel_errors_reach_the_host(job, cp, device, around, meet):
     with pytest.raises(ValueError, match=r"address|0x"):
         device.synchronize()
     assert not word.any()
+    meet()  # PE 0 has looked
     module.get_function("bad_pe")((1,), (1,), (word, cp.int32(0)))  # and works on
     meet()
     job.free(word)

@@ -22,6 +22,23 @@
 #endif
 #endif
 
+/* A statement for the scope that the argument `scope` names; in it the scope is s. Text and not a generic lambda,
+ * because NVRTC 13.0 takes those for host functions here. */
+#define SHMEMX_BY_SCOPE(scope, ...)                                                                          \
+    if ((scope) == 0) {                                                                                      \
+        constexpr auto s = shmem::thread;                                                                    \
+        __VA_ARGS__                                                                                          \
+    } else                                                                                                   \
+        SHMEMX_BY_WARPS(scope, __VA_ARGS__)
+#define SHMEMX_BY_WARPS(scope, ...)                                                                          \
+    if ((scope) == 1) {                                                                                      \
+        constexpr auto s = shmem::warp;                                                                      \
+        __VA_ARGS__                                                                                          \
+    } else {                                                                                                 \
+        constexpr auto s = shmem::block;                                                                     \
+        __VA_ARGS__                                                                                          \
+    }
+
 namespace shmem
 {
 namespace detail
@@ -29,19 +46,6 @@ namespace detail
 
 using bytes = unsigned char;
 
-template <class Call> SHMEMX_DEVICE_FN void by_scope(int scope, Call call)
-{
-    if (scope == 0)
-        call(thread);
-    else if (scope == 1)
-        call(warp);
-    else
-        call(block);
-}
-template <class Call> SHMEMX_DEVICE_FN bool by_warps(int scope, Call call)
-{
-    return scope == 1 ? call(warp) : call(block);
-}
 template <class T> SHMEMX_DEVICE_FN bool reduce_by(int op, team t, T *dst, const T *src, u64 nelems)
 {
     switch (op) {
@@ -118,46 +122,40 @@ SHMEMX_DEVICE_C unsigned long long shmem_device_g64(const void *src, int pe)
 SHMEMX_DEVICE_C int shmem_device_put(int scope, void *dst, const void *src, unsigned long long nbytes, int pe)
 {
     using shmem::detail::bytes;
-    shmem::detail::by_scope(scope, [&](auto s) {
-        shmem::put(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
-    });
+    SHMEMX_BY_SCOPE(scope,
+                    shmem::put(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);)
     return 1;
 }
 SHMEMX_DEVICE_C int shmem_device_get(int scope, void *dst, const void *src, unsigned long long nbytes, int pe)
 {
     using shmem::detail::bytes;
-    shmem::detail::by_scope(scope, [&](auto s) {
-        shmem::get(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
-    });
+    SHMEMX_BY_SCOPE(scope,
+                    shmem::get(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);)
     return 1;
 }
 SHMEMX_DEVICE_C int shmem_device_put_nbi(int scope, void *dst, const void *src, unsigned long long nbytes,
                                          int pe)
 {
     using shmem::detail::bytes;
-    shmem::detail::by_scope(scope, [&](auto s) {
-        shmem::put_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
-    });
+    SHMEMX_BY_SCOPE(
+        scope, shmem::put_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);)
     return 1;
 }
 SHMEMX_DEVICE_C int shmem_device_get_nbi(int scope, void *dst, const void *src, unsigned long long nbytes,
                                          int pe)
 {
     using shmem::detail::bytes;
-    shmem::detail::by_scope(scope, [&](auto s) {
-        shmem::get_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);
-    });
+    SHMEMX_BY_SCOPE(
+        scope, shmem::get_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes, pe);)
     return 1;
 }
 SHMEMX_DEVICE_C int shmem_device_put_signal(int scope, void *dst, const void *src, unsigned long long nbytes,
                                             void *sig, unsigned long long value, int op, int pe)
 {
     using shmem::detail::bytes;
-    shmem::detail::by_scope(scope, [&](auto s) {
-        shmem::put_signal(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src), nbytes,
-                          static_cast<unsigned long long *>(sig), value, static_cast<shmem::signal_kind>(op),
-                          pe);
-    });
+    SHMEMX_BY_SCOPE(scope, shmem::put_signal(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src),
+                                             nbytes, static_cast<unsigned long long *>(sig), value,
+                                             static_cast<shmem::signal_kind>(op), pe);)
     return 1;
 }
 
@@ -188,24 +186,24 @@ SHMEMX_DEVICE_C int shmem_device_get_staged(void *memory, unsigned memory_bytes,
 
 SHMEMX_DEVICE_C int shmem_device_fence(int scope)
 {
-    shmem::detail::by_scope(scope, [](auto s) { shmem::fence(s); });
+    SHMEMX_BY_SCOPE(scope, shmem::fence(s);)
     return 1;
 }
 SHMEMX_DEVICE_C int shmem_device_quiet(int scope)
 {
-    shmem::detail::by_scope(scope, [](auto s) { shmem::quiet(s); });
+    SHMEMX_BY_SCOPE(scope, shmem::quiet(s);)
     return 1;
 }
 SHMEMX_DEVICE_C int shmem_device_sync(int scope, unsigned team)
 {
     bool ok = false;
-    shmem::detail::by_scope(scope, [&](auto s) { ok = shmem::sync(s, shmem::team(team)); });
+    SHMEMX_BY_SCOPE(scope, ok = shmem::sync(s, shmem::team(team));)
     return ok;
 }
 SHMEMX_DEVICE_C int shmem_device_barrier(int scope, unsigned team)
 {
     bool ok = false;
-    shmem::detail::by_scope(scope, [&](auto s) { ok = shmem::barrier(s, shmem::team(team)); });
+    SHMEMX_BY_SCOPE(scope, ok = shmem::barrier(s, shmem::team(team));)
     return ok;
 }
 
@@ -214,17 +212,15 @@ SHMEMX_DEVICE_C int shmem_device_barrier(int scope, unsigned team)
 SHMEMX_DEVICE_C int shmem_device_wait_until32(int scope, const void *ivar, int cmp, int value)
 {
     bool ok = false;
-    shmem::detail::by_scope(scope, [&](auto s) {
-        ok = shmem::wait_until(s, static_cast<const int *>(ivar), static_cast<shmem::cmp>(cmp), value);
-    });
+    SHMEMX_BY_SCOPE(scope, ok = shmem::wait_until(s, static_cast<const int *>(ivar),
+                                                  static_cast<shmem::cmp>(cmp), value);)
     return ok;
 }
 SHMEMX_DEVICE_C int shmem_device_wait_until64(int scope, const void *ivar, int cmp, long long value)
 {
     bool ok = false;
-    shmem::detail::by_scope(scope, [&](auto s) {
-        ok = shmem::wait_until(s, static_cast<const long long *>(ivar), static_cast<shmem::cmp>(cmp), value);
-    });
+    SHMEMX_BY_SCOPE(scope, ok = shmem::wait_until(s, static_cast<const long long *>(ivar),
+                                                  static_cast<shmem::cmp>(cmp), value);)
     return ok;
 }
 SHMEMX_DEVICE_C int shmem_device_test32(const void *ivar, int cmp, int value)
@@ -239,10 +235,8 @@ SHMEMX_DEVICE_C int shmem_device_signal_wait_until(int scope, const void *sig, i
                                                    unsigned long long value)
 {
     bool ok = false;
-    shmem::detail::by_scope(scope, [&](auto s) {
-        ok = shmem::signal_wait_until(s, static_cast<const unsigned long long *>(sig),
-                                      static_cast<shmem::cmp>(cmp), value);
-    });
+    SHMEMX_BY_SCOPE(scope, ok = shmem::signal_wait_until(s, static_cast<const unsigned long long *>(sig),
+                                                         static_cast<shmem::cmp>(cmp), value);)
     return ok;
 }
 SHMEMX_DEVICE_C unsigned long long shmem_device_signal_fetch(const void *sig)
@@ -304,43 +298,35 @@ SHMEMX_DEVICE_C unsigned long long shmem_device_atomic64(int op, void *dst, unsi
 SHMEMX_DEVICE_C int shmem_device_put_packets(int scope, void *packets, const void *src,
                                              unsigned long long nbytes, unsigned long long round, int pe)
 {
-    return shmem::detail::by_warps(scope, [&](auto s) {
-        return shmem::put_packets(s, packets, static_cast<const unsigned char *>(src), nbytes, round, pe);
-    });
+    SHMEMX_BY_WARPS(scope, return shmem::put_packets(s, packets, static_cast<const unsigned char *>(src),
+                                                     nbytes, round, pe);)
 }
 SHMEMX_DEVICE_C int shmem_device_recv_packets(int scope, void *dst, const void *packets,
                                               unsigned long long nbytes, unsigned long long round)
 {
-    return shmem::detail::by_warps(scope, [&](auto s) {
-        return shmem::recv_packets(s, static_cast<unsigned char *>(dst), packets, nbytes, round);
-    });
+    SHMEMX_BY_WARPS(scope,
+                    return shmem::recv_packets(s, static_cast<unsigned char *>(dst), packets, nbytes, round);)
 }
 SHMEMX_DEVICE_C int shmem_device_broadcast(int scope, unsigned team, void *dst, const void *src,
                                            unsigned long long nbytes, int root)
 {
     using shmem::detail::bytes;
-    return shmem::detail::by_warps(scope, [&](auto s) {
-        return shmem::broadcast(s, shmem::team(team), static_cast<bytes *>(dst),
-                                static_cast<const bytes *>(src), nbytes, root);
-    });
+    SHMEMX_BY_WARPS(scope, return shmem::broadcast(s, shmem::team(team), static_cast<bytes *>(dst),
+                                                   static_cast<const bytes *>(src), nbytes, root);)
 }
 SHMEMX_DEVICE_C int shmem_device_fcollect(int scope, unsigned team, void *dst, const void *src,
                                           unsigned long long nbytes)
 {
     using shmem::detail::bytes;
-    return shmem::detail::by_warps(scope, [&](auto s) {
-        return shmem::fcollect(s, shmem::team(team), static_cast<bytes *>(dst),
-                               static_cast<const bytes *>(src), nbytes);
-    });
+    SHMEMX_BY_WARPS(scope, return shmem::fcollect(s, shmem::team(team), static_cast<bytes *>(dst),
+                                                  static_cast<const bytes *>(src), nbytes);)
 }
 SHMEMX_DEVICE_C int shmem_device_alltoall(int scope, unsigned team, void *dst, const void *src,
                                           unsigned long long nbytes)
 {
     using shmem::detail::bytes;
-    return shmem::detail::by_warps(scope, [&](auto s) {
-        return shmem::alltoall(s, shmem::team(team), static_cast<bytes *>(dst),
-                               static_cast<const bytes *>(src), nbytes);
-    });
+    SHMEMX_BY_WARPS(scope, return shmem::alltoall(s, shmem::team(team), static_cast<bytes *>(dst),
+                                                  static_cast<const bytes *>(src), nbytes);)
 }
 SHMEMX_DEVICE_C int shmem_device_reduce_i32(int op, unsigned team, void *dst, const void *src,
                                             unsigned long long nelems)
@@ -366,5 +352,8 @@ SHMEMX_DEVICE_C int shmem_device_reduce_f64(int op, unsigned team, void *dst, co
     return shmem::detail::reduce_by(op, shmem::team(team), static_cast<double *>(dst),
                                     static_cast<const double *>(src), nelems);
 }
+
+#undef SHMEMX_BY_WARPS
+#undef SHMEMX_BY_SCOPE
 
 #endif
