@@ -233,8 +233,8 @@ constexpr SHMEMX_DEVICE_FN u64 packets_size(u64 nbytes)
 {
     return (nbytes * 2 + 511) / 512 * 512;
 }
-/* A message with its arrival in every line (device/packets.h): a third of put_signal's latency up to some 64
- * KiB. Scopes: warp, and blocks of at least a warp (a last, partial warp does not take part).
+/* A message with its arrival in every line (device/packets.h): less latency than put_signal up to some
+ * 14 KiB (docs, "GPUs", has figures). Scopes: warp, and blocks of at least a warp (a last, partial warp does not take part).
  * `packets`: symmetric, 128-byte aligned, packets_size bytes, zero at first, used for nothing else.
  * `round`: not 0, and new for each message in this buffer (its low 32 bits too), as 1, 2, 3, ..; both sides
  * count. The sender may send again when it knows that the receiver has the last one; two buffers in turn save

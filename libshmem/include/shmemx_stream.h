@@ -51,6 +51,9 @@ SHMEMX_API int shmemx_stream_check(void);
  * device/state.h, `bytes` its size as the caller knows it. Opens the GPU heap if need be: the first call is collective.
  */
 SHMEMX_API int shmemx_device_state(void *state, size_t bytes);
+/* The number by which kernels know a team (enum shmem::team of shmem_device.h), the same on all members until it is
+ * destroyed; or a negative error. */
+SHMEMX_API int shmemx_team_device(shmem_team_t team);
 
 #ifdef __cplusplus
 }

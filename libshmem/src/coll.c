@@ -19,7 +19,8 @@ int shmemi_coll_enter(const char *call, shmem_team_t team, struct shmemi_coll *c
     return rc;
 }
 
-/* GPU memory is handled by on_gpu before; what comes here with some cannot be done. */
+/* Where both buffers are GPU memory the call has gone another way (shmemi_both_gpu); what comes here with some cannot be
+ * done. */
 static int host_only(const struct shmemi_coll *c, const char *what, const void *addr,
                      const struct shmemi_place *p)
 {

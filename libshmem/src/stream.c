@@ -131,6 +131,13 @@ static int enter(const char *call, shmem_team_t team, struct group *g)
     return SHMEMX_SUCCESS;
 }
 
+int shmemx_team_device(shmem_team_t team)
+{
+    struct group g;
+    int rc = enter("shmemx_team_device", team, &g);
+    return rc ? rc : (int)g.slot;
+}
+
 static int barrier(const char *call, const struct group *g, void *stream)
 {
     unsigned slot = g->slot;

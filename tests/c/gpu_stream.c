@@ -192,7 +192,9 @@ static void test_floats(void)
         memcpy(&got, &bits, 4);
         CHECK(got == (float)npes, "bfloat16 %d: %g", i, (double)got);
     }
+    CHECK(shmemx_team_device(SHMEM_TEAM_WORLD) == 0 && shmemx_team_device(SHMEM_TEAM_SHARED) == 1, "numbers");
     shmemx_log_errors(0);
+    CHECK(shmemx_team_device(SHMEM_TEAM_INVALID) == SHMEMX_ERR_TEAM, "%s", shmemx_last_error());
     CHECK(shmemx_reduce_on_stream(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_AND, SHMEMX_FLOAT32, f, f, N, NULL) ==
               SHMEMX_ERR_ARGUMENT,
           "and of floats");
@@ -267,6 +269,8 @@ int main(void)
             CHECK((keep[i] != SHMEM_TEAM_INVALID) == (me >= i % npes), "%s", shmemx_last_error());
         }
         team = keep[round % 6];
+        if (keep[0] != SHMEM_TEAM_INVALID)
+            CHECK(shmemx_team_device(keep[0]) >= 2, "%d: %s", shmemx_team_device(keep[0]), shmemx_last_error());
         if (round % 6 % npes == 0) /* everybody is a member: allocation is collective over the world */
             test_collectives(team, 777, true);
         for (int i = 0; i < 6; ++i)
