@@ -96,6 +96,35 @@ template <class T> SHMEMX_DEVICE_FN void atomic_inc(T *dst, int pe)
     (void)atomic_fetch_add(dst, static_cast<T>(1), pe);
 }
 
+namespace detail
+{
+
+/* The operation with the number `op` (enum shmemx_amo of shmemx.h), for callers that learn it at run time: the old value,
+ * 0 for set. `condition` is for compare_swap. */
+template <class T> SHMEMX_DEVICE_FN T atomic_by(int op, T *dst, T value, T condition, int pe)
+{
+    switch (op) {
+    case 0:
+        return atomic_fetch(dst, pe);
+    case 1:
+        atomic_set(dst, value, pe);
+        return 0;
+    case 2:
+        return atomic_swap(dst, value, pe);
+    case 3:
+        return atomic_compare_swap(dst, condition, value, pe);
+    case 4:
+        return atomic_fetch_add(dst, value, pe);
+    case 5:
+        return atomic_fetch_and(dst, value, pe);
+    case 6:
+        return atomic_fetch_or(dst, value, pe);
+    default:
+        return atomic_fetch_xor(dst, value, pe);
+    }
+}
+
+} // namespace detail
 } // namespace shmem
 
 #endif

@@ -251,38 +251,6 @@ SHMEMX_DEVICE_C int shmem_device_signal_op(void *sig, unsigned long long value, 
 
 /* ---- atomics: op is 0 fetch, 1 set, 2 swap, 3 compare_swap, 4 add, 5 and, 6 or, 7 xor (SHMEMX_AMO_*) --- */
 
-namespace shmem
-{
-namespace detail
-{
-
-/* The old value; 0 for set. `condition` is for compare_swap. */
-template <class T> SHMEMX_DEVICE_FN T atomic_by(int op, T *dst, T value, T condition, int pe)
-{
-    switch (op) {
-    case 0:
-        return atomic_fetch(dst, pe);
-    case 1:
-        atomic_set(dst, value, pe);
-        return 0;
-    case 2:
-        return atomic_swap(dst, value, pe);
-    case 3:
-        return atomic_compare_swap(dst, condition, value, pe);
-    case 4:
-        return atomic_fetch_add(dst, value, pe);
-    case 5:
-        return atomic_fetch_and(dst, value, pe);
-    case 6:
-        return atomic_fetch_or(dst, value, pe);
-    default:
-        return atomic_fetch_xor(dst, value, pe);
-    }
-}
-
-} // namespace detail
-} // namespace shmem
-
 SHMEMX_DEVICE_C unsigned shmem_device_atomic32(int op, void *dst, unsigned value, unsigned condition, int pe)
 {
     return shmem::detail::atomic_by(op, static_cast<shmem::u32 *>(dst), value, condition, pe);

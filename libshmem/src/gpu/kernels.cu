@@ -8,32 +8,12 @@ using namespace shmem;
 
 /* ---- atomics and signals started by the host ---------------------------------------------------------------------- */
 
-template <class T> __device__ T atomic(int op, T *dst, T value, T cond, int pe)
-{
-    switch (op) { // enum shmemx_amo
-    case 0:
-        return atomic_fetch(dst, pe);
-    case 1:
-    case 2:
-        return atomic_swap(dst, value, pe);
-    case 3:
-        return atomic_compare_swap(dst, cond, value, pe);
-    case 4:
-        return atomic_fetch_add(dst, value, pe);
-    case 5:
-        return atomic_fetch_and(dst, value, pe);
-    case 6:
-        return atomic_fetch_or(dst, value, pe);
-    default:
-        return atomic_fetch_xor(dst, value, pe);
-    }
-}
-
 /* *fetched (host memory that the device writes) = the old value. */
 extern "C" __global__ void shmem_k_atomic(int op, int size, void *dst, u64 value, u64 cond, int pe, u64 *fetched)
 {
-    u64 old = size == 8 ? atomic(op, static_cast<u64 *>(dst), value, cond, pe)
-                        : atomic(op, static_cast<u32 *>(dst), static_cast<u32>(value), static_cast<u32>(cond), pe);
+    u64 old = size == 8 ? detail::atomic_by(op, static_cast<u64 *>(dst), value, cond, pe)
+                        : detail::atomic_by(op, static_cast<u32 *>(dst), static_cast<u32>(value),
+                                            static_cast<u32>(cond), pe);
     if (fetched)
         *fetched = old;
 }
