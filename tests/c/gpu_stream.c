@@ -270,7 +270,8 @@ int main(void)
         }
         team = keep[round % 6];
         if (keep[0] != SHMEM_TEAM_INVALID)
-            CHECK(shmemx_team_device(keep[0]) >= 2, "%d: %s", shmemx_team_device(keep[0]), shmemx_last_error());
+            CHECK(shmemx_team_device(keep[0]) >= 2, "%d: %s", shmemx_team_device(keep[0]),
+                  shmemx_last_error());
         if (round % 6 % npes == 0) /* everybody is a member: allocation is collective over the world */
             test_collectives(team, 777, true);
         for (int i = 0; i < 6; ++i)
