@@ -12,8 +12,7 @@ Expert ids are 0 .. E - 1 in contiguous blocks, E // R a rank, the first E % R r
 dropped choice.
 
 Backward. Dispatch and an unweighted combine are each other's transpose: the gradient of `combine` is
-``dispatch(grad_out, routing=got)``, the gradient of `dispatch` is ``combine(grad_recv, got,
-weighted=False)``.
+``dispatch(grad_out, routing=got)``, that of `dispatch` ``combine(grad_recv, got, weighted=False)``.
 
 Mistakes. An error of one PE is raised there, and as MismatchError naming that PE on all others; nobody hangs
 and the object stays usable. Algorithm and wire format: shmemx_moe.h.

@@ -153,12 +153,7 @@ int shmemi_route_open(const char *call)
 {
     struct shmemi_world *w = &shmemi_world;
     int rc = new_table(call, &w->route);
-    if (rc || (rc = find_routes(call, SHMEMI_SEGMENT_HOST, w->route)) != 0)
-        return rc;
-    w->all_mapped = true;
-    for (int pe = 0; pe < w->job.npes; ++pe)
-        w->all_mapped &= w->route[pe]->map(pe, SHMEMI_SEGMENT_HOST, 0) != NULL;
-    return SHMEMX_SUCCESS;
+    return rc ? rc : find_routes(call, SHMEMI_SEGMENT_HOST, w->route);
 }
 
 int shmemi_route_open_gpu(const char *call)

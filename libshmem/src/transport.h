@@ -71,7 +71,7 @@ struct shmemi_transport {
     int (*fence)(int pe); /* -1 = all */
     /* Waits until all operations to that PE are complete. The place where an asynchronous error comes out. */
     int (*quiet)(int pe); /* -1 = all */
-    /* Moves things on without blocking; called from waits. */
+    /* Moves things on without blocking. Waits do not call it yet: neither transport needs it. */
     void (*progress)(void);
     /* Fills what kernels need to use this transport for a peer; `view` is described in shmem_device.h. */
     int (*device_view)(int pe, void *view, size_t bytes);

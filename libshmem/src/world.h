@@ -22,7 +22,6 @@ struct shmemi_world {
         *gpu_route; /* [npes] where GPU memory is on either side; NULL = no GPU heap yet */
     const struct shmemi_transport *open[8]; /* those in use, for fence and quiet */
     int nopen;
-    bool all_mapped; /* every PE's host segment can be loaded and stored directly */
     struct shmemi_bootstrap boot;
     struct shmemi_job job;
 };
