@@ -8,6 +8,7 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,11 +17,11 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ._report import gather, paths
-from .bench.figures import GROUPS, Figure, from_json
+from .bench.figures import GPU_GROUPS, GROUPS, Figure, from_json
 from .bench.launch import LaunchError, find_launchers, first_of_job, in_job, processors, python_command, start
 
 if TYPE_CHECKING:
-    from .bench.run import Options
+    from .bench.run import Options, Report
 
 __all__ = ["main"]
 
@@ -163,13 +164,15 @@ def config(wanted: tuple[str, ...]) -> None:
 
 
 def _groups(context: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...]:
+    """--device is eager: it is known here."""
+    known = GPU_GROUPS if context.params.get("device") == "cuda" else GROUPS
     if value is None:
-        return tuple(GROUPS)
+        return tuple(known)
     names = [name.strip() for name in value.split(",") if name.strip()]
-    unknown = [name for name in names if name not in GROUPS]
+    unknown = [name for name in names if name not in known]
     if unknown or not names:
-        raise click.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(GROUPS)}")
-    return tuple(name for name in GROUPS if name in names)
+        raise click.BadParameter(f"{', '.join(unknown) or 'nothing'} is not among {', '.join(known)}")
+    return tuple(name for name in known if name in names)
 
 
 class _Screen:
@@ -219,6 +222,11 @@ class _Screen:
             self.note(f"measuring {stage} ...")
         self._stage = stage
 
+    def report(self) -> Report:
+        from .bench.run import Report
+
+        return Report(self.figure, self.progress, self.note)
+
     def note(self, text: str) -> None:
         self._errors.print(f"pyshmem bench: {text}", markup=False, highlight=False, soft_wrap=True)
 
@@ -239,11 +247,12 @@ def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
     """Measures in the job that a launcher has started this process in."""
     import pyshmem
 
-    from .bench import others
-    from .bench.run import CoreError, Report, run
+    from .bench import gpu, others
+    from .bench.run import CoreError, run
 
+    on_gpus = options.device == "cuda"
     try:
-        mpi = others.start_mpi() if options.peer else None
+        mpi = others.start_mpi() if options.peer and not on_gpus else None
         pyshmem.init()
         if npes not in (None, pyshmem.n_pes()):
             raise click.UsageError(
@@ -251,23 +260,26 @@ def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
                 "it starts one"
             )
         first = pyshmem.my_pe() == 0
-        report = Report(screen.figure, screen.progress, screen.note)
+        if on_gpus:
+            gpu.require(pyshmem.n_pes())
+        report = screen.report()
+        measure = partial(gpu.run, options, report) if on_gpus else partial(run, options, report, mpi)
         if first:
             version, bootstrap = f"pyshmem {pyshmem.__version__}", pyshmem.bootstrap_name()
             head = {"program": "pyshmem bench", "version": version, "npes": pyshmem.n_pes()}
             machine = _machine()
-            screen.head({**head, "bootstrap": bootstrap, **machine})
-            if machine["load"] > 0.5 * machine["processors"]:
+            screen.head({**head, "bootstrap": bootstrap, **machine, **(gpu.describe() if on_gpus else {})})
+            if not on_gpus and machine["load"] > 0.5 * machine["processors"]:
                 screen.note(
                     f"other programs use this machine (load average {machine['load']:.1f}): the better "
                     "quartile is nearer to what a quiet machine shows than the median"
                 )
             with screen.open():
-                run(options, report, mpi)
+                measure()
         else:
-            run(options, report, mpi)
+            measure()
         pyshmem.finalize()
-    except (CoreError, others.PeerError, pyshmem.ShmemError, click.UsageError) as error:
+    except (CoreError, gpu.GpuError, others.PeerError, pyshmem.ShmemError, click.UsageError) as error:
         if not first_of_job():
             sys.exit(1)  # PE 0 says it
         raise error if isinstance(error, click.UsageError) else click.ClickException(str(error)) from None
@@ -285,10 +297,45 @@ def _in_new_job(options: Options, screen: _Screen, npes: int) -> None:
         f"starting {npes} PE(s) with {launchers[0].path} ({launchers[0].flavour} {launchers[0].version})"
     )
     arguments = ["bench", "--stream", "--only", ",".join(options.groups), "--repeat", str(options.rounds),
-                 "--slice-us", f"{options.slice_us:g}", *(["--peer"] if options.peer else [])]  # fmt: skip
+                 "--slice-us", f"{options.slice_us:g}"]  # fmt: skip
+    if options.device == "cuda":  # its peers come afterwards, when the job has left the GPUs
+        arguments += ["--device", "cuda", *(["--quick"] if options.quick else [])]
+    elif options.peer:
+        arguments.append("--peer")
     with screen.open():
         for text in start(launchers[0], npes, python_command(*arguments)):
             _take(text, screen)
+
+
+def _options(
+    device: str, groups: tuple[str, ...], quick: bool, repeat: int | None, slice_us: float | None, peer: bool
+) -> Options:
+    from .bench.run import Options
+
+    usual, short = (7, 3) if device == "cuda" else (15, 5)
+    rounds = repeat or (short if quick else usual)
+    return Options(groups, rounds, slice_us or (300 if quick else 2000), peer, device, quick)
+
+
+def _measure(options: Options, screen: _Screen, npes: int | None, stream: bool) -> None:
+    from .bench import gpu
+
+    here = stream or in_job()
+    try:
+        gpus = gpu.require(npes) if options.device == "cuda" else None
+    except gpu.GpuError as error:
+        if here and not first_of_job():
+            sys.exit(1)  # PE 0 says it
+        raise click.ClickException(str(error)) from None
+    if here:
+        _in_this_job(options, screen, npes)
+    else:
+        _in_new_job(options, screen, npes or gpus or 2)
+    if gpus and options.peer and first_of_job():
+        from .bench import gpu_peers
+
+        with screen.open():
+            gpu_peers.run(options, screen.header["npes"], screen.report())
 
 
 def _take(text: str, screen: _Screen) -> None:
@@ -317,26 +364,26 @@ def _from_file(path: str, screen: _Screen) -> None:
         raise click.ClickException(f"{path} holds no figures of `pyshmem bench --json`")
 
 
-def _listed(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    def add(function: Callable[..., None]) -> Callable[..., None]:
-        lines = "\n".join(f"  {name:<12} {what}" for name, what in GROUPS.items())
+def _listed(function: Callable[..., None]) -> Callable[..., None]:
+    for text, groups in (("Groups:", GROUPS), ("Groups of --device cuda:", GPU_GROUPS)):
+        lines = "\n".join(f"  {name:<12} {what}" for name, what in groups.items())
         function.__doc__ = f"{function.__doc__}\n\n\b\n{text}\n{lines}\n"
-        return function
-
-    return add
+    return function
 
 
 @main.command()
-@click.option(
-    "--npes", type=click.IntRange(1, 1024), help="PEs to start when no launcher has started this (default 2)."
-)
+@click.option("--npes", type=click.IntRange(1, 1024),
+              help="PEs to start when no launcher has started this (default 2; GPUs: one each).")  # fmt: skip
+@click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", is_eager=True,
+              help="Host memory (default), or GPU memory, kernels and streams, one PE a GPU.")  # fmt: skip
 @click.option("--only", callback=_groups, metavar="GROUP,...", help="Measure these groups only.")
-@click.option("--quick", is_flag=True, help="A look in seconds: 5 rounds of short loops.")
-@click.option("--repeat", type=click.IntRange(1, 1001), help="Rounds (default 15, with --quick 5).")
+@click.option("--quick", is_flag=True, help="A look in seconds: few rounds of short loops.")
+@click.option("--repeat", type=click.IntRange(1, 1001),
+              help="Rounds (default 15, with --quick 5; on GPUs 7 and 3).")  # fmt: skip
 @click.option("--slice-us", type=click.FloatRange(1, 1e6), hidden=True, help="Microseconds of a timed loop.")
-@click.option(
-    "--peer", is_flag=True, help="The same on mpi4py, and shmem4py where installed, in the same rounds."
-)
+@click.option("--peer", is_flag=True,
+              help="The same on mpi4py, and shmem4py where installed, in the same rounds; "
+                   "on GPUs on NVSHMEM and NCCL, afterwards.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each figure instead of tables.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Tables in Markdown.")
 @click.option(
@@ -345,9 +392,10 @@ def _listed(text: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
 @click.option("--from", "from_file", metavar="FILE", type=click.Path(exists=True, dir_okay=False),
               help="Show the figures that an earlier run printed with --json; measure nothing.")  # fmt: skip
 @click.option("--stream", is_flag=True, hidden=True)
-@_listed("Groups:")
+@_listed
 def bench(
     npes: int | None,
+    device: str,
     only: tuple[str, ...],
     quick: bool,
     repeat: int | None,
@@ -365,6 +413,8 @@ def bench(
     Under mpirun it measures that job; alone it starts one with the mpirun it finds. Figures are medians of
     rounds with their quartiles; targets are for 2 PEs on 2 idle cores. With more PEs than cores, collectives
     are also shown as a ratio to those with a core each.
+
+    With --device cuda: calls in kernels and on streams, one PE a GPU; targets are for GPUs joined by NVLink.
     """
     from .bench import show
 
@@ -377,15 +427,7 @@ def bench(
         if from_file:
             _from_file(from_file, screen)
         else:
-            from .bench.run import Options
-
-            options = Options(
-                only, repeat or (5 if quick else 15), slice_us or (300 if quick else 2000), peer
-            )
-            if stream or in_job():
-                _in_this_job(options, screen, npes)
-            else:
-                _in_new_job(options, screen, npes or 2)
+            _measure(_options(device, only, quick, repeat, slice_us, peer), screen, npes, stream)
         if not screen.figures or stream:
             return
         if as_markdown:
@@ -401,4 +443,6 @@ def bench(
 
 def _title(header: dict[str, Any]) -> str:
     version, cpu = header.get("version", "libshmem"), header.get("cpu") or "this machine"
+    if "gpu" in header:
+        return f"{version}: {header.get('npes', '?')} PEs, {header['gpu']} each"
     return f"{version}: {header.get('npes', '?')} PEs on {header.get('processors', '?')} processors, {cpu}"

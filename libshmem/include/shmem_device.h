@@ -61,6 +61,11 @@ using size = decltype(sizeof 0);
 enum thread_scope { thread };
 enum warp_scope { warp };
 enum block_scope { block };
+namespace detail
+{
+/* All blocks of a launch: for the library's own kernels, whose collectives are made by all of them. */
+enum grid_scope { grid };
+} // namespace detail
 
 /* Device number of a team (shmemx_team_device gives it); world and shared are always there. */
 enum team : unsigned { world = 0, shared = 1 };
@@ -88,6 +93,11 @@ template <class T> struct same_type {
 template <class T> using same = typename same_type<T>::type;
 
 } // namespace shmem
+
+namespace shmem::arch
+{
+using detail::grid_scope;
+}
 
 #ifdef __CUDACC__
 #include "device/arch_cuda.h"

@@ -40,6 +40,13 @@ SHMEMX_API int shmemx_fcollect_on_stream(shmem_team_t team, void *dest, const vo
                                          void *stream);
 SHMEMX_API int shmemx_alltoall_on_stream(shmem_team_t team, void *dest, const void *source, size_t nbytes,
                                          void *stream);
+/* Bytes may differ between members; dest_nbytes is the room at dest, SIZE_MAX = to the end of the heap. A member with
+ * too little room gets nothing, and shmemx_stream_check says so there; the others get theirs. */
+SHMEMX_API int shmemx_collect_on_stream(shmem_team_t team, void *dest, size_t dest_nbytes, const void *source,
+                                        size_t nbytes, void *stream);
+/* Strides in elements of elem_size bytes. */
+SHMEMX_API int shmemx_alltoalls_on_stream(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst,
+                                          ptrdiff_t sst, size_t elem_size, size_t nelems, void *stream);
 /* type and op as for shmemx_reduce (no long double, no complex); operands taken in the order of the members. */
 SHMEMX_API int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, const void *source,
                                        size_t nelems, void *stream);

@@ -19,18 +19,14 @@ int shmemi_coll_enter(const char *call, shmem_team_t team, struct shmemi_coll *c
     return rc;
 }
 
-/* Where both buffers are GPU memory the call has gone another way (shmemi_both_gpu); what comes here with some cannot be
- * done. */
+/* Where both buffers are GPU memory the call has gone another way (shmemi_both_gpu). */
 static int host_only(const struct shmemi_coll *c, const char *what, const void *addr,
                      const struct shmemi_place *p)
 {
     if (SHMEMI_LIKELY(p->segment == SHMEMI_SEGMENT_HOST))
         return SHMEMX_SUCCESS;
-    return shmemi_fail(
-        SHMEMX_ERR_UNSUPPORTED, c->call,
-        "%s %p is in the GPU heap: dest and source must be in the same heap, and this call must exist on "
-        "GPUs (broadcast, fcollect, alltoall, reductions)",
-        what, addr);
+    return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, c->call,
+                       "%s %p is in the GPU heap: dest and source must be in the same heap", what, addr);
 }
 
 bool shmemi_both_gpu(const void *dest, const void *source)
@@ -194,6 +190,9 @@ int shmemx_collect(shmem_team_t team, void *dest, size_t dest_nbytes, const void
     const char *call = "shmem_collect";
     enum { ROOM = SHMEMI_NOTE_ROOM - sizeof(uint64_t) };
     struct shmemi_coll c;
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(
+            call, shmemx_collect_on_stream(team, dest, dest_nbytes, source, nbytes, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
@@ -287,24 +286,19 @@ int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_
 {
     const char *call = "shmem_alltoalls";
     struct shmemi_coll c;
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(call, shmemx_alltoalls_on_stream(team, dest, source, dst, sst, elem_size,
+                                                                  nelems, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
     struct shmemi_team *t = c.t;
-    if (dst < 1 || sst < 1)
-        rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "strides dst %td, sst %td; they start at 1", dst, sst);
-    else if (elem_size == 0)
-        rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "elements of 0 bytes");
-    if (rc)
+    size_t count = times((size_t)t->n, nelems), nd, ns;
+    if ((rc = shmemi_spans(call, dst, sst, elem_size, count, &nd, &ns)) != 0)
         return shmemi_refuse(call, t, rc);
-    size_t count = times((size_t)t->n, nelems), dstep = times((size_t)dst, elem_size),
-           sstep = times((size_t)sst, elem_size);
-    /* from the first element's start to the last one's end */
-    size_t nd = nelems ? times(count - 1, dstep) : 0, ns = nelems ? times(count - 1, sstep) : 0;
-    if (nelems) {
-        nd = nd > SIZE_MAX - elem_size ? SIZE_MAX : nd + elem_size;
-        ns = ns > SIZE_MAX - elem_size ? SIZE_MAX : ns + elem_size;
-    }
+    size_t dstep = (size_t)dst * elem_size, sstep = (size_t)sst * elem_size;
+    if (nelems == 0)
+        nd = ns = 0;
     if ((rc = shmemi_coll_buffers(&c, dest, nd, source, ns)) != 0 ||
         (rc = refuse_overlap(&c, dest, nd, source, ns)) != 0)
         return shmemi_refuse(call, t, rc);

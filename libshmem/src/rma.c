@@ -94,15 +94,14 @@ static void strided_copy(char *d, const char *s, size_t dstep, size_t sstep, siz
     }
 }
 
-/* Checks strides and finds how many bytes `n` elements span at each side. */
-static int spans(const char *call, ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t n, size_t *dspan,
+int shmemi_spans(const char *call, ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t n, size_t *dspan,
                  size_t *sspan)
 {
     if (dst < 1 || sst < 1)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "strides dst %td, sst %td; they start at 1", dst, sst);
     if (size == 0)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "elements of 0 bytes");
-    size_t steps = n - 1;
+    size_t steps = n ? n - 1 : 0;
     if (__builtin_mul_overflow(steps, (size_t)dst, dspan) ||
         __builtin_mul_overflow(steps, (size_t)sst, sspan) ||
         __builtin_mul_overflow(*dspan + 1, size, dspan) || __builtin_mul_overflow(*sspan + 1, size, sspan))
@@ -117,7 +116,7 @@ static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
     struct shmemi_place p;
     size_t dspan, sspan;
     int rc = shmemi_check_pe(call, ctx, &pe);
-    if (rc || n == 0 || (rc = spans(call, dst, sst, size, n, &dspan, &sspan)) != 0 ||
+    if (rc || n == 0 || (rc = shmemi_spans(call, dst, sst, size, n, &dspan, &sspan)) != 0 ||
         (rc = shmemi_locate(call, "dest", dest, dspan, &p)) != 0)
         return rc;
     if (!source)
@@ -129,6 +128,8 @@ static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
         strided_copy(d, source, dstep, sstep, size, n);
         return SHMEMX_SUCCESS;
     }
+    if (d && t->strided)
+        return t->strided(d, dstep, source, sstep, size, n);
     for (size_t i = 0; i < n && rc == 0; ++i)
         rc = t->put(pe, p.segment, p.offset + i * dstep, (const char *)source + i * sstep, size, false);
     return rc;
@@ -140,7 +141,7 @@ static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
     struct shmemi_place p;
     size_t dspan, sspan;
     int rc = shmemi_check_pe(call, ctx, &pe);
-    if (rc || n == 0 || (rc = spans(call, dst, sst, size, n, &dspan, &sspan)) != 0 ||
+    if (rc || n == 0 || (rc = shmemi_spans(call, dst, sst, size, n, &dspan, &sspan)) != 0 ||
         (rc = shmemi_locate(call, "source", source, sspan, &p)) != 0)
         return rc;
     if (!dest)
@@ -152,6 +153,8 @@ static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
         strided_copy(dest, s, dstep, sstep, size, n);
         return SHMEMX_SUCCESS;
     }
+    if (s && t->strided)
+        return t->strided(dest, dstep, s, sstep, size, n);
     for (size_t i = 0; i < n && rc == 0; ++i)
         rc = t->get(pe, p.segment, p.offset + i * sstep, (char *)dest + i * dstep, size, true);
     return rc ? rc : t->quiet(pe);

@@ -60,6 +60,9 @@ struct shmemi_transport {
     int (*put)(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi);
     /* Bytes from a peer; in dest on return (nbi = false), or after quiet. */
     int (*get)(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi);
+    /* n elements of `size` bytes, dstep and sstep bytes apart; both addresses are local or come from map(). Complete on
+     * return. NULL = none faster than a put or get an element; only asked where the CPU cannot copy by itself. */
+    int (*strided)(void *dest, size_t dstep, const void *source, size_t sstep, size_t size, size_t n);
     /* Atomic against all atomics of this library on that element, whoever issues them. A fetched value is there on
      * return (nbi = false), or after quiet. */
     int (*amo)(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi);

@@ -1,10 +1,10 @@
-"""Compiles the library's kernels (libshmem/src/gpu/kernels.cu) to PTX, which the build takes in.
+"""Compiles the library's kernels (libshmem/src/gpu/*.cu) to PTX, which the build takes in.
 
     python libshmem/tools/ptx.py            # with nvcc on PATH
-    python libshmem/tools/ptx.py --check    # is kernels.ptx made from today's sources? Needs no CUDA.
+    python libshmem/tools/ptx.py --check    # is gpu/ptx made from today's sources? Needs no CUDA.
 
-The file is committed, because building libshmem must not need CUDA. It names the digest of everything it was
-made from, so that a change of a kernel or of a device header without a new run of this tool fails the test.
+The files are committed, because building libshmem must not need CUDA. Each names the digest of everything they
+were made from, so that a change of a kernel or of a device header without a new run of this tool fails the test.
 """
 
 from __future__ import annotations
@@ -14,49 +14,81 @@ import hashlib
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCE = ROOT / "src" / "gpu" / "kernels.cu"
-TARGET = ROOT / "src" / "gpu" / "kernels.ptx"
+SOURCES = ROOT / "src" / "gpu"
+TARGETS = SOURCES / "ptx"
 ARCHITECTURE = "compute_80"  # the oldest that is supported; the driver compiles it for the GPU at hand
+TYPES = {
+    "int8": "signed char",
+    "int16": "short",
+    "int32": "int",
+    "int64": "long long",
+    "uint8": "shmem::u8",
+    "uint16": "shmem::u16",
+    "uint32": "shmem::u32",
+    "uint64": "shmem::u64",
+    "float16": "shmem::half_bits",
+    "bfloat16": "shmem::brain_bits",
+    "float32": "float",
+    "float64": "double",
+}
 
 
-def inputs() -> list[Path]:
-    include = ROOT / "include"
-    other = ("arch_host.h", "wrappers.h")  # not included by the kernels
-    headers = [path for path in sorted((include / "device").glob("*.h")) if path.name not in other]
-    return [SOURCE, include / "shmem_device.h", *headers]
+def modules() -> dict[str, list[str]]:
+    """What nvcc is called with for each file: its source, and for a type's reductions the type."""
+    reductions = {f"reduce_{name}": ["reduce.cu", f"-DSHMEMI_ELEMENT={cpp}"] for name, cpp in TYPES.items()}
+    return {"kernels": ["kernels.cu"], **reductions}
 
 
 def digest() -> str:
     """Of the tokens of all sources: comments and white space may change freely."""
+    include = ROOT / "include"
+    other = ("arch_host.h", "wrappers.h")  # not included by the kernels
+    headers = [path for path in sorted((include / "device").glob("*.h")) if path.name not in other]
     total = hashlib.sha256()
-    for path in inputs():
+    for path in [*sorted(SOURCES.glob("*.cu*")), include / "shmem_device.h", *headers]:
         text = re.sub(r"//[^\n]*|/\*.*?\*/", " ", path.read_text(), flags=re.DOTALL)
         total.update(" ".join(text.split()).encode())
     return total.hexdigest()[:32]
 
 
-def compile_ptx() -> str:
-    include = ["-I", str(ROOT / "include")]
-    command = ["nvcc", "-std=c++17", "-O3", "-ptx", f"-arch={ARCHITECTURE}", *include, str(SOURCE), "-o", "-"]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def compile_ptx(source: str, *options: str) -> str:
+    command = ["nvcc", "-std=c++17", "-O3", "-ptx", f"-arch={ARCHITECTURE}", "-I", str(ROOT / "include")]
+    command += [*options, str(SOURCES / source), "-o", "-"]
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def write(name: str) -> int:
+    lines = [line.strip() for line in compile_ptx(*modules()[name]).splitlines()]
+    lines = [line for line in lines if line and not line.startswith("//")]
+    head = f"// Made by libshmem/tools/ptx.py for {ARCHITECTURE}; digest {digest()}."
+    text = "\n".join([head, *lines]) + "\n"
+    (TARGETS / f"{name}.ptx").write_text(text)
+    return len(text)
+
+
+def current() -> bool:
+    """Whether all files, and no others, are made from today's sources."""
+    paths = {path.stem: path for path in TARGETS.glob("*.ptx")}
+    mark = f"digest {digest()}"
+    return set(paths) == set(modules()) and all(mark in path.read_text()[:200] for path in paths.values())
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="only say whether the file is up to date")
-    options = parser.parse_args()
-    if options.check:
-        current = TARGET.exists() and f"digest {digest()}" in TARGET.read_text()[:1000]
-        print(f"{TARGET.name} is {'up to date' if current else 'out of date: run libshmem/tools/ptx.py'}")
-        return 0 if current else 1
-    lines = [line.strip() for line in compile_ptx().splitlines()]
-    lines = [line for line in lines if line and not line.startswith("//")]
-    head = f"// Made by libshmem/tools/ptx.py from gpu/kernels.cu for {ARCHITECTURE}; digest {digest()}."
-    TARGET.write_text("\n".join([head, *lines]) + "\n")
-    print(f"{TARGET}: {sum(map(len, lines))} bytes of PTX")
+    parser.add_argument("--check", action="store_true", help="only say whether the files are up to date")
+    if parser.parse_args().check:
+        print("gpu/ptx is " + ("up to date" if current() else "out of date: run libshmem/tools/ptx.py"))
+        return 0 if current() else 1
+    TARGETS.mkdir(exist_ok=True)
+    for path in TARGETS.glob("*.ptx"):
+        path.unlink()
+    with ThreadPoolExecutor() as pool:
+        total = sum(pool.map(write, modules()))
+    print(f"{TARGETS}: {total} bytes of PTX")
     return 0
 
 

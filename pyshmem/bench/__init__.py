@@ -4,4 +4,7 @@ Read in this order: `figures` (one figure, its statistics, the targets), `run` (
 (the Python calls that are timed), `others` (the same on mpi4py and shmem4py), `launch` (finding mpirun and
 starting a job with it), `show` (table, Markdown, picture). The C side is libshmem/bench/core.c, a program of
 its own: its loops hold no Python.
+
+On GPUs: `gpu_plan` (sizes and loops), `gpu` with gpu_kernels.cu (a run inside a job), `gpu_peers` with
+peer_nvshmem.cu and `peer_nccl` (the same on NVSHMEM and NCCL, afterwards).
 """

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Literal, NamedTuple
 
 __all__ = [
+    "GPU_FACES",
+    "GPU_GROUPS",
     "GROUPS",
     "OVERSUBSCRIBED",
     "TARGETS",
@@ -34,10 +36,23 @@ GROUPS = {
     "moe": "dispatch and combine of 512 x 2048 float32 tokens a PE, top-4 of 32 experts",
 }
 
+GPU_GROUPS = {
+    "put": "p, one way; put by kernels of 1, 8 and 32 blocks, and on a stream",
+    "get": "get by kernels of 1, 8 and 32 blocks",
+    "signals": "put_signal and packets, by a block, one way",
+    "atomics": "fetch_add, round trip",
+    "sync": "sync and barrier in a kernel, barrier on a stream",
+    "collectives": "alltoall, fcollect and sum of float32 on a stream; bytes in all",
+}
+"""What ``--device cuda`` measures, from 2 PEs on; one PE has nobody to play ping-pong with."""
+
+GPU_FACES = ("libshmem", "NVSHMEM", "NCCL")
+"""Whose calls on GPUs a figure is of: ours, then the peers'."""
+
 
 class Target(NamedTuple):
     """What a figure should reach: at most `value`, or at least it for rates and for times of others over
-    ours."""
+    ours. None fits every figure."""
 
     face: str
     op: str
@@ -45,6 +60,7 @@ class Target(NamedTuple):
     npes: int | None
     value: float
     at_least: bool = False
+    blocks: int | None = None
 
 
 _TOKENS = 512 * 2048 * 4
@@ -76,6 +92,25 @@ TARGETS = [
     Target("Python", "get, NumPy target", 8, None, 350),
     Target("Python", "atomic_fetch_add", 8, None, 350),
     Target("mpi4py / pyshmem", "dispatch + combine", _TOKENS, None, 1.5, at_least=True),
+    # On GPUs joined by NVLink (docs/gpu.md).
+    Target("libshmem", "p", 8, None, 750),
+    *(Target("libshmem", "put_signal", n, None, ns) for n, ns in ((8, 2400), (14336, 2700), (65536, 3800))),
+    *(Target("libshmem", "packets", n, None, ns) for n, ns in ((120, 900), (14400, 1500), (65520, 3000))),
+    *(
+        Target("libshmem", op, 256 * _MIB, None, rate, at_least=True, blocks=blocks)
+        for op, rates in (("put", (45, 335, 355)), ("get", (50, 350, 365)))
+        for blocks, rate in zip((1, 8, 32), rates, strict=True)
+    ),
+    Target("libshmem", "put_on_stream", 256 * _MIB, None, 392, at_least=True),
+    Target("libshmem", "fetch_add", 8, None, 840),
+    Target("libshmem", "sync", None, None, 1000),
+    Target("libshmem", "barrier", None, None, 2400),
+    Target("libshmem", "barrier_on_stream", None, None, 4000),
+    *(
+        Target("libshmem", f"{op}_on_stream", nbytes, npes, ns)
+        for op, large in (("alltoall", 350_000), ("fcollect", 345_000), ("sum_reduce", 560_000))
+        for nbytes, npes, ns in ((4096, None, 6000), (_MIB, None, 12_000), (128 * _MIB, 4, large))
+    ),
 ]
 
 
@@ -83,10 +118,13 @@ TARGETS = [
 class Figure:
     """Median and quartiles of `rounds` timings of one call.
 
-    face: "C", "Python", a library ("mpi4py"), or "library / pyshmem": how many times longer it takes there.
-    bytes: of one call, a PE's part in collectives; 0 where nothing is moved. unit: "ns" a call, "GB/s",
-    "x" (ratio).
+    face: "C", "Python", a library ("mpi4py"), "library / pyshmem": how many times longer it takes there; or
+    one of GPU_FACES.
+    bytes: of one call, a PE's part in collectives (on GPUs: in all); 0 where nothing is moved. unit: "ns" a
+    call, "GB/s", "x" (ratio).
     q1, q3: lower and upper quartile. target: None where there is none; met: whether the median reaches it.
+    blocks: of the kernel that makes the call, 0 where it is not made in one. form: how, where there are
+    several ways ("1024 threads").
     """
 
     face: str
@@ -101,6 +139,8 @@ class Figure:
     rounds: int
     target: float | None = None
     at_least: bool = False
+    blocks: int = 0
+    form: str = ""
 
     @property
     def met(self) -> bool | None:
@@ -129,27 +169,28 @@ def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
     return v[n // 4], (v[(n - 1) // 2] + v[n // 2]) / 2, v[n - 1 - n // 4]
 
 
-def _target(face: str, op: str, nbytes: int, npes: int) -> Target | None:
+def _target(f: Figure) -> Target | None:
     for t in TARGETS:
-        if (t.face, t.op) == (face, op) and t.bytes in (None, nbytes) and t.npes in (None, npes):
+        wanted = (t.bytes, f.bytes), (t.npes, f.npes), (t.blocks, f.blocks)
+        if (t.face, t.op) == (f.face, f.op) and all(a in (None, b) for a, b in wanted):
             return t
     return None
 
 
 def figure(
-    face: str, group: str, op: str, nbytes: int, npes: int, unit: Unit, samples: Sequence[float]
-) -> Figure:
+    face: str, group: str, op: str, nbytes: int, npes: int, unit: Unit, samples: Sequence[float],
+    blocks: int = 0, form: str = "",
+) -> Figure:  # fmt: skip
     """The figure of these samples, with its target if it has one."""
     q1, median, q3 = quartiles(samples)
-    return with_target(Figure(face, group, op, nbytes, npes, unit, median, q1, q3, len(samples)))
+    made = Figure(face, group, op, nbytes, npes, unit, median, q1, q3, len(samples))
+    return with_target(replace(made, blocks=blocks, form=form))
 
 
 def with_target(f: Figure) -> Figure:
     """The same figure with the target that the table has for it."""
-    t = _target(f.face, f.op, f.bytes, f.npes)
-    fields: dict[str, Any] = asdict(f)
-    fields.update(target=t.value if t else None, at_least=bool(t and t.at_least))
-    return Figure(**fields)
+    t = _target(f)
+    return replace(f, target=t.value if t else None, at_least=bool(t and t.at_least))
 
 
 def from_json(text: str) -> Figure | None:

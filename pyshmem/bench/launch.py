@@ -16,6 +16,7 @@ from typing import NamedTuple
 __all__ = [
     "LaunchError",
     "Launcher",
+    "environment",
     "find_launchers",
     "first_of_job",
     "in_job",
@@ -50,7 +51,7 @@ class Launcher(NamedTuple):
 def _identify(path: str) -> Launcher:
     try:
         done = subprocess.run(
-            [path, "--version"], capture_output=True, text=True, timeout=20, check=False, env=_environment()
+            [path, "--version"], capture_output=True, text=True, timeout=20, check=False, env=environment()
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return Launcher(path, "unknown", f"cannot be asked: {error}")
@@ -93,22 +94,21 @@ def processors() -> int:
     return len(os.sched_getaffinity(0))
 
 
-def python_command(*arguments: str) -> list[str]:
+def python_command(*arguments: str, main: str = "pyshmem.cli") -> list[str]:
     """This Python with this very package, whatever the working directory holds, running ``pyshmem
-    ARGUMENTS``."""
+    ARGUMENTS``, or the `main` of another module of the package."""
     home = str(Path(__file__).resolve().parents[2])
-    code = (
-        f"import sys; sys.path[:] = [{home!r}, *(p for p in sys.path if p)]; "
-        "from pyshmem.cli import main; main(prog_name='pyshmem')"
-    )
-    return [sys.executable, "-c", code, *arguments]
+    code = f"import sys; sys.path[:] = [{home!r}, *(p for p in sys.path if p)]; sys.argv[0] = 'pyshmem'; "
+    return [sys.executable, "-c", f"{code}from {main} import main; main()", *arguments]
 
 
-def _environment() -> dict[str, str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
-    if os.geteuid() == 0:  # it refuses root without; MPICH ignores them
-        environment.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
-    return environment
+def environment() -> dict[str, str]:
+    """This process's variables without those of the launcher that started it: for processes of another
+    job."""
+    found = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
+    if os.geteuid() == 0:  # mpirun refuses root without; MPICH ignores them
+        found.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
+    return found
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -124,7 +124,7 @@ def start(launcher: Launcher, npes: int, program: Sequence[str]) -> Iterator[str
     before = signal.signal(signal.SIGTERM, _terminated)
     process = subprocess.Popen(
         launcher.command(npes, program),
-        env=_environment(),
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         text=True,

@@ -39,13 +39,15 @@ class CoreError(RuntimeError):
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure: groups of `figures.GROUPS`, rounds, microseconds a loop, and whether beside other
-    libraries."""
+    """What to measure: groups of `figures.GROUPS` (of GPU_GROUPS on GPUs), rounds, microseconds a loop (of
+    CPUs), and whether beside other libraries."""
 
     groups: tuple[str, ...] = tuple(GROUPS)
     rounds: int = 15
     slice_us: float = 2000
     peer: bool = False
+    device: str = "cpu"
+    quick: bool = False
 
 
 @dataclass(frozen=True)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from rich.console import Console
 from rich.table import Table
 
-from .figures import Figure
+from .figures import GPU_FACES, Figure
 
 __all__ = ["PlotError", "markdown", "plot", "table"]
 
@@ -56,6 +56,12 @@ _NAMES = {
     ("C", "lock_contended"): "the same, all PEs at it",
     ("C", "quantize"): "INT8 quantize",
     ("C", "dequantize"): "INT8 dequantize",
+    ("libshmem", "p"): "p, one way",
+    ("libshmem", "put_signal"): "put_signal until wait, one way",
+    ("libshmem", "packets"): "packets until received, one way",
+    ("libshmem", "put"): "put, all PEs at once",
+    ("libshmem", "get"): "get, all PEs at once",
+    ("libshmem", "fetch_add"): "fetch_add, round trip",
 }
 
 
@@ -86,19 +92,35 @@ def _title(face: str, npes: int) -> str:
     return f"from {face}, {npes} PE{'s' if npes != 1 else ''}"
 
 
+_COLOURS_OF_MARKS = {"met": "green", "met when quiet": "yellow", "missed": "red"}
+
+
 def table(figures: Sequence[Figure], console: Console) -> None:
-    """Prints the figures, a table for each face and number of PEs."""
-    colours = {"met": "green", "met when quiet": "yellow", "missed": "red"}
-    for (face, npes), part in _sections(figures).items():
+    """Prints the figures, a table for each face and number of PEs; on GPUs the peers are beside ours."""
+    of_cpus, of_gpus = _parted(figures)
+    for (face, npes), part in _sections(of_cpus).items():
         shown = Table(title=_title(face, npes), title_justify="left", title_style="bold")
         for i, name in enumerate(_HEAD):
             shown.add_column(name, justify="left" if i in (0, 4, 5) else "right", no_wrap=True)
         for i, f in enumerate(part):
             cells = list(_row(f))
             if f.met is not None:
-                cells[4] = f"[{colours[_mark(f)]}]{cells[4]}[/]"
+                cells[4] = f"[{_COLOURS_OF_MARKS[_mark(f)]}]{cells[4]}[/]"
             shown.add_row(*cells, end_section=i + 1 < len(part) and part[i + 1].group != f.group)
         console.print(shown)
+    for npes, rows in _gpu_sections(of_gpus).items():
+        shown = Table(title=_gpu_title(npes), title_justify="left", title_style="bold")
+        for name in _gpu_head(rows):
+            shown.add_column(name, justify="left" if name in ("op", "met") else "right", no_wrap=True)
+        for i, row in enumerate(rows):
+            cells = _gpu_cells(row, rows)
+            if cells[-1]:
+                cells[-1] = f"[{_COLOURS_OF_MARKS[cells[-1]]}]{cells[-1]}[/]"
+            group, following = row.one.group, rows[i + 1].one.group if i + 1 < len(rows) else None
+            shown.add_row(*cells, end_section=following not in (None, group))
+        console.print(shown)
+        if "ratio" in _gpu_head(rows):
+            console.print(_RATIO)
     judged = [f for f in figures if f.met is not None]
     if judged:
         quiet = sum(not f.met and bool(f.met_in_quiet) for f in judged)
@@ -111,12 +133,96 @@ def table(figures: Sequence[Figure], console: Console) -> None:
 def markdown(figures: Sequence[Figure]) -> str:
     """The same tables for a document."""
     text = []
-    for (face, npes), part in _sections(figures).items():
+    of_cpus, of_gpus = _parted(figures)
+    for (face, npes), part in _sections(of_cpus).items():
         text += [f"### {_title(face, npes)[0].upper()}{_title(face, npes)[1:]}", ""]
         text += [f"| {' | '.join(_HEAD)} |", "|---|---:|---:|---:|---|---|"]
         text += [f"| {' | '.join(' '.join(cell.split()) for cell in _row(f))} |" for f in part]
         text.append("")
+    for npes, rows in _gpu_sections(of_gpus).items():
+        head = _gpu_head(rows)
+        text += [f"### {_gpu_title(npes)}", "", f"| {' | '.join(head)} |"]
+        text.append(f"|{'|'.join('---' if name in ('op', 'met') else '---:' for name in head)}|")
+        text += [f"| {' | '.join(_gpu_cells(row, rows))} |" for row in rows]
+        text += ["", *([f"{_RATIO}.", ""] if "ratio" in head else [])]
     return "\n".join(text)
+
+
+# ---- GPUs: a row an operation, a column a library ----------------------------------------------------------
+
+_RATIO = "ratio: how many times as fast as the faster peer"
+
+
+class _GpuRow(NamedTuple):
+    """Figures of one operation by face; a peer has one for all of our forms."""
+
+    faces: dict[str, Figure]
+
+    @property
+    def one(self) -> Figure:
+        return next(iter(self.faces.values()))
+
+    @property
+    def ratio(self) -> float | None:
+        """Ours against the best of the others: above 1, ours is faster."""
+        ours = self.faces.get(GPU_FACES[0])
+        theirs = [f.median for face, f in self.faces.items() if face != GPU_FACES[0]]
+        if ours is None or not theirs:
+            return None
+        return ours.median / max(theirs) if ours.unit == "GB/s" else min(theirs) / ours.median
+
+
+def _parted(figures: Iterable[Figure]) -> tuple[list[Figure], list[Figure]]:
+    """Figures of CPUs, figures of GPUs."""
+    of_cpus: list[Figure] = []
+    of_gpus: list[Figure] = []
+    for f in figures:
+        (of_gpus if f.face in GPU_FACES else of_cpus).append(f)
+    return of_cpus, of_gpus
+
+
+def _gpu_sections(figures: Sequence[Figure]) -> dict[int, list[_GpuRow]]:
+    """Rows by number of PEs, by group and in the order of our own figures; then what peers alone have."""
+    found: dict[int, list[_GpuRow]] = {}
+    rows: dict[tuple[Any, ...], list[_GpuRow]] = {}
+    for f in sorted(figures, key=lambda f: f.face != GPU_FACES[0]):
+        same = rows.setdefault((f.npes, f.op, f.bytes, f.blocks), [])
+        if f.face == GPU_FACES[0] or not same:
+            row = _GpuRow({f.face: f})
+            same.append(row)
+            found.setdefault(f.npes, []).append(row)
+        else:
+            for row in same:
+                row.faces[f.face] = f
+    for part in found.values():
+        order = list(dict.fromkeys(row.one.group for row in part))
+        part.sort(key=lambda row: order.index(row.one.group))
+    return found
+
+
+def _gpu_title(npes: int) -> str:
+    return f"On GPUs, {npes} PE{'s' if npes != 1 else ''}"
+
+
+def _gpu_head(rows: Sequence[_GpuRow]) -> list[str]:
+    faces = [face for face in GPU_FACES if any(face in row.faces for row in rows)]
+    return ["op", "bytes", "blocks", *faces, *(["ratio"] if len(faces) > 1 else []), "target", "met"]
+
+
+def _gpu_cells(row: _GpuRow, rows: Sequence[_GpuRow]) -> list[str]:
+    one = row.one
+    by, unit = (1e3, "us") if one.unit == "ns" else (1.0, one.unit)
+    name = _NAMES.get((GPU_FACES[0], one.op), one.op) + (f", {one.form}" if one.form else "")
+    cells = {
+        "op": name,
+        "bytes": size_text(one.bytes),
+        "blocks": str(one.blocks or ""),
+        "ratio": "" if row.ratio is None else _digits(row.ratio),
+        "target": "" if one.target is None else f"{'>=' if one.at_least else '<='} {one.target / by:g}",
+        "met": _mark(one),
+        **{face: f"{_digits(f.median / by)} {unit}" for face, f in row.faces.items()},
+    }
+    return [cells.get(column, "") for column in _gpu_head(rows)]
 
 
 # ---- picture -----------------------------------------------------------------------------------------------
@@ -131,7 +237,7 @@ _LABELS = {
 
 
 def _curves(axes: Any, bandwidth: Any, figures: Sequence[Figure]) -> None:
-    largest = max((f.npes for f in figures), default=0)
+    largest = max((f.npes for f in figures if f.face == "C"), default=0)
     for op in ("memcpy", "memcpy_from", "put", "get"):
         part = sorted(
             (f for f in figures if f.face == "C" and f.op == op and f.npes == largest), key=lambda f: f.bytes
@@ -188,7 +294,9 @@ def _bars(axes: Any, figures: Sequence[Figure]) -> None:
         )
     names = [
         " ".join(f"{name_of(f)} {size_text(f.bytes)}".split())
-        + (f", {f.face}" if f.face != "C" else "")
+        + (f", {f.blocks} blocks" if f.blocks > 1 else "")
+        + (f", {f.form}" if f.form else "")
+        + (f", {f.face}" if f.face not in ("C", GPU_FACES[0]) else "")
         + (f", {f.npes} PEs" if f.npes != 2 else "")
         for f in reversed(judged)
     ]

@@ -8,26 +8,26 @@ from functools import cache
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped, unused-ignore]
-from numba import config, cuda
+from numba import cuda
 
 from . import state
 from ._flatten import flatten
-
-if getattr(config, "ENABLE_CUDASIM", 0):
-    raise ImportError(
-        "Numba's simulator (NUMBA_ENABLE_CUDASIM) links no CUDA code, which these functions are"
-    )
+from ._numba_checks import (
+    checked_array,
+    comparison_kind,
+    element_bits,
+    integer_elements,
+    reduction_kind,
+    same_dtype,
+    signal_array,
+    single_element,
+    types,
+)
 
 intrinsic: Any
-types: Any
-TypingError: Any
 try:
-    from numba.cuda import types
-    from numba.cuda.core.errors import TypingError
     from numba.cuda.extending import intrinsic
-except ImportError:  # before Numba-CUDA had these parts of its own
-    from numba import types
-    from numba.core.errors import TypingError
+except ImportError:  # before Numba-CUDA had this part of its own
     from numba.extending import intrinsic
 
 # ---- the linked code ---------------------------------------------------------------------------------------
@@ -122,22 +122,10 @@ c_reduce_f32, c_reduce_f64 = map(_declare, ("reduce_f32", "reduce_f64"))
 # ---- arrays and values as bits -----------------------------------------------------------------------------
 
 
-def _checked_array(a: Any) -> Any:
-    if not isinstance(a, types.Array):
-        raise TypingError(f"a pyshmem call in a kernel got {a}, where an array is needed")
-    if a.layout not in "CF":
-        raise TypingError(f"a pyshmem call in a kernel got {a}: a contiguous array is needed")
-    return a
-
-
-def _bits_of(dtype: Any) -> int:
-    return int(getattr(dtype, "bitwidth", 8 if isinstance(dtype, types.Boolean) else 0))
-
-
 @intrinsic
 def address(typing_context: Any, a: Any) -> Any:
     """uint64: where the array's first element is, as a generic address."""
-    _checked_array(a)
+    checked_array(a)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         made = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -152,7 +140,7 @@ def address(typing_context: Any, a: Any) -> Any:
 @intrinsic
 def moved(typing_context: Any, a: Any, address: Any) -> Any:
     """The array with its first element at another address."""
-    _checked_array(a)
+    checked_array(a)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = signature.args[0]
@@ -169,12 +157,7 @@ def moved(typing_context: Any, a: Any, address: Any) -> Any:
 @intrinsic
 def bytes_of(typing_context: Any, target: Any, source_array: Any) -> Any:
     """uint64: bytes that both arrays have; their dtypes must be the same."""
-    _checked_array(target)
-    _checked_array(source_array)
-    if target.dtype != source_array.dtype:
-        raise TypingError(
-            f"dtypes of target and source differ in a pyshmem call: {target.dtype} and {source_array.dtype}"
-        )
+    same_dtype(target, source_array)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         to, there = (
@@ -190,9 +173,7 @@ def bytes_of(typing_context: Any, target: Any, source_array: Any) -> Any:
 @intrinsic
 def to_bits(typing_context: Any, a: Any, value: Any) -> Any:
     """uint64: the value, converted to the array's dtype, as its bits."""
-    width = _bits_of(_checked_array(a).dtype)
-    if width not in (8, 32, 64):
-        raise TypingError(f"single elements of 1, 4 and 8 bytes can be sent, not {a.dtype}")
+    width = single_element(a, "sent")
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         kind = signature.args[0].dtype
@@ -208,10 +189,8 @@ def to_bits(typing_context: Any, a: Any, value: Any) -> Any:
 @intrinsic
 def from_bits(typing_context: Any, a: Any, bits: Any) -> Any:
     """The value of the array's dtype that these bits are."""
-    dtype = _checked_array(a).dtype
-    width = _bits_of(dtype)
-    if width not in (8, 32, 64):
-        raise TypingError(f"single elements of 1, 4 and 8 bytes can be fetched, not {dtype}")
+    width = single_element(a, "fetched")
+    dtype = a.dtype
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         whole = ir.IntType(width)
@@ -227,7 +206,7 @@ def from_bits(typing_context: Any, a: Any, bits: Any) -> Any:
 @intrinsic
 def width(typing_context: Any, a: Any) -> Any:
     """int64: bits of an element, a constant in compiled code."""
-    width = _bits_of(_checked_array(a).dtype)
+    width = element_bits(a)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return ir.Constant(ir.IntType(64), width)
@@ -238,23 +217,13 @@ def width(typing_context: Any, a: Any) -> Any:
 @intrinsic
 def integers(typing_context: Any, a: Any) -> Any:
     """A TypingError unless the array has 32- or 64-bit integers."""
-    dtype = _checked_array(a).dtype
-    if not isinstance(dtype, types.Integer) or dtype.bitwidth not in (32, 64):
-        raise TypingError(f"this pyshmem call takes 32- and 64-bit integers, not {dtype}")
+    integer_elements(a)
     return types.void(a), lambda context, builder, signature, arguments: context.get_dummy_value()
-
-
-def _wait_kind(dtype: Any) -> int:
-    """Which comparison a dtype needs: 32, 64 signed, 65 = 64 unsigned."""
-    kinds = {types.int32: 32, types.int64: 64, types.uint64: 65}
-    if dtype not in kinds:
-        raise TypingError(f"waits and tests take int32, int64 and uint64, not {dtype}")
-    return kinds[dtype]
 
 
 @intrinsic
 def comparison_of(typing_context: Any, a: Any) -> Any:
-    kind = _wait_kind(_checked_array(a).dtype)
+    kind = comparison_kind(a)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return ir.Constant(ir.IntType(64), kind)
@@ -265,8 +234,7 @@ def comparison_of(typing_context: Any, a: Any) -> Any:
 @intrinsic
 def signal_word(typing_context: Any, a: Any) -> Any:
     """As address, of an array of uint64 or int64."""
-    if _checked_array(a).dtype not in (types.uint64, types.int64):
-        raise TypingError(f"a signal is uint64 (or int64), not {a.dtype}")
+    signal_array(a)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         made = context.make_array(signature.args[0])(context, builder, arguments[0])
@@ -277,10 +245,7 @@ def signal_word(typing_context: Any, a: Any) -> Any:
 
 @intrinsic
 def reduction_of(typing_context: Any, a: Any) -> Any:
-    kinds = {types.int32: 0, types.int64: 1, types.float32: 2, types.float64: 3}
-    kind = kinds.get(_checked_array(a).dtype)
-    if kind is None:
-        raise TypingError(f"reductions in kernels take int32, int64, float32 and float64, not {a.dtype}")
+    kind = reduction_kind(a)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return ir.Constant(ir.IntType(64), kind)

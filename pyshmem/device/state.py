@@ -31,6 +31,7 @@ LAYOUT = np.dtype(
             for name in ("heap", "stride", "bytes", "mailbox", "timeout_ns", "internal", "teams")
         ),
         *((name, np.uint32) for name in ("nteams", "reserved")),
+        *((name, np.uint64) for name in ("copy", "bases", "world_sync", "world_packets", "world_slot_bytes")),
     ]
 )
 """struct shmemx_device_state; tests compare it with the header."""
@@ -42,10 +43,14 @@ _epoch = 0  # counts the jobs of this process
 # By key, what copies the state into one loaded module; called again for a later job.
 _fillers: dict[Any, Callable[[], None]] = {}
 
+simulated = False  # kernels run in Numba's simulator: they have ended when their launch returns
+_note: Exception | None = None  # what they have reported; the mailbox of kernels without a GPU
+
 
 def _next_job() -> None:
-    global _epoch
+    global _epoch, _note
     _epoch += 1
+    _note = None
 
 
 setup.after_finalize.append(_next_job)
@@ -108,14 +113,25 @@ def check() -> None:
     TimeoutError, PEError, AddressError, ArgumentError
         With the call, block, thread and address in the kernel.
     """
+    global _note
+    if _note is not None:
+        error, _note = _note, None
+        raise error
     check_code(lib.shmemx_stream_check())
+
+
+def note(error: Exception) -> None:
+    """Leaves what a simulated kernel reports to `check`: the first error only, as the mailbox does."""
+    global _note
+    _note = _note or error
 
 
 def synchronize(stream: Any = None) -> None:
     """Waits until `stream` (as in `pyshmem.device.stream`) has done all it holds, then checks as `check`."""
     from .stream import handle_of, wait_for
 
-    wait_for(handle_of(stream, "synchronize"))
+    if not simulated:
+        wait_for(handle_of(stream, "synchronize"))
     check()
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from .. import coll as _coll
 from .._core import ffi, lib
 from ..errors import CLASSES, check
-from ..rma import span
+from ..rma import span, strided
 from ..setup import ensure
 from ..setup import state as job
 from ..symmetric import _contiguous, _pointer, root_block, same_dtype
@@ -32,9 +32,11 @@ if TYPE_CHECKING:
 
 __all__ = [
     "alltoall_on_stream",
+    "alltoalls_on_stream",
     "and_reduce_on_stream",
     "barrier_on_stream",
     "broadcast_on_stream",
+    "collect_on_stream",
     "fcollect_on_stream",
     "get_on_stream",
     "max_reduce_on_stream",
@@ -262,6 +264,33 @@ def alltoall_on_stream(
     count = _coll._block(have, size, _coll._members(team), call)
     check(
         lib.shmemx_alltoall_on_stream(_team(team), to, there, count * dtype.itemsize, _stream(stream, call))
+    )
+
+
+def collect_on_stream(
+    target: Array, source: Array, size: int | None = None, team: Team | None = None, stream: Any = None
+) -> None:
+    """As `collect`, on arrays of the GPU heap. A PE whose `target` has too little room gets nothing, and
+    `pyshmem.device.check` raises that there; the others get theirs."""
+    call = "collect_on_stream"
+    to, to_bytes, there, there_bytes, dtype = _pair(target, source, call)
+    nbytes = there_bytes if size is None else span(size, there_bytes, there_bytes, dtype.itemsize, call)
+    check(lib.shmemx_collect_on_stream(_team(team), to, to_bytes, there, nbytes, _stream(stream, call)))
+
+
+def alltoalls_on_stream(
+    target: Array, source: Array, tst: int = 1, sst: int = 1, size: int | None = None,
+    team: Team | None = None, stream: Any = None,
+) -> None:  # fmt: skip
+    """As `alltoalls`, on arrays of the GPU heap."""
+    call = "alltoalls_on_stream"
+    to, to_bytes, there, there_bytes, dtype = _pair(target, source, call)
+    have = strided(to_bytes, there_bytes, dtype.itemsize, tst, sst, None, call)
+    count = _coll._block(have, size, _coll._members(team), call)
+    check(
+        lib.shmemx_alltoalls_on_stream(
+            _team(team), to, there, tst, sst, dtype.itemsize, count, _stream(stream, call)
+        )
     )
 
 

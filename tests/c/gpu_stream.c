@@ -143,6 +143,25 @@ static void test_collectives(shmem_team_t team, size_t n, bool on_stream)
     what = "alltoall";
     DO(shmemx_alltoall(team, dst, src, one), shmemx_alltoall_on_stream(team, dst, src, one, NULL));
     COUNT(all, pattern((int)(i / n), (size_t)rank * n + i % n, salt));
+    what = "collect of different sizes";
+    size_t brought = n / 2 + (size_t)rank % (n + 1 - n / 2), begin = 0;
+    DO(shmemx_collect(team, dst, all, src, brought * 4),
+       shmemx_collect_on_stream(team, dst, all, src, brought * 4, NULL));
+    for (int j = 0; j < k; ++j) {
+        size_t theirs = n / 2 + (size_t)j % (n + 1 - n / 2), bad = 0;
+        for (size_t i = 0; i < theirs; ++i)
+            bad += h[begin + i] != pattern(j, i, salt);
+        CHECK(bad == 0, "%s, %zu int32 of member %d of %d: %zu wrong", what, theirs, j, k, bad);
+        begin += theirs;
+    }
+    what = "alltoalls";
+    size_t half = n / 2, count = half * (size_t)k;
+    DO(shmemx_alltoalls(team, dst, src, 2, 1, 4, half),
+       shmemx_alltoalls_on_stream(team, dst, src, 2, 1, 4, half, NULL));
+    size_t astray = 0;
+    for (size_t i = 0; i < count; ++i)
+        astray += h[2 * i] != pattern((int)(i / half), (size_t)rank * half + i % half, salt);
+    CHECK(astray == 0, "%s, %zu int32, %d members: %zu wrong", what, half, k, astray);
     what = "sum";
     DO(shmemx_reduce(team, SHMEMX_REDUCE_SUM, SHMEMX_INT32, dst, src, n),
        shmemx_reduce_on_stream(team, SHMEMX_REDUCE_SUM, SHMEMX_INT32, dst, src, n, NULL));
@@ -169,6 +188,52 @@ end:
     free(h);
     shmem_free(dst);
     shmem_free(src);
+}
+
+/* Strided, in all directions; then what collect says of too little room. */
+static void test_strided(void)
+{
+    enum { N = 1000, DST = 3, SST = 2 };
+    static const size_t sizes[] = {1, 2, 4, 8, 12, 16};
+    char *there = gpu(N * DST * 16), *here = gpu(N * SST * 16), *host = malloc(N * DST * 16),
+         *symmetric = shmem_malloc(N * DST * 16);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; ++s) {
+        size_t size = sizes[s];
+        for (size_t i = 0; i < N * SST * size; ++i)
+            host[i] = (char)pattern(me, i, (int)size);
+        OK(shmemx_put(SHMEM_CTX_DEFAULT, here, host, N * SST * size, me));
+        for (int from_gpu = 0; from_gpu < 2; ++from_gpu) {
+            shmem_barrier_all();
+            OK(shmemx_iput(SHMEM_CTX_DEFAULT, there, from_gpu ? here : host, DST, SST, size, N, right));
+            shmem_barrier_all();
+            memset(symmetric, 0, N * DST * 16);
+            OK(shmemx_iget(SHMEM_CTX_DEFAULT, symmetric, there, 1, DST, size, N, me));
+            size_t bad = 0;
+            for (size_t i = 0; i < N * size; ++i)
+                bad += symmetric[i] !=
+                       (char)pattern((me + npes - 1) % npes, i / size * SST * size + i % size, (int)size);
+            CHECK(bad == 0, "iput of %zu bytes from %s: %zu wrong", size, from_gpu ? "GPU" : "host", bad);
+        }
+        OK(shmemx_iget(SHMEM_CTX_DEFAULT, here, there, SST, DST, size, N, right)); /* between GPUs */
+        OK(shmemx_iget(SHMEM_CTX_DEFAULT, symmetric, here, 1, SST, size, N, me));
+        size_t bad = 0;
+        for (size_t i = 0; i < N * size; ++i)
+            bad += symmetric[i] != (char)pattern(me, i / size * SST * size + i % size, (int)size);
+        CHECK(bad == 0, "iget of %zu bytes: %zu wrong", size, bad);
+    }
+    shmem_barrier_all();
+    if (npes > 1) {
+        shmemx_log_errors(0);
+        int rc = shmemx_collect(SHMEM_TEAM_WORLD, there, me == 0 ? 8 : SIZE_MAX, here, 16);
+        CHECK(me == 0 ? rc == SHMEMX_ERR_ARGUMENT && strstr(shmemx_last_error(), "room for 8") : rc == 0,
+              "%d: %s", rc, shmemx_last_error());
+        shmemx_log_errors(1);
+    }
+    shmem_barrier_all();
+    shmem_free(symmetric);
+    free(host);
+    shmem_free(here);
+    shmem_free(there);
 }
 
 static void test_floats(void)
@@ -257,7 +322,7 @@ int main(void)
     turns = 0;
     test_atomics();
     test_signals_and_locks();
-    static const size_t counts[] = {0, 1, 3, 1000, 7001, 100003};
+    static const size_t counts[] = {0, 1, 3, 1000, 7001, 65537, 100003, 1000003};
     for (size_t c = 0; c < sizeof counts / sizeof *counts; ++c)
         for (int s = 0; s < 2; ++s)
             test_collectives(SHMEM_TEAM_WORLD, counts[c], s);
@@ -279,6 +344,7 @@ int main(void)
                 shmem_team_destroy(keep[i]);
         shmem_barrier_all();
     }
+    test_strided();
     test_floats();
     show_times();
     shmem_free(done);

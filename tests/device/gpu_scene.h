@@ -100,6 +100,9 @@ struct gpu_scene {
             s.timeout_ns = 4'000'000'000;
             s.teams = reinterpret_cast<unsigned long long>(teams);
             s.nteams = 2;
+            s.copy = at + g * stride;
+            s.world_slot_bytes = slot_bytes;
+            s.world_packets = 4096;
         }
         set_flags(flags);
     }

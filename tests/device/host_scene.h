@@ -33,6 +33,7 @@ struct scene {
     std::vector<std::vector<shmemx_device_team>> teams;
     std::vector<shmemx_device_error> boxes;
     std::vector<int> reversed;
+    std::vector<unsigned long long> reversed_copies;
 
     /* Device teams: 0 world, 1 shared (= world), 2 the even PEs, 3 all PEs in reverse order (by table). */
     explicit scene(int n, bool lines, unsigned long long timeout_ns = 0)
@@ -43,6 +44,9 @@ struct scene {
         std::memset(memory, 0, stride * static_cast<std::size_t>(n));
         for (int i = 0; i < n; ++i)
             reversed.push_back(n - 1 - i);
+        for (int pe : reversed)
+            reversed_copies.push_back(reinterpret_cast<std::uintptr_t>(memory) +
+                                      stride * static_cast<std::size_t>(pe));
         for (int pe = 0; pe < n; ++pe) {
             auto &t = teams[static_cast<std::size_t>(pe)];
             for (int k = 0; k < 4; ++k) {
@@ -52,8 +56,10 @@ struct scene {
                 team.stride = k == 2 ? 2 : 1;
                 if (k == 2 && pe % 2 != 0)
                     team.n = 0;
-                if (k == 3)
+                if (k == 3) {
                     team.table = reinterpret_cast<std::uintptr_t>(reversed.data());
+                    team.bases = reinterpret_cast<std::uintptr_t>(reversed_copies.data());
+                }
                 team.sync = user_bytes + static_cast<std::size_t>(k) * (256 << 10);
                 team.packets = team.sync + 4096;
                 team.slot_bytes = slot_bytes;
@@ -73,6 +79,10 @@ struct scene {
             s.internal = user_bytes;
             s.teams = reinterpret_cast<std::uintptr_t>(t.data());
             s.nteams = 4;
+            s.copy = s.heap + stride * static_cast<std::size_t>(pe);
+            s.world_sync = t[0].sync;
+            s.world_packets = t[0].packets;
+            s.world_slot_bytes = t[0].slot_bytes;
         }
     }
     ~scene()

@@ -313,7 +313,7 @@ static void test_atomics(scene &job)
 
 template <class Scope> static void meetings(const Scope &scope, shmem::team t, int rounds)
 {
-    if (shmem::detail::find(shmem::thread, t, 0) == nullptr)
+    if (shmem::detail::find(shmem::thread, t, 0).n == 0)
         return;
     const int n = shmem::team_n_pes(t), me = shmem::team_my_pe(t);
     auto *cells = mine<int>(620000 + 1024 * static_cast<unsigned>(t));
@@ -478,6 +478,7 @@ static void test_errors(int n)
 }
 
 void test_collectives(scene &job); // test_host_coll.cpp
+void test_all_blocks(scene &job);
 
 int main()
 {
@@ -496,6 +497,7 @@ int main()
             }
             test_packets(job, n == 2 ? 2000 : 200);
             test_collectives(job);
+            test_all_blocks(job);
         }
     test_errors(2);
     test_errors(3);

@@ -7,6 +7,7 @@
 using shmem::arch::warp_width;
 
 void test_collectives(scene &job);
+void test_all_blocks(scene &job);
 
 static constexpr unsigned threads = 2 * warp_width;
 
@@ -148,6 +149,100 @@ template <class Scope> static void all_moves(const Scope &scope, shmem::team t)
     unsigned salt = 0;
     for (std::size_t count : {0, 1, 8, 120, 121, 700, 2100, 20000})
         moves(scope, t, count, salt++);
+}
+
+/* What the library's own kernels do: one collective a launch, made by all blocks. dst = src for odd salts where
+ * that is allowed. */
+static void by_all_blocks(scene &job, unsigned blocks, std::size_t bytes, unsigned salt)
+{
+    using shmem::detail::grid;
+    const std::size_t from = 4096 + salt % 9, to = 262144 + salt % 5;
+    job.run(1, 1, 0, [=] {
+        for (std::size_t i = 0; i < bytes * static_cast<std::size_t>(shmem::n_pes()); ++i)
+            mine<unsigned char>(from)[i] = pattern(i, salt, shmem::my_pe());
+    });
+    auto check = [&](const char *what, auto wanted) {
+        job.run(1, 1, 0, [=] {
+            std::size_t wrong = 0;
+            for (std::size_t i = 0; i < bytes * static_cast<std::size_t>(shmem::n_pes()); ++i)
+                wrong += mine<unsigned char>(to)[i] != wanted(i);
+            CHECK(wrong == 0, "%s of %zu bytes by %u blocks: %zu wrong", what, bytes, blocks, wrong);
+        });
+    };
+    job.run(blocks, threads, 0, [=] {
+        const auto t = shmem::detail::enter(grid, shmem::world, 0);
+        CHECK(shmem::detail::exchange_packets(grid, t, 0, mine<unsigned char>(to), mine<unsigned char>(from),
+                                              bytes, 0),
+              "fcollect");
+    });
+    check("fcollect", [=](std::size_t i) { return pattern(i % bytes, salt, static_cast<int>(i / bytes)); });
+    job.run(blocks, threads, 0, [=] {
+        const auto t = shmem::detail::enter(grid, shmem::world, 0);
+        CHECK(shmem::detail::exchange_packets(grid, t, 0, mine<unsigned char>(to), mine<unsigned char>(from),
+                                              bytes, bytes),
+              "alltoall");
+    });
+    check("alltoall", [=](std::size_t i) {
+        return pattern(static_cast<unsigned>(shmem::my_pe()) * bytes + i % bytes, salt,
+                       static_cast<int>(i / bytes));
+    });
+    const int root = static_cast<int>(salt) % job.npes;
+    job.run(blocks, threads, 0, [=] {
+        const auto t = shmem::detail::enter(grid, shmem::world, 0);
+        CHECK(shmem::detail::broadcast_packets(grid, t, mine<unsigned char>(to), mine<unsigned char>(from),
+                                               bytes, root),
+              "broadcast");
+    });
+    check("broadcast", [=](std::size_t i) {
+        return i < bytes ? pattern(i, salt, root)
+                         : pattern(static_cast<unsigned>(shmem::my_pe()) * bytes + i % bytes, salt,
+                                   static_cast<int>(i / bytes));
+    });
+}
+/* Sums of int by all blocks, in one trip and in two; the vector fills the slots. */
+template <bool Lines>
+static void sums_by_all_blocks(scene &job, unsigned blocks, std::size_t count, bool twice)
+{
+    using shmem::detail::grid;
+    const std::size_t from = 4096, to = count % 2 != 0 ? from : 262144; // in place every other time
+    job.run(1, 1, 0, [=] {
+        for (std::size_t i = 0; i < count; ++i)
+            mine<int>(from)[i] = value<int>(i, shmem::my_pe());
+    });
+    job.run(blocks, threads, 0, [=] {
+        const auto t = shmem::detail::enter(grid, shmem::world, 0);
+        const unsigned long long e = t.home->epoch + 1;
+        auto *dst = mine<unsigned char>(to), *src = mine<unsigned char>(from);
+        const bool ok =
+            shmem::detail::reduce_shots<Lines, int>(grid, t, e, shmem::sum, dst, src, count * 4, twice);
+        CHECK(shmem::detail::leave(grid, t, e, ok), "sum");
+    });
+    job.run(1, 1, 0, [=] {
+        std::size_t wrong = 0;
+        for (std::size_t i = 0; i < count; ++i)
+            wrong += mine<int>(to)[i] != reference<int>(shmem::sum, shmem::world, i);
+        CHECK(wrong == 0, "sum of %zu in %d trip(s) by %u blocks: %zu wrong", count, twice ? 2 : 1, blocks,
+              wrong);
+    });
+}
+void test_all_blocks(scene &job)
+{
+    const bool lines = (job.states[0].flags & SHMEMX_DEVICE_LINES128) != 0;
+    const std::size_t room = scene::slot_bytes / 128 * (lines ? 120 : 64);
+    unsigned salt = 0;
+    for (unsigned blocks : {1u, 3u})
+        for (std::size_t bytes : {std::size_t(1), std::size_t(119), std::size_t(961), room})
+            by_all_blocks(job, blocks, bytes, ++salt);
+    for (unsigned blocks : {1u, 3u})
+        for (bool twice : {false, true})
+            for (std::size_t count :
+                 {std::size_t(4 * job.npes), std::size_t(4 * job.npes + 1), std::size_t(211),
+                  twice ? room / 8 * static_cast<std::size_t>(job.npes) - 8 : room / 4}) {
+                if (lines)
+                    sums_by_all_blocks<true>(job, blocks, count, twice);
+                else
+                    sums_by_all_blocks<false>(job, blocks, count, twice);
+            }
 }
 
 void test_collectives(scene &job)

@@ -13,6 +13,7 @@
 /* What is rarely run. */
 #define SHMEMX_DEVICE_SLOW static __device__ __noinline__
 #define SHMEMX_DEVICE_UNROLL _Pragma("unroll")
+#define SHMEMX_DEVICE_ROLLED _Pragma("unroll 1")
 
 /* The module's copy of the state: hosts find it by this name and fill it before the first launch. In a
  * program linked from several device objects (-rdc=true) inline makes them share one. */
@@ -74,6 +75,32 @@ SHMEMX_DEVICE_FN unsigned width(warp_scope)
 SHMEMX_DEVICE_FN unsigned width(block_scope)
 {
     return block_threads();
+}
+/* All blocks of a launch (of one dimension), which have no barrier. */
+SHMEMX_DEVICE_FN unsigned lane(grid_scope)
+{
+    return blockIdx.x * blockDim.x + threadIdx.x;
+}
+SHMEMX_DEVICE_FN unsigned width(grid_scope)
+{
+    return gridDim.x * blockDim.x;
+}
+SHMEMX_DEVICE_FN unsigned blocks()
+{
+    return gridDim.x;
+}
+
+/* The same number, of which the compiler knows nothing: a test of it inside a loop does not make it compile the
+ * whole loop twice, once for each outcome. */
+SHMEMX_DEVICE_FN u64 opaque(u64 x)
+{
+    asm volatile("" : "+l"(x));
+    return x;
+}
+/* a / b for numbers of warps and members (below 2^16): the division of integers takes 40 instructions. */
+SHMEMX_DEVICE_FN unsigned quotient(unsigned a, unsigned b)
+{
+    return static_cast<unsigned>(__fdividef(static_cast<float>(a) + 0.5f, static_cast<float>(b)));
 }
 
 /* ---- barriers of a scope: every thread's accesses before are visible to every thread after ------------- */
@@ -264,12 +291,12 @@ SHMEMX_DEVICE_FN u64 nanoseconds()
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t));
     return t;
 }
-/* Between two polls. At first nothing: a poll is itself a trip to the L2 cache. After some milliseconds short
- * naps, so that a long wait leaves the memory system to others. */
-SHMEMX_DEVICE_FN void relax(unsigned polls)
+/* Between two polls: nothing, a poll is itself a trip to the L2 cache. */
+SHMEMX_DEVICE_FN void relax() {}
+/* In a wait that has lasted some milliseconds: leaves the memory system to others. */
+SHMEMX_DEVICE_FN void nap()
 {
-    if (polls > 8192)
-        asm volatile("nanosleep.u32 200;");
+    asm volatile("nanosleep.u32 200;");
 }
 
 /* ---- packets ------------------------------------------------------------------------------------------- */
@@ -291,22 +318,21 @@ SHMEMX_DEVICE_FN vec16 line_load(const void *p)
     asm volatile("ld.relaxed.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(p) : "memory");
     return v;
 }
-/* The whole warp calls it. Fills v[i] with this lane's 16 bytes of the lines at p + i * step, for the bits i
- * of `mask`, when the last lanes of those lines (flag_lane) hold `round`. The loads are in flight together.
- * False: `left` ended. */
+/* The whole warp calls it. Fills v[i] with this lane's 16 bytes of the lines at from[i], where wanted[i], when
+ * the lines' last lanes (flag_lane) hold `round`. The loads are in flight together. False: `left` ended. */
 template <unsigned N, class Patience>
-SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *p, u64 step, unsigned mask,
-                                 bool flag_lane, u64 round, Patience &left)
+SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *const (&from)[N],
+                                 const bool (&wanted)[N], bool flag_lane, u64 round, Patience &left)
 {
     for (;;) {
         bool late = false;
 #pragma unroll
         for (unsigned i = 0; i < N; ++i)
-            if ((mask >> i & 1) != 0)
-                v[i] = line_load(p + i * step);
+            if (wanted[i])
+                v[i] = line_load(from[i]);
 #pragma unroll
         for (unsigned i = 0; i < N; ++i)
-            late = late || ((mask >> i & 1) != 0 && flag_lane && v[i].y != round);
+            late = late || (wanted[i] && flag_lane && v[i].y != round);
         if (!__any_sync(0xffffffffu, late))
             return true;
         if (__any_sync(0xffffffffu, left.over()))

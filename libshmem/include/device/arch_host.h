@@ -19,6 +19,7 @@
 #define SHMEMX_DEVICE_CALL inline
 #define SHMEMX_DEVICE_SLOW inline
 #define SHMEMX_DEVICE_UNROLL
+#define SHMEMX_DEVICE_ROLLED
 
 namespace shmem
 {
@@ -70,12 +71,12 @@ struct block_shared {
 struct lane_state {
     const shmemx_device_state *state;
     block_shared *block;
-    unsigned thread, threads, block_number;
+    unsigned thread, threads, block_number, blocks;
 };
 /* Of the calling lane; set by host::launch. */
 inline lane_state &here()
 {
-    static thread_local lane_state lane = {nullptr, nullptr, 0, 1, 0};
+    static thread_local lane_state lane = {nullptr, nullptr, 0, 1, 0, 1};
     return lane;
 }
 
@@ -118,6 +119,26 @@ inline unsigned width(warp_scope)
 inline unsigned width(block_scope)
 {
     return block_threads();
+}
+inline unsigned lane(grid_scope)
+{
+    return here().block_number * here().threads + here().thread;
+}
+inline unsigned width(grid_scope)
+{
+    return here().blocks * here().threads;
+}
+inline unsigned blocks()
+{
+    return here().blocks;
+}
+inline u64 opaque(u64 x)
+{
+    return x;
+}
+inline unsigned quotient(unsigned a, unsigned b)
+{
+    return a / b;
 }
 
 /* ---- barriers of a scope ------------------------------------------------------------------------------- */
@@ -237,10 +258,11 @@ inline u64 nanoseconds()
     return static_cast<u64>(std::chrono::duration_cast<std::chrono::nanoseconds>(now).count());
 }
 /* There are more lanes than cores: whoever waits gives way at once. */
-inline void relax(unsigned)
+inline void relax()
 {
     std::this_thread::yield();
 }
+inline void nap() {}
 
 /* ---- packets: the flag of a line is stored after its data, and read before ----------------------------- */
 
@@ -262,19 +284,19 @@ inline void pair_store(void *p, u64 a, u64 b)
     store_relaxed(static_cast<u64 *>(p) + 1, b);
 }
 template <unsigned N, class Patience>
-inline bool lines_load(vec16 (&v)[N], const unsigned char *p, u64 step, unsigned mask, bool flag_lane,
-                       u64 round, Patience &left)
+inline bool lines_load(vec16 (&v)[N], const unsigned char *const (&from)[N], const bool (&wanted)[N],
+                       bool flag_lane, u64 round, Patience &left)
 {
     bool ok = true;
     for (unsigned i = 0; i < N; ++i)
-        if (flag_lane && (mask >> i & 1) != 0)
-            while (ok && load_acquire(reinterpret_cast<const u64 *>(p + i * step) + 1) != round)
+        if (flag_lane && wanted[i])
+            while (ok && load_acquire(reinterpret_cast<const u64 *>(from[i]) + 1) != round)
                 ok = !left.over();
     if (!all(warp_scope{}, ok)) // the flag lanes' acquires come before the other lanes' loads
         return false;
     for (unsigned i = 0; i < N; ++i)
-        if ((mask >> i & 1) != 0) {
-            const u64 *word = reinterpret_cast<const u64 *>(p + i * step);
+        if (wanted[i]) {
+            const u64 *word = reinterpret_cast<const u64 *>(from[i]);
             v[i] = make_vec16(load_relaxed(word), load_relaxed(word + 1));
         }
     return true;
@@ -329,8 +351,8 @@ void launch(const shmemx_device_state &state, unsigned blocks, unsigned threads,
     for (unsigned b = 0; b < blocks; ++b) {
         shared.push_back(std::make_unique<arch::block_shared>(threads, shared_bytes));
         for (unsigned t = 0; t < threads; ++t)
-            lanes.emplace_back([&state, &kernel, block = shared.back().get(), threads, t, b] {
-                arch::here() = arch::lane_state{&state, block, t, threads, b};
+            lanes.emplace_back([&state, &kernel, block = shared.back().get(), threads, t, b, blocks] {
+                arch::here() = arch::lane_state{&state, block, t, threads, b, blocks};
                 kernel();
             });
     }

@@ -1,10 +1,13 @@
-/* Collectives in a kernel, by a warp or a block of each member.
+/* Collectives in a kernel, by a warp or a block of each member, or (the library's own kernels) by all blocks
+ * of a launch.
  *
  * Each is one epoch of the team. Small ones are packets: every message is written into the receiver's slot
  * for this sender, and carries the epoch as its round. There are two slots a sender, used in turn: a slot of
  * epoch e is written again in e + 2, by a member that has finished e + 1; in every collective each member
  * hears from all others, who finished e before they spoke in e + 1. So the old contents have been read, and
- * nothing needs to be cleared. Large ones write into the members' `dst` directly and end with a barrier.
+ * nothing needs to be cleared. No barrier is needed either, inside a member or between them, even where dst
+ * is src: a warp that writes a place of dst has read that place of src, or has data that another member could
+ * not have made without it. Large ones write into the members' `dst` directly and end with a barrier.
  * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_COLL_H
 #define SHMEM_DEVICE_COLL_H
@@ -15,46 +18,72 @@ namespace shmem
 namespace detail
 {
 
-template <class Scope>
-SHMEMX_DEVICE_FN bool fits_packets(const Scope &, const shmemx_device_team &t, u64 bytes)
+/* Most bytes of a message that one block sends as packets: beyond, its bulk copies are faster (one SM moves
+ * 25 GB/s in packets, unpacking included, 45 in copies). */
+constexpr u64 block_packets = 30720;
+
+SHMEMX_DEVICE_FN bool fits_packets(const members &t, u64 bytes)
 {
-    return bytes <= packet_place().capacity(t.slot_bytes);
+    return bytes <= block_packets && bytes <= capacity(t.slot_bytes);
 }
+
 /* Where `receiver` finds what `sender` says in epoch e. */
-SHMEMX_DEVICE_FN unsigned char *slot(const shmemx_device_team &t, int receiver, int sender, u64 e)
+SHMEMX_DEVICE_FN unsigned char *slot(const members &t, int receiver, int sender, u64 e)
 {
-    u64 number = (e & 1) * static_cast<u64>(t.n) + static_cast<u64>(sender);
+    const u64 number = (e & 1) * static_cast<u64>(t.n) + static_cast<u64>(sender);
     return area<unsigned char>(t, receiver, t.packets + number * t.slot_bytes);
+}
+SHMEMX_DEVICE_FN unsigned char *own_slot(const members &t, int sender, u64 e)
+{
+    const u64 number = (e & 1) * static_cast<u64>(t.n) + static_cast<u64>(sender);
+    return own_area<unsigned char>(t.packets + number * t.slot_bytes);
 }
 
 /* The scope's warps, shared out over the n - 1 other members: work(member, crew) once for each member and
  * warp. */
 template <class Scope, class Work>
-SHMEMX_DEVICE_FN void for_others(const Scope &scope, const shmemx_device_team &t, Work work)
+SHMEMX_DEVICE_FN void for_others(const Scope &scope, const members &t, Work work)
 {
     const unsigned others = static_cast<unsigned>(t.n - 1), w = warp_index(scope), warps = warp_count(scope);
-    if (w >= warps)
+    if (w >= warps || others == 0)
         return;
-    for (unsigned k = w; k < others || (k == w && others != 0); k += warps) {
-        const unsigned o = k % others;
+    const unsigned each = arch::quotient(warps, others); // 0: fewer warps than members
+    const unsigned mine = arch::quotient(w, others);
+    unsigned o = w - mine * others;
+    for (unsigned k = w; k < others || k == w; k += warps) {
         // member me + 1 first: all members start at different receivers
-        const int j = static_cast<int>((static_cast<unsigned>(t.me) + 1 + o) % static_cast<unsigned>(t.n));
-        work(j, warps > others ? crew{w / others, (warps - o + others - 1) / others} : crew{0, 1});
+        int j = t.me + 1 + static_cast<int>(o);
+        j = j < t.n ? j : j - t.n;
+        work(j, each != 0 ? crew{mine, each + (o < warps - each * others ? 1u : 0u)} : crew{0, 1});
+        o += warps;
     }
 }
 
-/* Finds the team and opens its next epoch. */
-template <class Scope> SHMEMX_DEVICE_FN shmemx_device_team *enter(const Scope &scope, team t, unsigned call)
+/* Finds the team of a collective that needs whole warps; n = 0: none, reported. */
+template <class Scope> SHMEMX_DEVICE_FN members enter(const Scope &scope, team t, unsigned call)
 {
-    shmemx_device_team *found = find(scope, t, call);
-    return found != nullptr && has_warp(scope, call) ? found : nullptr;
+    members found = find(scope, t, call);
+    if (!has_warp(scope, call))
+        found.n = 0;
+    return found;
 }
-template <class Scope> SHMEMX_DEVICE_FN bool leave(const Scope &scope, shmemx_device_team &t, u64 e, bool ok)
+/* The scope has done epoch e. */
+template <class Scope> SHMEMX_DEVICE_FN bool leave(const Scope &scope, const members &t, u64 e, bool ok)
 {
     arch::sync(scope); // every lane has read the epoch
     if (arch::lane(scope) == 0)
-        t.epoch = e;
+        t.home->epoch = e;
     return arch::all(scope, ok);
+}
+/* By the block that is last: all others have read the epoch, or they would not be done. */
+SHMEMX_DEVICE_FN bool leave(grid_scope, const members &t, u64 e, bool ok)
+{
+    arch::sync(block);
+    if (arch::lane(block) == 0 && arch::fetch_add(&t.home->finished, 1u) == arch::blocks() - 1) {
+        t.home->finished = 0;
+        t.home->epoch = e;
+    }
+    return ok;
 }
 
 /* Local copy of a member's own part. */
@@ -113,6 +142,14 @@ template <class A> SHMEMX_DEVICE_FN A join(bit_xor_op, A a, A b)
     return static_cast<A>(a ^ b);
 }
 
+/* a[i] = a[i] op b[i]. */
+template <class Op, class A, unsigned N> SHMEMX_DEVICE_FN void join_all(Op op, A (&a)[N], const A (&b)[N])
+{
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; i < N; ++i)
+        a[i] = join(op, a[i], b[i]);
+}
+
 /* Word (8 or 16 bytes) of T's being reduced: first, then join in the order of the members. */
 template <class T, class Word> struct running {
     static constexpr unsigned n = sizeof(Word) / sizeof(T);
@@ -128,11 +165,9 @@ template <class T, class Word> struct running {
     }
     template <class Op> SHMEMX_DEVICE_FN void next(Op op, const Word &w)
     {
-        T part[n];
-        memcpy(static_cast<void *>(part), &w, sizeof w);
-        SHMEMX_DEVICE_UNROLL
-        for (unsigned i = 0; i < n; ++i)
-            value[i] = join(op, value[i], static_cast<accumulated<T>>(part[i]));
+        running other;
+        other.first(w);
+        join_all(op, value, other.value);
     }
     SHMEMX_DEVICE_FN Word result() const
     {
@@ -146,85 +181,192 @@ template <class T, class Word> struct running {
     }
 };
 
-/* Each member has everybody's vector in its slots (its own in src) and adds them up itself, in the same
- * order. */
-template <class T, class Op, class Scope>
-SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const shmemx_device_team &t, u64 e, Op op,
-                                     unsigned char *dst, const unsigned char *src, u64 bytes)
+/* This lane's piece of a group, `at` bytes into this member's slot, to all other members. */
+template <bool Lines>
+SHMEMX_DEVICE_FN void send_to_others(const place<Lines> &me, const members &t, u64 e, u64 at, bool here,
+                                     const arch::vec16 &v)
 {
-    for_others(scope, t, [&](int j, const crew &c) { send_message(c, slot(t, j, t.me, e), src, bytes, e); });
-    arch::sync(scope); // dst may be src: nobody writes before all have sent
-    const packet_place place;
-    const unsigned char *slots = slot(t, t.me, 0, e);
-    const u64 groups = place.groups(bytes);
+    for (int k = 1; k < t.n; ++k) {
+        const int j = t.me + k < t.n ? t.me + k : t.me + k - t.n;
+        send_piece(me, here ? slot(t, j, t.me, e) + at : nullptr, v, e);
+    }
+}
+
+/* This lane's words of one group: joined from all members' pieces, in their order. `from` is its piece in the slot
+ * of member 0, `v` this member's own part and then the result. Four members' lines are in flight at once; the code
+ * that joins one is there once, since for the smaller types it is long. False: the patience ended. */
+template <bool Lines, class T, class Op>
+SHMEMX_DEVICE_FN bool join_pieces(const place<Lines> &me, const members &t, Op op, const unsigned char *from,
+                                  bool here, u64 round, patience &left, arch::vec16 &v)
+{
+    constexpr int flight = 4;
+    running<T, u64> low, high;
+    for (int j = 0; j < t.n; j += flight) {
+        arch::vec16 in[flight] = {};
+        const unsigned char *piece[flight];
+        bool wanted[flight];
+        SHMEMX_DEVICE_UNROLL
+        for (int i = 0; i < flight; ++i) {
+            wanted[i] = here && j + i < t.n && j + i != t.me;
+            piece[i] = from + static_cast<u64>(static_cast<unsigned>(j + i)) * t.slot_bytes;
+        }
+        if (!await_pieces(me, in, piece, wanted, round, left))
+            return false;
+        SHMEMX_DEVICE_ROLLED
+        for (int k = j; k < j + flight && k < t.n; ++k) {
+            const arch::vec16 next = k == t.me ? v : in[0];
+            if (k == 0)
+                low.first(next.x), high.first(next.y);
+            else
+                low.next(op, next.x), high.next(op, next.y);
+            SHMEMX_DEVICE_UNROLL
+            for (int i = 0; i + 1 < flight; ++i)
+                in[i] = in[i + 1];
+        }
+    }
+    v = arch::make_vec16(low.result(), high.result());
+    return true;
+}
+
+/* Groups of one part of the vector, by all warps of the scope: each takes its groups from everybody's slots
+ * and joins them. share = true: and sends the result to all others, `back` bytes into their slots for this
+ * member. */
+template <bool Lines, class T, class Op, class Scope>
+SHMEMX_DEVICE_FN bool join_groups(const Scope &scope, const members &t, u64 e, Op op, unsigned char *dst,
+                                  const unsigned char *src, u64 bytes, bool share, u64 back)
+{
+    const place<Lines> me;
+    const crew c = whole_crew(scope);
+    const unsigned groups = c.mine < c.warps ? group_count<Lines>(bytes) : 0;
+    const unsigned char *slots = own_slot(t, 0, e);
     patience left;
     bool ok = true;
-    for (u64 group = warp_index(scope); warp_index(scope) < warp_count(scope) && group < groups && ok;
-         group += warp_count(scope)) {
-        const bool here = (present(place, bytes, group, 0) & 1) != 0;
-        const u64 at = group * place.data + place.at;
-        running<T, u64> low, high;
-        for (int j = 0; j < t.n && ok; j += static_cast<int>(batch)) { // some members at a time
-            unsigned mask = 0;
-            for (int i = 0; i < static_cast<int>(batch) && j + i < t.n; ++i)
-                mask |= static_cast<unsigned>(here && j + i != t.me) << i;
-            arch::vec16 v[batch];
-            ok = recv_batch(place, v,
-                            slots + static_cast<u64>(j) * t.slot_bytes + group * wire_group + place.piece,
-                            t.slot_bytes, mask, e, left);
-            SHMEMX_DEVICE_UNROLL
-            for (int i = 0; i < static_cast<int>(batch); ++i) {
-                if (!ok || j + i >= t.n || at >= bytes)
-                    continue;
-                const bool two = place.words() == 2 && at + 8 < bytes;
-                if (j + i == t.me)
-                    v[i] =
-                        arch::make_vec16(read_word(src, at, bytes), two ? read_word(src, at + 8, bytes) : 0);
-                if (j + i == 0)
-                    low.first(v[i].x), high.first(two ? v[i].y : 0);
-                else
-                    low.next(op, v[i].x), high.next(op, two ? v[i].y : 0);
-            }
-        }
-        if (ok && at < bytes)
-            write_word(dst, at, bytes, low.result());
-        if (ok && place.words() == 2 && at + 8 < bytes)
-            write_word(dst, at + 8, bytes, high.result());
+    for (unsigned g = c.mine; g < groups; g += c.warps) {
+        const u64 begin = g * static_cast<u64>(place<Lines>::data);
+        const u64 piece = g * static_cast<u64>(wire_group) + me.piece;
+        const bool here = begin + me.first < bytes;
+        arch::vec16 v = read_end(me, src, begin, bytes);
+        ok = join_pieces<Lines, T>(me, t, op, slots + piece, here, e, left, v);
+        if (!ok)
+            break;
+        if (share)
+            send_to_others(me, t, e, back + piece, here, v);
+        write_end(me, dst, begin, bytes, v);
     }
     if (!ok && arch::thread_index() % arch::warp_width == 0)
         report(SHMEMX_DEVICE_TIMEOUT, SHMEMX_DEVICE_CALL_REDUCE, -1, slots, 0, e);
     return ok;
 }
 
-/* Words number first, first + 1, .. of everybody's src, reduced here and written to everybody's dst. */
+/* Everybody gets everybody's vector and adds them up itself, in the same order: one trip. The warp that writes
+ * a group of dst is the one that has sent that group of src. */
+template <bool Lines, class Scope>
+SHMEMX_DEVICE_CALL void send_to_all(const Scope &scope, const members &t, u64 e, const unsigned char *src,
+                                    u64 bytes)
+{
+    const place<Lines> me;
+    const crew c = whole_crew(scope);
+    const unsigned groups = c.mine < c.warps ? group_count<Lines>(bytes) : 0;
+    for (unsigned g = c.mine; g < groups; g += c.warps) {
+        const u64 begin = g * static_cast<u64>(place<Lines>::data);
+        send_to_others(me, t, e, g * static_cast<u64>(wire_group) + me.piece, begin + me.first < bytes,
+                       read_end(me, src, begin, bytes));
+    }
+}
+/* Where member j's share of a vector begins, and how long it is: whole words of 16 bytes, the last has the
+ * rest. */
+struct share_of {
+    u64 begin, bytes;
+};
+SHMEMX_DEVICE_FN share_of nth_share(u64 bytes, int j, int n)
+{
+    const unsigned words = static_cast<unsigned>(bytes) / 16, k = static_cast<unsigned>(j);
+    const unsigned each = words / static_cast<unsigned>(n), more = words - each * static_cast<unsigned>(n);
+    const u64 begin = static_cast<u64>(each * k + (k < more ? k : more)) * 16;
+    return share_of{begin, j == n - 1 ? bytes - begin : static_cast<u64>(each + (k < more ? 1 : 0)) * 16};
+}
+
+/* Member j gets everybody's j-th share, adds them up and gives the result to all: two trips, and 2 (n - 1) / n
+ * of the vector sent instead of n - 1. The shares come in the first half of the slots, the results in the
+ * second. */
+template <bool Lines, class Scope>
+SHMEMX_DEVICE_CALL void send_shares(const Scope &scope, const members &t, u64 e, const unsigned char *src,
+                                    u64 bytes)
+{
+    for_others(scope, t, [&](int j, const crew &c) {
+        const share_of s = nth_share(bytes, j, t.n);
+        send_as<Lines>(c, slot(t, j, t.me, e), src + s.begin, s.bytes, e);
+    });
+}
+template <class Scope>
+SHMEMX_DEVICE_CALL bool recv_shares(const Scope &scope, const members &t, u64 e, unsigned char *dst,
+                                    u64 bytes, u64 back)
+{
+    bool ok = true;
+    for_others(scope, t, [&](int j, const crew &c) {
+        const share_of from = nth_share(bytes, j, t.n);
+        ok = recv_message(
+                 c, SHMEMX_DEVICE_CALL_REDUCE, [&] { return world_pe(t, j); }, dst + from.begin,
+                 own_slot(t, j, e) + back, from.bytes, e) &&
+             ok;
+    });
+    return ok;
+}
+template <bool Lines, class T, class Op, class Scope>
+SHMEMX_DEVICE_FN bool reduce_shots(const Scope &scope, const members &t, u64 e, Op op, unsigned char *dst,
+                                   const unsigned char *src, u64 bytes, bool two)
+{
+    const u64 back = t.slot_bytes / 2 / wire_group * wire_group;
+    if (two)
+        send_shares<Lines>(scope, t, e, src, bytes);
+    else
+        send_to_all<Lines>(scope, t, e, src, bytes);
+    const share_of s = two ? nth_share(bytes, t.me, t.n) : share_of{0, bytes};
+    const bool ok = join_groups<Lines, T>(scope, t, e, op, dst + s.begin, src + s.begin, s.bytes, two, back);
+    return (!two || recv_shares(scope, t, e, dst, bytes, back)) && ok;
+}
+
+/* Words number first, first + 1, .. of everybody's src, reduced here and written to everybody's dst. The next
+ * member's words are asked for before this one's are joined. */
 template <class T, class Op, class Word, class Scope>
-SHMEMX_DEVICE_FN void reduce_words(const Scope &scope, const shmemx_device_team &t, Op op, Word *dst,
-                                   const Word *src, u64 n)
+SHMEMX_DEVICE_FN void reduce_words(const Scope &scope, const members &t, Op op, Word *dst, const Word *src,
+                                   u64 n)
 {
     constexpr unsigned depth =
-        sizeof(Word) == 16 ? 4 : 2; // words of one member in flight: 4 x 16 bytes a lane
+        sizeof(Word) == 16 ? 4 : 1; // words of one member in flight: 4 x 16 bytes a lane
     const u64 width = arch::width(scope);
     for (u64 i = arch::lane(scope); i < n; i += depth * width) {
         running<T, Word> total[depth];
+        Word now[depth], next[depth] = {};
+        auto ask = [&](Word(&w)[depth], int j) {
+            const Word *from = peer(t, j, src) + i;
+            SHMEMX_DEVICE_UNROLL
+            for (unsigned k = 0; k < depth; ++k)
+                w[k] = arch::load_remote(from + (i + k * width < n ? k * width : 0));
+        };
+        ask(now, 0);
+        SHMEMX_DEVICE_ROLLED
         for (int j = 0; j < t.n; ++j) {
-            const Word *from = at(src, world_pe(t, j));
-            Word w[depth];
+            if (j + 1 < t.n)
+                ask(next, j + 1);
             SHMEMX_DEVICE_UNROLL
-            for (unsigned k = 0; k < depth; ++k)
-                w[k] = arch::load_remote(from + (i + k * width < n ? i + k * width : i));
-            SHMEMX_DEVICE_UNROLL
-            for (unsigned k = 0; k < depth; ++k)
+            for (unsigned k = 0; k < depth; ++k) {
                 if (j == 0)
-                    total[k].first(w[k]);
+                    total[k].first(now[k]);
                 else
-                    total[k].next(op, w[k]);
+                    total[k].next(op, now[k]);
+                now[k] = next[k];
+            }
         }
+        SHMEMX_DEVICE_UNROLL
+        for (unsigned k = 0; k < depth; ++k)
+            now[k] = total[k].result();
         for (int k = 0; k < t.n; ++k) {
-            Word *to = at(dst, world_pe(t, (t.me + k) % t.n));
+            Word *to = peer(t, t.me + k < t.n ? t.me + k : t.me + k - t.n, dst) + i;
             SHMEMX_DEVICE_UNROLL
             for (unsigned d = 0; d < depth; ++d)
                 if (i + d * width < n)
-                    arch::store_plain(to + i + d * width, total[d].result());
+                    arch::store_plain(to + d * width, now[d]);
         }
     }
 }
@@ -232,8 +374,8 @@ SHMEMX_DEVICE_FN void reduce_words(const Scope &scope, const shmemx_device_team 
 /* Member k reduces the k-th share of the vector and gives it to all: each word is read and written once a
  * member. */
 template <class T, class Op, class Scope>
-SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const shmemx_device_team &t, Op op, T *dst,
-                                   const T *src, u64 nelems)
+SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const members &t, Op op, T *dst, const T *src,
+                                   u64 nelems)
 {
     constexpr u64 each = 16 / sizeof(T);
     const u64 vectors = nelems / each;
@@ -250,78 +392,110 @@ SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const shmemx_device_team 
 
 } // namespace detail
 
-template <class Scope, class T>
-SHMEMX_DEVICE_CALL bool broadcast(const Scope &scope, team handle, T *dst, const T *src, size nelems,
-                                  int root)
-{
-    auto *t = detail::enter(scope, handle, SHMEMX_DEVICE_CALL_BROADCAST);
-    if (t == nullptr)
-        return false;
-    if (root < 0 || root >= t->n)
-        return detail::refuse(scope, SHMEMX_DEVICE_PE, SHMEMX_DEVICE_CALL_BROADCAST, root, nullptr,
-                              static_cast<u64>(t->n));
-    const u64 bytes = nelems * sizeof(T), e = t->epoch + 1;
-    const bool mine = root == t->me;
-    if (mine)
-        detail::keep(scope, dst, src, bytes);
-    if (!detail::fits_packets(scope, *t, bytes)) {
-        for (int k = 1; mine && k < t->n; ++k)
-            detail::copy<detail::from_here>(scope, detail::at(dst, detail::world_pe(*t, (t->me + k) % t->n)),
-                                            src, bytes);
-        return detail::meet(scope, *t, SHMEMX_DEVICE_CALL_BROADCAST, detail::order::publish);
-    }
-    // everybody says that it is here, as in sync: the slots' turns need to hear from all, the data comes from
-    // the root
-    detail::arrive(scope, *t, e, detail::order::none);
-    bool ok = true;
-    if (mine)
-        detail::for_others(scope, *t, [&](int j, const detail::crew &c) {
-            detail::send_message(c, detail::slot(*t, j, root, e), src, bytes, e);
-        });
-    else
-        ok =
-            detail::recv_message(detail::whole_crew(scope), SHMEMX_DEVICE_CALL_BROADCAST,
-                                 detail::world_pe(*t, root), dst, detail::slot(*t, t->me, root, e), bytes, e);
-    ok = detail::await(scope, *t, e, SHMEMX_DEVICE_CALL_BROADCAST) && ok;
-    return detail::leave(scope, *t, e, ok);
-}
+/* The collectives as packets, by any scope. Everything fits into the slots. ------------------------------- */
 
 namespace detail
 {
 
-/* alltoall and fcollect: member j gets `part` bytes from src + j * step, at dst + me * part. */
+template <class Scope>
+SHMEMX_DEVICE_FN bool broadcast_packets(const Scope &scope, const members &t, unsigned char *dst,
+                                        const unsigned char *src, u64 bytes, int root)
+{
+    const u64 e = t.home->epoch + 1;
+    // everybody says that it is here, as in sync: the slots' turns need to hear from all, the data comes from
+    // the root
+    const bool first = warp_index(scope) == 0 && warp_count(scope) != 0;
+    if (first)
+        arrive(warp, t, e, order::none);
+    bool ok = true;
+    if (root == t.me) {
+        keep(scope, dst, src, bytes);
+        for_others(scope, t,
+                   [&](int j, const crew &c) { send_message(c, slot(t, j, root, e), src, bytes, e); });
+    } else {
+        ok = recv_message(
+            whole_crew(scope), SHMEMX_DEVICE_CALL_BROADCAST, [&] { return world_pe(t, root); }, dst,
+            own_slot(t, root, e), bytes, e);
+    }
+    if (first)
+        ok = await(warp, t, e, SHMEMX_DEVICE_CALL_BROADCAST) && ok;
+    return leave(scope, t, e, ok);
+}
+
+/* Member j gets `part` bytes from src + j * step, at dst + me * part. */
+template <class Scope>
+SHMEMX_DEVICE_FN bool exchange_packets(const Scope &scope, const members &t, unsigned call,
+                                       unsigned char *dst, const unsigned char *src, u64 part, u64 step)
+{
+    const u64 e = t.home->epoch + 1;
+    const auto mine = static_cast<u64>(t.me);
+    bool ok = true;
+    for_others(scope, t, [&](int j, const crew &c) {
+        send_message(c, slot(t, j, t.me, e), src + static_cast<u64>(j) * step, part, e);
+    });
+    keep(scope, dst + mine * part, src + mine * step, part);
+    for_others(scope, t, [&](int j, const crew &c) {
+        ok = recv_message(
+                 c, call, [&] { return world_pe(t, j); }, dst + static_cast<u64>(j) * part, own_slot(t, j, e),
+                 part, e) &&
+             ok;
+    });
+    return leave(scope, t, e, ok);
+}
+
+template <bool Lines, class T, class Op, class Scope>
+SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const members &t, Op op, void *dst, const void *src,
+                                     u64 bytes)
+{
+    const u64 e = t.home->epoch + 1;
+    const bool ok = reduce_shots<Lines, T>(scope, t, e, op, static_cast<unsigned char *>(dst),
+                                           static_cast<const unsigned char *>(src), bytes,
+                                           SHMEMX_DEVICE_TWO_SHOTS(bytes, static_cast<u64>(t.n)));
+    return leave(scope, t, e, ok);
+}
+
+/* alltoall and fcollect. */
 template <class Scope>
 SHMEMX_DEVICE_CALL bool exchange(const Scope &scope, team handle, unsigned call, unsigned char *dst,
                                  const unsigned char *src, u64 part, u64 step)
 {
-    auto *t = enter(scope, handle, call);
-    if (t == nullptr)
+    const members t = enter(scope, handle, call);
+    if (t.n == 0)
         return false;
-    const u64 e = t->epoch + 1;
-    const auto mine = static_cast<u64>(t->me);
-    if (fits_packets(scope, *t, part) && part != 0) {
-        bool ok = true;
-        for_others(scope, *t, [&](int j, const crew &c) {
-            send_message(c, slot(*t, j, t->me, e), src + static_cast<u64>(j) * step, part, e);
-        });
-        keep(scope, dst + mine * part, src + mine * step, part);
-        for_others(scope, *t, [&](int j, const crew &c) {
-            ok = recv_message(c, call, world_pe(*t, j), dst + static_cast<u64>(j) * part,
-                              slot(*t, t->me, j, e), part, e) &&
-                 ok;
-        });
-        return leave(scope, *t, e, ok);
-    }
+    if (fits_packets(t, part) && part != 0)
+        return exchange_packets(scope, t, call, dst, src, part, step);
+    const auto mine = static_cast<u64>(t.me);
     keep(scope, dst + mine * part, src + mine * step, part);
-    for (int k = 1; k < t->n; ++k) { // member me + 1 first: no receiver is everybody's target at once
-        const int j = (t->me + k) % t->n;
-        copy<from_here>(scope, at(dst + mine * part, world_pe(*t, j)), src + static_cast<u64>(j) * step,
-                        part);
+    for (int k = 1; k < t.n; ++k) { // member me + 1 first: no receiver is everybody's target at once
+        const int j = (t.me + k) % t.n;
+        copy<from_here>(scope, peer(t, j, dst + mine * part), src + static_cast<u64>(j) * step, part);
     }
-    return meet(scope, *t, call, order::publish);
+    return meet(scope, t, call, order::publish);
 }
 
 } // namespace detail
+
+template <class Scope, class T>
+SHMEMX_DEVICE_CALL bool broadcast(const Scope &scope, team handle, T *dst, const T *src, size nelems,
+                                  int root)
+{
+    const detail::members t = detail::enter(scope, handle, SHMEMX_DEVICE_CALL_BROADCAST);
+    if (t.n == 0)
+        return false;
+    if (root < 0 || root >= t.n)
+        return detail::refuse(scope, SHMEMX_DEVICE_PE, SHMEMX_DEVICE_CALL_BROADCAST, root, nullptr,
+                              static_cast<u64>(t.n));
+    const u64 bytes = nelems * sizeof(T);
+    if (detail::fits_packets(t, bytes))
+        return detail::broadcast_packets(scope, t, reinterpret_cast<unsigned char *>(dst),
+                                         reinterpret_cast<const unsigned char *>(src), bytes, root);
+    const bool mine = root == t.me;
+    if (mine)
+        detail::keep(scope, dst, src, bytes);
+    for (int k = 1; mine && k < t.n; ++k)
+        detail::copy<detail::from_here>(scope, detail::peer(t, (t.me + k) % t.n, dst), src, bytes);
+    return detail::meet(scope, t, SHMEMX_DEVICE_CALL_BROADCAST, detail::order::publish);
+}
 
 template <class Scope, class T>
 SHMEMX_DEVICE_FN bool fcollect(const Scope &scope, team t, T *dst, const T *src, size nelems)
@@ -342,20 +516,18 @@ template <class Scope, class Op, class T>
 SHMEMX_DEVICE_CALL bool reduce(const Scope &scope, team handle, Op op, T *dst, const T *src, size nelems)
 {
     static_assert(sizeof(T) <= 8, "reductions take types of 1, 2, 4 and 8 bytes");
-    auto *t = detail::enter(scope, handle, SHMEMX_DEVICE_CALL_REDUCE);
-    if (t == nullptr)
+    const detail::members t = detail::enter(scope, handle, SHMEMX_DEVICE_CALL_REDUCE);
+    if (t.n == 0)
         return false;
-    const u64 bytes = nelems * sizeof(T), e = t->epoch + 1;
-    if (detail::fits_packets(scope, *t, bytes) && bytes != 0) {
-        bool ok = detail::reduce_packets<T>(scope, *t, e, op, reinterpret_cast<unsigned char *>(dst),
-                                            reinterpret_cast<const unsigned char *>(src), bytes);
-        return detail::leave(scope, *t, e, ok);
-    }
+    const u64 bytes = nelems * sizeof(T);
+    if (detail::fits_packets(t, bytes) && bytes != 0)
+        return detail::lines_here() ? detail::reduce_packets<true, T>(scope, t, op, dst, src, bytes)
+                                    : detail::reduce_packets<false, T>(scope, t, op, dst, src, bytes);
     // the sources are ready once all are here; then each reads its share of all of them
-    bool ok = detail::meet(scope, *t, SHMEMX_DEVICE_CALL_REDUCE, detail::order::publish);
+    bool ok = detail::meet(scope, t, SHMEMX_DEVICE_CALL_REDUCE, detail::order::publish);
     if (ok)
-        detail::reduce_share(scope, *t, op, dst, src, nelems);
-    return detail::meet(scope, *t, SHMEMX_DEVICE_CALL_REDUCE, detail::order::publish) && ok;
+        detail::reduce_share(scope, t, op, dst, src, nelems);
+    return detail::meet(scope, t, SHMEMX_DEVICE_CALL_REDUCE, detail::order::publish) && ok;
 }
 
 } // namespace shmem

@@ -6,9 +6,12 @@
  *         LL128).
  *   pair  16 bytes: 4 of data, 4 of the round, twice. Each 8-byte half is valid by itself, so no more is
  *         asked of the machine than whole 8-byte stores (NCCL's LL).
- * A warp moves a group at once: warp_width / 8 lines or warp_width pairs, and `batch` groups fly together.
- * Lane l of a warp always has the same place in a group, so a place of a message belongs to one lane, on both
- * sides.
+ * A warp moves a group at once: warp_width / 8 lines or warp_width pairs. Lane l of a warp always has the
+ * same place in a group, so a place of a message belongs to one lane, on both sides, whoever else is there.
+ *
+ * What a small message costs is instructions: one warp takes some 4 cycles for each, and 400 of them are as
+ * long as the way over NVLink. So whole groups are moved without any test of a byte's place, and the message's
+ * end is the one that is careful.
  * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_PACKETS_H
 #define SHMEM_DEVICE_PACKETS_H
@@ -20,47 +23,51 @@ namespace detail
 {
 
 constexpr unsigned line_data = 120;
-/* Groups in flight a warp: 4 x 512 bytes; with 32 warps 64 KiB, more than the largest message worth packets.
- * */
-constexpr unsigned batch = 4;
+constexpr unsigned wire_group = arch::warp_width * 16; // bytes of a group in the slot, in either form
 
-constexpr u64 lines_group =
-    arch::warp_width / 8 * line_data; // bytes of data that a group carries, in either form
-constexpr u64 pairs_group = arch::warp_width * 8;
-constexpr unsigned wire_group = arch::warp_width * 16; // and its bytes in the slot
-
-/* The form and this lane's place in it. */
-struct packet_place {
-    bool lines;
-    bool flag;      // this lane holds the line's round
-    unsigned data;  // bytes of data a group carries
-    unsigned at;    // where in a group's data this lane's words begin
+/* This lane's place in a group. */
+template <bool Lines> struct place {
+    static constexpr unsigned data = Lines ? arch::warp_width / 8 * line_data : arch::warp_width * 8;
     unsigned piece; // where in a group's slot this lane's 16 bytes are
+    unsigned at;    // where in a group's data its words begin
+    unsigned first; // where the data of its line or pair begins: it goes when this is inside the message
+    bool flag;      // this lane holds a line's round
 
-    SHMEMX_DEVICE_FN packet_place() : lines((arch::state().flags & SHMEMX_DEVICE_LINES128) != 0)
+    SHMEMX_DEVICE_FN place()
     {
         const unsigned l = arch::thread_index() % arch::warp_width;
-        flag = lines && l % 8 == 7;
-        data = static_cast<unsigned>(lines ? lines_group : pairs_group);
-        at = lines ? l / 8 * line_data + l % 8 * 16 : l * 8;
         piece = l * 16;
+        first = Lines ? l / 8 * line_data : l * 8;
+        at = Lines ? first + l % 8 * 16 : first;
+        flag = Lines && l % 8 == 7;
     }
-    /* Words of 8 bytes that this lane carries in a group. */
-    SHMEMX_DEVICE_FN unsigned words() const
+    /* A second word of 8 bytes? Pairs and the lanes with the round carry one. */
+    SHMEMX_DEVICE_FN bool two() const
     {
-        return lines && !flag ? 2 : 1;
-    }
-    /* Divisions by constants: one by `data` is a subroutine of a hundred instructions. */
-    SHMEMX_DEVICE_FN u64 groups(u64 bytes) const
-    {
-        return lines ? (bytes + lines_group - 1) / lines_group : (bytes + pairs_group - 1) / pairs_group;
-    }
-    SHMEMX_DEVICE_FN u64 capacity(u64 slot_bytes) const
-    {
-        return slot_bytes / wire_group * data;
+        return Lines && !flag;
     }
 };
 
+/* Groups of a message. 32 bits: a division of 64 is a subroutine. */
+template <bool Lines> SHMEMX_DEVICE_FN unsigned group_count(u64 bytes)
+{
+    return (static_cast<unsigned>(bytes) + place<Lines>::data - 1) / place<Lines>::data;
+}
+SHMEMX_DEVICE_FN bool lines_here()
+{
+    return (arch::state().flags & SHMEMX_DEVICE_LINES128) != 0;
+}
+/* What fits into a slot. */
+SHMEMX_DEVICE_FN u64 capacity(u64 slot_bytes)
+{
+    return static_cast<unsigned>(slot_bytes) / wire_group *
+           (lines_here() ? place<true>::data : place<false>::data);
+}
+
+/* Warps that work on one message: this one's number and how many there are. */
+struct crew {
+    unsigned mine, warps;
+};
 /* Which warp of the scope this is, and how many whole ones there are; lanes of a last, partial warp get index
  * = count. */
 template <class Scope> SHMEMX_DEVICE_FN unsigned warp_count(const Scope &scope)
@@ -71,18 +78,18 @@ template <class Scope> SHMEMX_DEVICE_FN unsigned warp_index(const Scope &scope)
 {
     return arch::lane(scope) / arch::warp_width;
 }
+template <class Scope> SHMEMX_DEVICE_FN crew whole_crew(const Scope &scope)
+{
+    return crew{warp_index(scope), warp_count(scope)};
+}
 template <class Scope> SHMEMX_DEVICE_FN bool has_warp(const Scope &scope, unsigned call)
 {
     return warp_count(scope) > 0 || refuse(scope, SHMEMX_DEVICE_SCOPE, call, -1, nullptr, arch::width(scope));
 }
 
-/* Whether the word at byte `offset` of a message can be moved as one. */
-SHMEMX_DEVICE_FN bool whole_word(const void *p, u64 offset, u64 bytes)
-{
-    return reinterpret_cast<u64>(p) % 8 == 0 && offset + 8 <= bytes;
-}
-/* The word of a message at byte `offset` < bytes, whatever the alignment; what is beyond the end reads as 0.
- * */
+/* ---- words of a message -------------------------------------------------------------------------------- */
+
+/* Whatever the alignment; what is beyond the end reads as 0, and is not written. */
 SHMEMX_DEVICE_SLOW u64 read_bytes(const unsigned char *src, u64 offset, u64 bytes)
 {
     u64 w = 0;
@@ -95,143 +102,211 @@ SHMEMX_DEVICE_SLOW void write_bytes(unsigned char *dst, u64 offset, u64 bytes, u
     for (unsigned i = 0; i < 8 && offset + i < bytes; ++i)
         arch::store_plain(dst + offset + i, static_cast<unsigned char>(w >> 8 * i));
 }
+SHMEMX_DEVICE_FN bool by_words(const void *p)
+{
+    return reinterpret_cast<u64>(p) % 8 == 0;
+}
 SHMEMX_DEVICE_FN u64 read_word(const unsigned char *src, u64 offset, u64 bytes)
 {
-    return whole_word(src, offset, bytes) ? arch::load_plain(reinterpret_cast<const u64 *>(src + offset))
-                                          : read_bytes(src, offset, bytes);
+    if (offset + 8 <= bytes && by_words(src))
+        return arch::load_plain(reinterpret_cast<const u64 *>(src + offset));
+    return offset < bytes ? read_bytes(src, offset, bytes) : 0;
 }
 SHMEMX_DEVICE_FN void write_word(unsigned char *dst, u64 offset, u64 bytes, u64 w)
 {
-    if (whole_word(dst, offset, bytes))
+    if (offset + 8 <= bytes && by_words(dst))
         arch::store_plain(reinterpret_cast<u64 *>(dst + offset), w);
-    else
+    else if (offset < bytes)
         write_bytes(dst, offset, bytes, w);
 }
-
-/* Which of the groups first, first + step, .. (batch of them) have data of this lane's line or pair: bit i.
- * */
-SHMEMX_DEVICE_FN unsigned present(const packet_place &place, u64 bytes, u64 first, unsigned step)
+/* This lane's words of the group at byte `begin` of a message that may end inside it. */
+template <bool Lines>
+SHMEMX_DEVICE_FN arch::vec16 read_end(const place<Lines> &me, const unsigned char *src, u64 begin, u64 bytes)
 {
-    // a line goes when any of its data is inside the message: a whole line, or none of it
-    const unsigned begin = place.lines ? place.piece / 128 * line_data : place.at;
-    unsigned mask = 0;
-    SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; i < batch; ++i)
-        mask |= static_cast<unsigned>((first + static_cast<u64>(i) * step) * place.data + begin < bytes) << i;
-    return mask;
+    return arch::make_vec16(read_word(src, begin + me.at, bytes),
+                            me.two() ? read_word(src, begin + me.at + 8, bytes) : 0);
+}
+template <bool Lines>
+SHMEMX_DEVICE_FN void write_end(const place<Lines> &me, unsigned char *dst, u64 begin, u64 bytes,
+                                const arch::vec16 &v)
+{
+    write_word(dst, begin + me.at, bytes, v.x);
+    if (me.two())
+        write_word(dst, begin + me.at + 8, bytes, v.y);
+}
+/* The same of a group that lies in the message as a whole, at an aligned address: p = its data + me.at. */
+template <bool Lines> SHMEMX_DEVICE_FN arch::vec16 read_whole(const place<Lines> &me, const unsigned char *p)
+{
+    auto *w = reinterpret_cast<const u64 *>(p);
+    return arch::make_vec16(arch::load_plain(w), me.two() ? arch::load_plain(w + 1) : 0);
+}
+template <bool Lines>
+SHMEMX_DEVICE_FN void write_whole(const place<Lines> &me, unsigned char *p, const arch::vec16 &v)
+{
+    auto *w = reinterpret_cast<u64 *>(p);
+    arch::store_plain(w, v.x);
+    if (me.two())
+        arch::store_plain(w + 1, v.y);
 }
 
-/* A whole warp sends the groups first, first + step, .. (batch of them) of a message of `bytes`. */
-SHMEMX_DEVICE_FN void send_batch(const packet_place &place, unsigned char *slot, const unsigned char *src,
-                                 u64 bytes, u64 first, unsigned step, u64 round)
+/* ---- one group over the wire; the whole warp calls ------------------------------------------------------ */
+
+/* `to`: this lane's piece in the receiver's slot; nullptr = its line is beyond the message's end. */
+template <bool Lines>
+SHMEMX_DEVICE_FN void send_piece(const place<Lines> &me, unsigned char *to, arch::vec16 v, u64 round)
 {
-    const unsigned mask = present(place, bytes, first, step);
-    const bool two = place.words() == 2;
-    arch::vec16 v[batch];
-    SHMEMX_DEVICE_UNROLL // whole words first, so that all their loads are in flight
-        for (unsigned i = 0; i < batch; ++i)
-    {
-        const u64 at = (first + static_cast<u64>(i) * step) * place.data + place.at;
-        v[i] = arch::make_vec16(0, place.flag ? round : 0);
-        if (whole_word(src, at, bytes))
-            v[i].x = arch::load_plain(reinterpret_cast<const u64 *>(src + at));
-        if (two && whole_word(src, at + 8, bytes))
-            v[i].y = arch::load_plain(reinterpret_cast<const u64 *>(src + at + 8));
-    }
-    SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; i < batch; ++i) {
-        const u64 at = (first + static_cast<u64>(i) * step) * place.data + place.at;
-        if (at < bytes && !whole_word(src, at, bytes))
-            v[i].x = read_bytes(src, at, bytes);
-        if (two && at + 8 < bytes && !whole_word(src, at + 8, bytes))
-            v[i].y = read_bytes(src, at + 8, bytes);
-    }
-    unsigned char *to = slot + first * wire_group + place.piece;
-    SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; i < batch; ++i, to += static_cast<u64>(step) * wire_group) {
-        if (place.lines) {
-            arch::line_store((mask >> i & 1) != 0 ? to : nullptr, v[i].x, v[i].y, place.flag);
-        } else if ((mask >> i & 1) != 0) {
-            const u64 tag = round << 32;
-            arch::pair_store(to, (v[i].x & 0xffffffffu) | tag, (v[i].x >> 32) | tag);
-        }
+    if constexpr (Lines) {
+        arch::line_store(to, v.x, me.flag ? round : v.y, me.flag);
+    } else if (to != nullptr) {
+        const u64 tag = round << 32;
+        arch::pair_store(to, (v.x & 0xffffffffu) | tag, (v.x >> 32) | tag);
     }
 }
-
-/* A whole warp waits for the groups at from + i * step bytes (this lane's pieces; bits of `mask`) and gets
- * its words. False: the patience ended. */
-template <class Patience>
-SHMEMX_DEVICE_FN bool recv_batch(const packet_place &place, arch::vec16 (&v)[batch],
-                                 const unsigned char *from, u64 step, unsigned mask, u64 round,
-                                 Patience &left)
+/* Waits for N groups at once, this lane's pieces at from[i], where wanted[i]: its line is inside the message.
+ * False: the patience ended. */
+template <bool Lines, unsigned N>
+SHMEMX_DEVICE_FN bool await_pieces(const place<Lines> &me, arch::vec16 (&v)[N],
+                                   const unsigned char *const (&from)[N], const bool (&wanted)[N], u64 round,
+                                   patience &left)
 {
-    if (place.lines)
-        return arch::lines_load(v, from, step, mask, place.flag, round, left);
-    const u32 tag = static_cast<u32>(round);
-    bool ok = true;
-    for (unsigned late = mask; late != 0 && ok;) {
+    if constexpr (Lines) {
+        return arch::lines_load(v, from, wanted, me.flag, round, left);
+    } else {
+        const u32 tag = static_cast<u32>(round);
+        bool ok = true;
         SHMEMX_DEVICE_UNROLL
-        for (unsigned i = 0; i < batch; ++i)
-            if ((late >> i & 1) != 0)
-                v[i] = arch::line_load(from + i * step);
-        SHMEMX_DEVICE_UNROLL
-        for (unsigned i = 0; i < batch; ++i)
-            if ((late >> i & 1) != 0 && static_cast<u32>(v[i].x >> 32) == tag &&
-                static_cast<u32>(v[i].y >> 32) == tag) {
-                v[i] = arch::make_vec16((v[i].x & 0xffffffffu) | v[i].y << 32, 0);
-                late &= ~(1u << i);
+        for (unsigned i = 0; i < N; ++i)
+            while (wanted[i] && ok) {
+                v[i] = arch::line_load(from[i]);
+                if (static_cast<u32>(v[i].x >> 32) == tag && static_cast<u32>(v[i].y >> 32) == tag) {
+                    v[i] = arch::make_vec16((v[i].x & 0xffffffffu) | v[i].y << 32, 0);
+                    break;
+                }
+                ok = !left.over();
             }
-        ok = late == 0 || !left.over();
+        return arch::all(warp, ok);
     }
-    return arch::all(warp, ok);
 }
 
-/* Warps that work on one message: this one's number and how many there are. */
-struct crew {
-    unsigned mine, warps;
-};
-template <class Scope> SHMEMX_DEVICE_FN crew whole_crew(const Scope &scope)
+/* ---- messages ------------------------------------------------------------------------------------------ */
+
+/* N whole groups, `step` apart in the message; src and slot are where this lane's words are. */
+template <unsigned N, bool Lines>
+SHMEMX_DEVICE_FN void send_groups(const place<Lines> &me, unsigned char *slot, const unsigned char *src,
+                                  unsigned step, u64 round)
 {
-    return crew{warp_index(scope), warp_count(scope)};
+    arch::vec16 v[N];
+    SHMEMX_DEVICE_UNROLL // all loads are in flight before the first store
+        for (unsigned i = 0; i < N; ++i) v[i] =
+            read_whole(me, src + i * step * static_cast<u64>(place<Lines>::data));
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; i < N; ++i)
+        send_piece(me, slot + i * step * static_cast<u64>(wire_group), v[i], round);
+}
+template <unsigned N, bool Lines>
+SHMEMX_DEVICE_FN bool recv_groups(const place<Lines> &me, unsigned char *dst, const unsigned char *slot,
+                                  unsigned step, u64 round, patience &left)
+{
+    arch::vec16 v[N];
+    const unsigned char *from[N];
+    bool wanted[N];
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; i < N; ++i) {
+        from[i] = slot + i * step * static_cast<u64>(wire_group);
+        wanted[i] = true;
+    }
+    const bool ok = await_pieces(me, v, from, wanted, round, left);
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; ok && i < N; ++i)
+        write_whole(me, dst + i * step * static_cast<u64>(place<Lines>::data), v[i]);
+    return ok;
 }
 
-/* Sends a message to a slot (a peer's address). Lanes of a partial warp do nothing. */
-SHMEMX_DEVICE_FN void send_message(const crew &c, void *slot, const void *src, u64 bytes, u64 round)
+/* Sends a message to a slot (a peer's address). Lanes of a partial warp do nothing. Neighbouring warps take
+ * neighbouring groups, so that a short message uses many. */
+template <bool Lines>
+SHMEMX_DEVICE_FN void send_as(const crew &c, unsigned char *slot, const unsigned char *src, u64 bytes,
+                              u64 round)
 {
-    const packet_place place;
-    const u64 groups = place.groups(bytes);
-    // neighbouring warps take neighbouring groups until each has one: a short message uses many warps
-    for (u64 first = c.mine; c.mine < c.warps && first < groups; first += static_cast<u64>(c.warps) * batch)
-        send_batch(place, static_cast<unsigned char *>(slot), static_cast<const unsigned char *>(src), bytes,
-                   first, c.warps, round);
+    constexpr unsigned data = place<Lines>::data;
+    const place<Lines> me;
+    const unsigned groups = group_count<Lines>(bytes), w = c.warps;
+    const unsigned whole = by_words(src) ? static_cast<unsigned>(bytes) / data : 0;
+    unsigned g = c.mine < w ? c.mine : groups;
+    unsigned char *to = slot + g * static_cast<u64>(wire_group) + me.piece;
+    const unsigned char *from = src + g * static_cast<u64>(data) + me.at;
+    for (; g + 3 * w < whole; g += 4 * w, to += 4ull * w * wire_group, from += 4ull * w * data)
+        send_groups<4>(me, to, from, w, round);
+    for (; g < whole; g += w, to += static_cast<u64>(w) * wire_group, from += static_cast<u64>(w) * data)
+        send_groups<1>(me, to, from, w, round);
+    for (; g < groups; g += w, to += static_cast<u64>(w) * wire_group) {
+        const u64 begin = g * static_cast<u64>(data);
+        send_piece(me, begin + me.first < bytes ? to : nullptr, read_end(me, src, begin, bytes), round);
+    }
 }
-/* Waits for a message in this PE's slot and writes it to dst. False, reported, after a timeout. */
-SHMEMX_DEVICE_FN bool recv_message(const crew &c, unsigned call, int who, void *dst, const void *slot,
-                                   u64 bytes, u64 round)
+/* Waits for a message in this PE's slot and writes it to dst. */
+template <bool Lines>
+SHMEMX_DEVICE_FN bool recv_as(const crew &c, unsigned char *dst, const unsigned char *slot, u64 bytes,
+                              u64 round)
 {
-    const packet_place place;
-    const u64 groups = place.groups(bytes);
-    const auto *lines = static_cast<const unsigned char *>(slot);
-    auto *to = static_cast<unsigned char *>(dst);
+    constexpr unsigned data = place<Lines>::data;
+    const place<Lines> me;
+    const unsigned groups = group_count<Lines>(bytes), w = c.warps;
+    const unsigned whole = by_words(dst) ? static_cast<unsigned>(bytes) / data : 0;
+    unsigned g = c.mine < w ? c.mine : groups;
+    const unsigned char *from = slot + g * static_cast<u64>(wire_group) + me.piece;
+    unsigned char *to = dst + g * static_cast<u64>(data) + me.at;
     patience left;
     bool ok = true;
-    for (u64 first = c.mine; c.mine < c.warps && first < groups && ok;
-         first += static_cast<u64>(c.warps) * batch) {
-        arch::vec16 v[batch];
-        ok = recv_batch(place, v, lines + first * wire_group + place.piece,
-                        static_cast<u64>(c.warps) * wire_group, present(place, bytes, first, c.warps), round,
-                        left);
-        SHMEMX_DEVICE_UNROLL
-        for (unsigned i = 0; i < batch; ++i) {
-            const u64 at = (first + static_cast<u64>(i) * c.warps) * place.data + place.at;
-            if (ok && at < bytes)
-                write_word(to, at, bytes, v[i].x);
-            if (ok && place.words() == 2 && at + 8 < bytes)
-                write_word(to, at + 8, bytes, v[i].y);
-        }
+    for (; ok && g + 3 * w < whole; g += 4 * w, from += 4ull * w * wire_group, to += 4ull * w * data)
+        ok = recv_groups<4>(me, to, from, w, round, left);
+    for (; ok && g < whole;
+         g += w, from += static_cast<u64>(w) * wire_group, to += static_cast<u64>(w) * data)
+        ok = recv_groups<1>(me, to, from, w, round, left);
+    for (; ok && g < groups; g += w, from += static_cast<u64>(w) * wire_group) {
+        const u64 begin = g * static_cast<u64>(data);
+        const unsigned char *const piece[1] = {from};
+        const bool wanted[1] = {begin + me.first < bytes};
+        arch::vec16 v[1] = {};
+        ok = await_pieces(me, v, piece, wanted, round, left);
+        if (ok)
+            write_end(me, dst, begin, bytes, v[0]);
     }
+    return ok;
+}
+
+/* Machines without whole lines take the calls out of line: they are slower by more than a call. */
+SHMEMX_DEVICE_SLOW void send_pairs(crew c, unsigned char *slot, const unsigned char *src, u64 bytes,
+                                   u64 round)
+{
+    send_as<false>(c, slot, src, bytes, round);
+}
+SHMEMX_DEVICE_SLOW bool recv_pairs(crew c, unsigned char *dst, const unsigned char *slot, u64 bytes,
+                                   u64 round)
+{
+    return recv_as<false>(c, dst, slot, bytes, round);
+}
+
+SHMEMX_DEVICE_FN void send_message(const crew &c, void *slot, const void *src, u64 bytes, u64 round)
+{
+    auto *to = static_cast<unsigned char *>(slot);
+    auto *from = static_cast<const unsigned char *>(src);
+    if (lines_here())
+        send_as<true>(c, to, from, bytes, round);
+    else
+        send_pairs(c, to, from, bytes, round);
+}
+/* False, reported, after a timeout; who() is the PE that should have sent, -1 = nobody knows. */
+template <class Who>
+SHMEMX_DEVICE_FN bool recv_message(const crew &c, unsigned call, Who who, void *dst, const void *slot,
+                                   u64 bytes, u64 round)
+{
+    auto *to = static_cast<unsigned char *>(dst);
+    auto *from = static_cast<const unsigned char *>(slot);
+    const bool ok =
+        lines_here() ? recv_as<true>(c, to, from, bytes, round) : recv_pairs(c, to, from, bytes, round);
     if (!ok && arch::thread_index() % arch::warp_width == 0)
-        report(SHMEMX_DEVICE_TIMEOUT, call, who, slot, 0, round);
+        report(SHMEMX_DEVICE_TIMEOUT, call, who(), slot, 0, round);
     return ok;
 }
 
@@ -256,8 +331,9 @@ SHMEMX_DEVICE_FN bool recv_packets(const Scope &scope, T *dst, const void *packe
 {
     if (!detail::has_warp(scope, SHMEMX_DEVICE_CALL_RECV_PACKETS))
         return false;
-    bool ok = detail::recv_message(detail::whole_crew(scope), SHMEMX_DEVICE_CALL_RECV_PACKETS, -1, dst,
-                                   packets, nelems * sizeof(T), round);
+    const bool ok = detail::recv_message(
+        detail::whole_crew(scope), SHMEMX_DEVICE_CALL_RECV_PACKETS, [] { return -1; }, dst, packets,
+        nelems * sizeof(T), round);
     return arch::all(scope, ok);
 }
 

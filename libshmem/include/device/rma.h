@@ -42,8 +42,7 @@ SHMEMX_DEVICE_SLOW void report(unsigned kind, unsigned call, int pe, const volat
 
 SHMEMX_DEVICE_FN u64 my_copy()
 {
-    const shmemx_device_state &s = arch::state();
-    return s.heap + static_cast<u64>(static_cast<long long>(s.me)) * s.stride;
+    return arch::state().copy;
 }
 SHMEMX_DEVICE_FN bool symmetric(const volatile void *p, u64 bytes)
 {
@@ -54,8 +53,10 @@ SHMEMX_DEVICE_FN bool symmetric(const volatile void *p, u64 bytes)
 template <class T> SHMEMX_DEVICE_FN T *at(T *p, int pe)
 {
     const shmemx_device_state &s = arch::state();
-    return reinterpret_cast<T *>(reinterpret_cast<u64>(p) +
-                                 static_cast<u64>(static_cast<long long>(pe - s.me)) * s.stride);
+    const u64 a = reinterpret_cast<u64>(p);
+    if (const u64 bases = arch::opaque(s.bases))
+        return reinterpret_cast<T *>(reinterpret_cast<const u64 *>(bases)[pe] + (a - s.copy));
+    return reinterpret_cast<T *>(a + static_cast<u64>(static_cast<long long>(pe - s.me)) * s.stride);
 }
 template <class Scope>
 SHMEMX_DEVICE_SLOW bool refuse(Scope scope, unsigned kind, unsigned call, int pe, const volatile void *p,

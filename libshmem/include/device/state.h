@@ -9,7 +9,7 @@
 #ifndef SHMEM_DEVICE_STATE_H
 #define SHMEM_DEVICE_STATE_H
 
-enum { SHMEMX_DEVICE_STATE_VERSION = 1 };
+enum { SHMEMX_DEVICE_STATE_VERSION = 2 };
 
 /* shmemx_device_state.flags */
 enum {
@@ -18,6 +18,12 @@ enum {
      * stores. */
     SHMEMX_DEVICE_LINES128 = 1
 };
+
+/* Whether a reduction of small vectors takes two trips (shares to their owners, results back) and not one (everything
+ * to everybody): what that saves, at 340 GB/s, must take longer than the second trip, 1.2 us; and every share must have
+ * something in it. Host and kernels must agree. bytes: 64 bits. */
+#define SHMEMX_DEVICE_TWO_SHOTS(bytes, n)                                                                    \
+    ((bytes) * ((n) - 1) * ((n) - 2) > 400000ull * (n) && (bytes) >= 16ull * (n))
 
 /* One team of this PE; the array lies in memory that kernels can read and write. */
 struct shmemx_device_team {
@@ -30,9 +36,16 @@ struct shmemx_device_team {
     unsigned long long
         slot_bytes;           /* bytes of one slot, a multiple of 128; 0: no packets, no small-message path */
     unsigned long long epoch; /* collectives done in kernels so far; only kernels write it */
+    unsigned finished;        /* blocks of a launch that have done their part of a collective; 0 between */
+    unsigned gate;            /* 1: block 0 of a launch has met the other members; 0 between */
+    unsigned long long
+        bases; /* 0, or the address of u64[n], where the members' copies are mapped: for members that
+                                 lie at no regular distance (table, or the state's bases) */
 };
 
-/* The kernel's view. PE p's copy of my address a is a + (p - me) * stride. */
+/* The kernel's view. PE p's copy of my address a is a + (p - me) * stride; or, where the driver chose the
+ * places (bases not 0), a - copy + bases[p]. What every collective needs of the world stands here too, in
+ * constant memory: read from the team's entry it would cost a trip to the L2 cache each time. */
 struct shmemx_device_state {
     unsigned version; /* SHMEMX_DEVICE_STATE_VERSION; 0: the module was never given its state */
     int me, npes;
@@ -46,6 +59,11 @@ struct shmemx_device_state {
     unsigned long long internal;   /* offset in each copy of the library's own area */
     unsigned long long teams;      /* struct shmemx_device_team[nteams]: 0 = world, 1 = shared */
     unsigned nteams, reserved;
+    unsigned long long copy;       /* where this PE's own copy is mapped */
+    unsigned long long bases;      /* 0, or the address of u64[npes], readable by kernels */
+    unsigned long long world_sync; /* as teams[0].sync, .packets, .slot_bytes */
+    unsigned long long world_packets;
+    unsigned long long world_slot_bytes;
 };
 
 /* The calls that an error can name: X(NAME, "name"). */
@@ -69,7 +87,8 @@ struct shmemx_device_state {
     X(REDUCE, "reduce")                                                                                      \
     X(PUT_PACKETS, "put_packets")                                                                            \
     X(RECV_PACKETS, "recv_packets")                                                                          \
-    X(TEAM, "team")
+    X(TEAM, "team")                                                                                          \
+    X(COLLECT, "collect")
 enum shmemx_device_call {
 #define X(name, text) SHMEMX_DEVICE_CALL_##name,
     SHMEMX_DEVICE_CALLS(X)
@@ -83,7 +102,8 @@ enum {
     SHMEMX_DEVICE_PE,      /* pe is out of range; value: number of PEs or members */
     SHMEMX_DEVICE_ADDRESS, /* the `value` bytes at address are not in this PE's copy, or misaligned */
     SHMEMX_DEVICE_TEAM,    /* value: a team number that is not this PE's */
-    SHMEMX_DEVICE_SCOPE /* value: threads of a block that is smaller than a warp, in a call that needs one */
+    SHMEMX_DEVICE_SCOPE, /* value: threads of a block that is smaller than a warp, in a call that needs one */
+    SHMEMX_DEVICE_ROOM   /* value: bytes of room at address; expected: bytes that there are */
 };
 
 /* The mailbox: the first error of this PE's kernels. The host reads kind (acquire); when it is not 0 the rest

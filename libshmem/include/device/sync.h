@@ -11,26 +11,40 @@ namespace detail
 
 /* ---- waits --------------------------------------------------------------------------------------------- */
 
-/* How long one wait may last. The clock is first read after 64 polls, so that a short wait never pays for it.
- * */
+/* What a wait that has polled in vain does now and then: the time when it began, once it is known, or
+ * `too_late`. Out of line and by value, so that a poll loop keeps its registers. */
+constexpr u64 too_late = ~0ull;
+SHMEMX_DEVICE_SLOW u64 look_at_clock(u64 start, bool nap)
+{
+    if (nap)
+        arch::nap();
+    const u64 limit = arch::state().timeout_ns;
+    if (limit == 0)
+        return 0;
+    const u64 now = arch::nanoseconds();
+    return start == 0 ? now : now - start > limit ? too_late : start;
+}
+
+/* How long one wait may last. The clock is read every 64 polls, so that a short wait never pays for it; a
+ * long one naps. */
 class patience
 {
   public:
     /* Once after each poll that failed: true when the deadline has passed. */
     SHMEMX_DEVICE_FN bool over()
     {
-        arch::relax(++polls_);
-        if (polls_ % 64 != 0 || arch::state().timeout_ns == 0)
+        arch::relax();
+        if (--left_ != 0)
             return false;
-        u64 now = arch::nanoseconds();
-        if (start_ == 0)
-            start_ = now;
-        return now - start_ > arch::state().timeout_ns;
+        const bool nap = ++turns_ > 128;
+        left_ = nap ? 1 : 64;
+        start_ = look_at_clock(start_, nap);
+        return start_ == too_late;
     }
 
   private:
     u64 start_ = 0;
-    unsigned polls_ = 0;
+    unsigned left_ = 64, turns_ = 0;
 };
 
 template <class T> SHMEMX_DEVICE_FN bool compare(T a, cmp op, T b)
@@ -58,46 +72,88 @@ template <class T> SHMEMX_DEVICE_FN T look(const T *word)
     return bits<T>(arch::load_acquire(words(word)));
 }
 
-/* One thread waits; who: the PE that should store, -1 if nobody knows. */
-template <class T> SHMEMX_DEVICE_FN bool wait_for(unsigned call, const T *word, cmp op, T value, int who)
+/* One thread waits; who() is the PE that should store, -1 if nobody knows. */
+template <class T, class Who>
+SHMEMX_DEVICE_FN bool wait_for(unsigned call, const T *word, cmp op, T value, Who who)
 {
     T seen = look(word);
     for (patience left; !compare(seen, op, value); seen = look(word))
         if (left.over()) {
-            report(SHMEMX_DEVICE_TIMEOUT, call, who, word, static_cast<u64>(seen), static_cast<u64>(value));
+            report(SHMEMX_DEVICE_TIMEOUT, call, who(), word, static_cast<u64>(seen), static_cast<u64>(value));
             return false;
         }
     return true;
 }
+template <class T> SHMEMX_DEVICE_FN bool wait_for(unsigned call, const T *word, cmp op, T value)
+{
+    return wait_for(call, word, op, value, [] { return -1; });
+}
 
 /* ---- teams --------------------------------------------------------------------------------------------- */
 
-/* Null, reported by the leader, for a team that this PE is not in. */
-template <class Scope> SHMEMX_DEVICE_FN shmemx_device_team *find(Scope scope, team t, unsigned call)
+/* What a call needs of a team, in registers. */
+struct members {
+    int me, n;       /* n = 0: no such team, or this PE is not in it */
+    u64 first, step; /* member j's copy of the heap is at first + j * step, */
+    u64 bases;       /* or, if this is not 0, where the j-th u64 here says */
+    u64 sync, packets, slot_bytes;
+    shmemx_device_team *home; /* where its epoch is */
+};
+
+/* The world number of a member, for those who have time: reports and translations. */
+SHMEMX_DEVICE_FN int world_pe(const members &t, int member)
 {
-    auto *teams = reinterpret_cast<shmemx_device_team *>(arch::state().teams);
-    if (static_cast<unsigned>(t) < arch::state().nteams && teams[t].n > 0)
-        return teams + t;
-    refuse(scope, SHMEMX_DEVICE_TEAM, call, -1, nullptr, static_cast<u64>(static_cast<unsigned>(t)));
-    return nullptr;
+    const shmemx_device_team &home = *t.home;
+    return home.table != 0 ? reinterpret_cast<const int *>(home.table)[member]
+                           : home.start + member * home.stride;
 }
-SHMEMX_DEVICE_FN int world_pe(const shmemx_device_team &t, int member)
+SHMEMX_DEVICE_FN u64 copy_of(const members &t, int member)
 {
-    return t.table != 0 ? reinterpret_cast<const int *>(t.table)[member] : t.start + member * t.stride;
+    if (const u64 bases = arch::opaque(t.bases))
+        return reinterpret_cast<const u64 *>(bases)[member];
+    return t.first + static_cast<u64>(static_cast<long long>(member)) * t.step;
+}
+/* Member's copy of p. */
+template <class T> SHMEMX_DEVICE_FN T *peer(const members &t, int member, T *p)
+{
+    return reinterpret_cast<T *>(copy_of(t, member) + (reinterpret_cast<u64>(p) - arch::state().copy));
 }
 /* Member's copy of what lies at `offset` of each copy. */
-template <class T> SHMEMX_DEVICE_FN T *area(const shmemx_device_team &t, int member, u64 offset)
+template <class T> SHMEMX_DEVICE_FN T *area(const members &t, int member, u64 offset)
+{
+    return reinterpret_cast<T *>(copy_of(t, member) + offset);
+}
+template <class T> SHMEMX_DEVICE_FN T *own_area(u64 offset)
+{
+    return reinterpret_cast<T *>(arch::state().copy + offset);
+}
+
+/* A team that this PE is not in is reported by the leader. The world comes from constant memory. */
+template <class Scope> SHMEMX_DEVICE_FN members find(Scope scope, team t, unsigned call)
 {
     const shmemx_device_state &s = arch::state();
-    return reinterpret_cast<T *>(
-        s.heap + static_cast<u64>(static_cast<long long>(world_pe(t, member))) * s.stride + offset);
+    auto *home = reinterpret_cast<shmemx_device_team *>(s.teams) + t;
+    if (t == world && s.nteams > 0)
+        return members{
+            s.me, s.npes, s.heap, s.stride, s.bases, s.world_sync, s.world_packets, s.world_slot_bytes, home};
+    if (static_cast<unsigned>(t) < s.nteams && home->n > 0)
+        return members{home->me,
+                       home->n,
+                       s.heap + static_cast<u64>(static_cast<long long>(home->start)) * s.stride,
+                       static_cast<u64>(static_cast<long long>(home->stride)) * s.stride,
+                       home->bases,
+                       home->sync,
+                       home->packets,
+                       home->slot_bytes,
+                       home};
+    refuse(scope, SHMEMX_DEVICE_TEAM, call, -1, nullptr, static_cast<u64>(static_cast<unsigned>(t)));
+    return members{};
 }
 
 enum class order { none, publish };
 
 /* The lanes of the scope tell every other member that this PE has reached epoch e. */
-template <class Scope>
-SHMEMX_DEVICE_FN void arrive(Scope scope, const shmemx_device_team &t, u64 e, order how)
+template <class Scope> SHMEMX_DEVICE_FN void arrive(Scope scope, const members &t, u64 e, order how)
 {
     for (int j = static_cast<int>(arch::lane(scope)); j < t.n; j += static_cast<int>(arch::width(scope))) {
         if (j == t.me)
@@ -111,20 +167,18 @@ SHMEMX_DEVICE_FN void arrive(Scope scope, const shmemx_device_team &t, u64 e, or
     }
 }
 /* Waits until every other member has reached it; per lane. */
-template <class Scope>
-SHMEMX_DEVICE_FN bool await(Scope scope, const shmemx_device_team &t, u64 e, unsigned call)
+template <class Scope> SHMEMX_DEVICE_FN bool await(Scope scope, const members &t, u64 e, unsigned call)
 {
     bool ok = true;
     for (int j = static_cast<int>(arch::lane(scope)); j < t.n; j += static_cast<int>(arch::width(scope)))
         if (j != t.me)
-            ok = wait_for(call, area<u64>(t, t.me, t.sync) + j, ge, e, world_pe(t, j)) && ok;
+            ok = wait_for(call, own_area<u64>(t.sync) + j, ge, e, [&] { return world_pe(t, j); }) && ok;
     return ok;
 }
 /* One epoch without data. With order::publish all puts of this scope are complete, everywhere, on return. */
-template <class Scope>
-SHMEMX_DEVICE_FN bool meet(Scope scope, shmemx_device_team &t, unsigned call, order how)
+template <class Scope> SHMEMX_DEVICE_FN bool meet(Scope scope, const members &t, unsigned call, order how)
 {
-    const u64 e = t.epoch + 1;
+    const u64 e = t.home->epoch + 1;
     if (how == order::publish)
         settle(scope);
     arch::sync(scope); // all lanes are here, their stores visible to those that tell; all have read the epoch
@@ -132,7 +186,7 @@ SHMEMX_DEVICE_FN bool meet(Scope scope, shmemx_device_team &t, unsigned call, or
         arrive(scope, t, e, how);
     bool ok = t.n == 1 || await(scope, t, e, call);
     if (arch::lane(scope) == 0)
-        t.epoch = e;
+        t.home->epoch = e;
     return arch::all(scope, ok);
 }
 
@@ -150,7 +204,7 @@ SHMEMX_DEVICE_FN bool wait_until(const Scope &scope, const T *ivar, cmp op, same
 {
     bool ok = true;
     if (arch::lane(scope) == 0)
-        ok = detail::wait_for(SHMEMX_DEVICE_CALL_WAIT_UNTIL, ivar, op, value, -1);
+        ok = detail::wait_for(SHMEMX_DEVICE_CALL_WAIT_UNTIL, ivar, op, value);
     return arch::all(scope, ok);
 }
 
@@ -180,7 +234,7 @@ SHMEMX_DEVICE_FN bool wait_until_all(const Scope &scope, const T *ivars, size ne
     bool ok = true;
     for (size i = arch::lane(scope); i < nelems; i += arch::width(scope))
         if (status == nullptr || status[i] == 0)
-            ok = detail::wait_for(SHMEMX_DEVICE_CALL_WAIT_UNTIL, ivars + i, op, value, -1) && ok;
+            ok = detail::wait_for(SHMEMX_DEVICE_CALL_WAIT_UNTIL, ivars + i, op, value) && ok;
     return arch::all(scope, ok);
 }
 
@@ -227,7 +281,7 @@ SHMEMX_DEVICE_FN bool signal_wait_until(const Scope &scope, const S *sig, cmp op
     static_assert(sizeof(S) == 8, "a signal is a 64-bit word");
     bool ok = true;
     if (arch::lane(scope) == 0)
-        ok = detail::wait_for(SHMEMX_DEVICE_CALL_SIGNAL_WAIT_UNTIL, sig, op, static_cast<S>(value), -1);
+        ok = detail::wait_for(SHMEMX_DEVICE_CALL_SIGNAL_WAIT_UNTIL, sig, op, static_cast<S>(value));
     return arch::all(scope, ok);
 }
 
@@ -273,43 +327,42 @@ SHMEMX_DEVICE_FN void put_signal(const Scope &scope, T *dst, const T *src, size 
 
 SHMEMX_DEVICE_FN int team_my_pe(team t)
 {
-    const shmemx_device_team *found = detail::find(thread, t, SHMEMX_DEVICE_CALL_TEAM);
-    return found == nullptr ? -1 : found->me;
+    const detail::members found = detail::find(thread, t, SHMEMX_DEVICE_CALL_TEAM);
+    return found.n == 0 ? -1 : found.me;
 }
 SHMEMX_DEVICE_FN int team_n_pes(team t)
 {
-    const shmemx_device_team *found = detail::find(thread, t, SHMEMX_DEVICE_CALL_TEAM);
-    return found == nullptr ? -1 : found->n;
+    const detail::members found = detail::find(thread, t, SHMEMX_DEVICE_CALL_TEAM);
+    return found.n == 0 ? -1 : found.n;
 }
 SHMEMX_DEVICE_FN int team_translate_pe(team from, int pe, team to)
 {
-    const shmemx_device_team *a = detail::find(thread, from, SHMEMX_DEVICE_CALL_TEAM);
-    const shmemx_device_team *b = detail::find(thread, to, SHMEMX_DEVICE_CALL_TEAM);
-    if (a == nullptr || b == nullptr || pe < 0 || pe >= a->n)
+    const detail::members a = detail::find(thread, from, SHMEMX_DEVICE_CALL_TEAM);
+    const detail::members b = detail::find(thread, to, SHMEMX_DEVICE_CALL_TEAM);
+    if (pe < 0 || pe >= a.n || b.n == 0)
         return -1;
-    int wanted = detail::world_pe(*a, pe);
-    if (b->table == 0) { // regular: no search
-        int distance = wanted - b->start;
-        int member = b->stride == 0 ? 0 : distance / b->stride;
-        return member >= 0 && member < b->n && b->start + member * b->stride == wanted ? member : -1;
+    const int wanted = detail::world_pe(a, pe);
+    const shmemx_device_team &there = *b.home;
+    if (there.table == 0) { // regular: no search
+        const int distance = wanted - there.start, member = there.stride == 0 ? 0 : distance / there.stride;
+        return member >= 0 && member < b.n && there.start + member * there.stride == wanted ? member : -1;
     }
-    for (int j = 0; j < b->n; ++j)
-        if (detail::world_pe(*b, j) == wanted)
+    for (int j = 0; j < b.n; ++j)
+        if (detail::world_pe(b, j) == wanted)
             return j;
     return -1;
 }
 
 template <class Scope> SHMEMX_DEVICE_FN bool sync(const Scope &scope, team t)
 {
-    shmemx_device_team *found = detail::find(scope, t, SHMEMX_DEVICE_CALL_SYNC);
-    return found != nullptr && detail::meet(scope, *found, SHMEMX_DEVICE_CALL_SYNC, detail::order::none);
+    const detail::members found = detail::find(scope, t, SHMEMX_DEVICE_CALL_SYNC);
+    return found.n != 0 && detail::meet(scope, found, SHMEMX_DEVICE_CALL_SYNC, detail::order::none);
 }
 
 template <class Scope> SHMEMX_DEVICE_FN bool barrier(const Scope &scope, team t)
 {
-    shmemx_device_team *found = detail::find(scope, t, SHMEMX_DEVICE_CALL_BARRIER);
-    return found != nullptr &&
-           detail::meet(scope, *found, SHMEMX_DEVICE_CALL_BARRIER, detail::order::publish);
+    const detail::members found = detail::find(scope, t, SHMEMX_DEVICE_CALL_BARRIER);
+    return found.n != 0 && detail::meet(scope, found, SHMEMX_DEVICE_CALL_BARRIER, detail::order::publish);
 }
 
 } // namespace shmem

@@ -41,12 +41,18 @@ void shmemi_gpu_chunk_unmap(char *at, size_t bytes, shmemi_chunk_t chunk);
 bool shmemi_gpu_owns(const void *p);
 /* Any of host and device memory on either side, in the order of the stream. */
 int shmemi_gpu_copy(const char *call, void *dest, const void *source, size_t n, shmemi_stream_t stream);
+/* `rows` rows of `width` bytes, dpitch and spitch bytes apart. */
+int shmemi_gpu_copy_rows(const char *call, void *dest, size_t dpitch, const void *source, size_t spitch, size_t width,
+                         size_t rows, shmemi_stream_t stream);
 int shmemi_gpu_fill(const char *call, void *dest, int byte, size_t n, shmemi_stream_t stream);
 int shmemi_gpu_sync(const char *call, shmemi_stream_t stream);
 /* What comes later in `stream` waits for what `other` holds now. */
 int shmemi_gpu_join(const char *call, shmemi_stream_t stream, shmemi_stream_t other);
 /* The library's own stream, not synchronized with the default one. */
 shmemi_stream_t shmemi_gpu_stream(void);
+/* A second one, for what a call does beside its stream: joined to it before, and it to this after. Only there, so that a
+ * capture of the caller's stream leaves nothing behind in the library's. */
+int shmemi_gpu_side_stream(const char *call, shmemi_stream_t *stream);
 /* Kernels of the library: PTX text in, function out; arguments as cuLaunchKernel takes them. */
 int shmemi_gpu_load(const char *call, const char *ptx, void **module);
 void shmemi_gpu_unload(void *module);

@@ -33,6 +33,18 @@ typedef struct {
     int flags;
 } CUmemAccessDesc;
 
+typedef struct { /* CUDA_MEMCPY2D */
+    struct {
+        size_t x, y;
+        int type;
+        const void *host;
+        CUdeviceptr device;
+        void *array;
+        size_t pitch;
+    } source, dest;
+    size_t width, height;
+} CUmemcpy2D;
+
 enum {
     MEMORY_PINNED = 1,
     HANDLE_FD = 1,
@@ -42,6 +54,7 @@ enum {
     STREAM_NON_BLOCKING = 1,
     POINTER_MEMORY_TYPE = 2, /* CU_POINTER_ATTRIBUTE_MEMORY_TYPE */
     MEMORY_TYPE_DEVICE = 2,
+    MEMORY_TYPE_UNIFIED = 4,
     EVENT_DISABLE_TIMING = 2,
     HOST_PORTABLE_MAPPED = 1 | 2,
     ATTRIBUTE_VMM = 102,      /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
@@ -76,6 +89,7 @@ enum {
     X(set_access, cuMemSetAccess, (CUdeviceptr, size_t, const CUmemAccessDesc *, size_t))                    \
     X(pointer_attribute, cuPointerGetAttribute, (void *, int, CUdeviceptr))                                  \
     X(copy, cuMemcpyAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                                     \
+    X(copy_rows, cuMemcpy2DAsync_v2, (const CUmemcpy2D *, CUstream))                                         \
     X(fill, cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                                 \
     X(stream_create, cuStreamCreate, (CUstream *, unsigned))                                                 \
     X(stream_destroy, cuStreamDestroy_v2, (CUstream))                                                        \
@@ -106,7 +120,7 @@ static struct {
     char why[160], name[160];
     CUdevice device;
     CUcontext context;
-    CUstream stream;
+    CUstream stream, side;
     size_t granularity, total;
 } gpu = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
@@ -225,6 +239,9 @@ void shmemi_gpu_close(void)
     pthread_mutex_lock(&gpu.lock);
     if (gpu.open) {
         cu.stream_destroy(gpu.stream);
+        if (gpu.side)
+            cu.stream_destroy(gpu.side);
+        gpu.side = NULL;
         cu.primary_release(gpu.device);
         gpu.open = false;
     }
@@ -377,10 +394,35 @@ shmemi_stream_t shmemi_gpu_stream(void)
     return gpu.stream;
 }
 
+int shmemi_gpu_side_stream(const char *call, shmemi_stream_t *stream)
+{
+    ENTER(call);
+    pthread_mutex_lock(&gpu.lock);
+    CUresult code = gpu.side ? 0 : cu.stream_create(&gpu.side, STREAM_NON_BLOCKING);
+    pthread_mutex_unlock(&gpu.lock);
+    CHECKED(call, "cuStreamCreate", code);
+    *stream = gpu.side;
+    return SHMEMX_SUCCESS;
+}
+
 int shmemi_gpu_copy(const char *call, void *dest, const void *source, size_t n, shmemi_stream_t stream)
 {
     ENTER(call);
     CHECKED(call, "cuMemcpyAsync", cu.copy(address(dest), address(source), n, stream));
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_copy_rows(const char *call, void *dest, size_t dpitch, const void *source, size_t spitch, size_t width,
+                         size_t rows, shmemi_stream_t stream)
+{
+    const CUmemcpy2D rectangle = {
+        .source = {.type = MEMORY_TYPE_UNIFIED, .device = address(source), .pitch = spitch},
+        .dest = {.type = MEMORY_TYPE_UNIFIED, .device = address(dest), .pitch = dpitch},
+        .width = width,
+        .height = rows,
+    };
+    ENTER(call);
+    CHECKED(call, "cuMemcpy2DAsync", cu.copy_rows(&rectangle, stream));
     return SHMEMX_SUCCESS;
 }
 

@@ -10,17 +10,22 @@ enum shmemi_kernel {
     SHMEMI_K_SIGNAL,
     SHMEMI_K_SIGNAL_WAIT,
     SHMEMI_K_BARRIER,
-    SHMEMI_K_BROADCAST,
-    SHMEMI_K_FCOLLECT,
-    SHMEMI_K_ALLTOALL,
+    SHMEMI_K_BROADCAST_PACKETS,
+    SHMEMI_K_EXCHANGE_PACKETS,
     SHMEMI_K_EXCHANGE,
     SHMEMI_K_FETCH,
-    SHMEMI_K_REDUCE, /* + enum shmemx_type */
+    SHMEMI_K_COLLECT,
+    SHMEMI_K_ALLTOALLS,
+    SHMEMI_K_STRIDED,
+    SHMEMI_K_REDUCE_PACKETS, /* + enum shmemx_type */
+    SHMEMI_K_REDUCE = SHMEMI_K_REDUCE_PACKETS + SHMEMX_TYPE_COUNT,
     SHMEMI_K_COUNT = SHMEMI_K_REDUCE + SHMEMX_TYPE_COUNT
 };
-/* Launches one; loads the module at the first. */
+/* Launches one; loads its module at the first. */
 int shmemi_gpu_kernel(const char *call, int kernel, unsigned blocks, unsigned threads, void **arguments,
                       void *stream);
+/* When the device state ends. */
+void shmemi_gpu_unload_kernels(void);
 /* An atomic on PE pe's copy of `dst`, an address of this PE's GPU heap, in the order of the library's stream. A fetched
  * value is there on return. */
 int shmemi_gpu_atomic(const char *call, const struct shmemi_amo *a, void *dst, int pe);

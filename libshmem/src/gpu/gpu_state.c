@@ -2,17 +2,20 @@
 
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/gpu.h"
 #include "heap.h"
 #include "shmemx_stream.h"
 
-extern const char shmemi_kernels_ptx[];
-
-/* Packet slots cost 2 * n * SLOT_BYTES a team in every PE's heap: world, shared and the first few others have them, the
- * rest take the path by puts and barriers. 32 KiB hold 30,720 bytes as 128-byte lines. */
-enum { PACKET_TEAMS = 4, SLOT_BYTES = 32768 };
+/* Packet slots cost 2 * n * slot_bytes a team in every PE's heap: world, shared and the first few others have them, the
+ * rest take the path by puts and barriers. */
+enum { PACKET_TEAMS = 4 };
+/* All members' messages of one collective: 2 MiB, and at least 30,720 bytes each. Up to there packets are faster than
+ * copies between two meetings, which cost some 4 us more; 4.3 MiB a team are what it costs. */
+static const size_t MESSAGES_BYTES = 2u << 20;
+enum { LEAST_SLOT_BYTES = 32768, LINE_BYTES = 128, LINE_DATA = 120 };
 
 static struct {
     bool open;
@@ -22,30 +25,45 @@ static struct {
         struct shmemx_device_error error;
         uint64_t old; /* what an atomic fetched */
     } *cells;         /* pinned */
-    void *module, *kernels[SHMEMI_K_COUNT];
 } gpu;
 
 /* ---- layout of the internal bytes -------------------------------------------------------------------------------------- */
 
+static size_t lines_up(size_t n)
+{
+    return (n + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES; /* teams do not share lines */
+}
+/* Per team: world numbers and addresses of the members. */
 static size_t tables_at(void)
 {
-    return sizeof(struct shmemx_device_team) * SHMEMI_TEAMS;
+    return lines_up(sizeof(struct shmemx_device_team) * SHMEMI_TEAMS);
 }
+static size_t table_bytes(int npes)
+{
+    return lines_up((sizeof(int) + sizeof(uint64_t)) * (size_t)npes);
+}
+/* Per team and member: the word of its arrivals, and two that collect wants. */
 static size_t sync_at(int npes)
 {
-    return (tables_at() + sizeof(int) * (size_t)npes * SHMEMI_TEAMS + 127) & ~(size_t)127;
+    return tables_at() + table_bytes(npes) * SHMEMI_TEAMS;
 }
 static size_t sync_bytes(int npes)
 {
-    return (8 * (size_t)npes + 127) & ~(size_t)127; /* teams do not share lines */
+    return lines_up(3 * sizeof(uint64_t) * (size_t)npes);
 }
 static size_t packets_at(int npes)
 {
     return sync_at(npes) + sync_bytes(npes) * SHMEMI_TEAMS;
 }
+static size_t slot_bytes(int npes)
+{
+    size_t lines = (MESSAGES_BYTES / (size_t)npes + LINE_DATA - 1) / LINE_DATA;
+    size_t bytes = (lines * LINE_BYTES + 1023) / 1024 * 1024; /* two halves of whole groups */
+    return bytes > LEAST_SLOT_BYTES ? bytes : LEAST_SLOT_BYTES;
+}
 static size_t packet_bytes(int npes)
 {
-    return (size_t)2 * (size_t)npes * SLOT_BYTES;
+    return (size_t)2 * (size_t)npes * slot_bytes(npes);
 }
 
 size_t shmemi_gpu_internal_bytes(int npes)
@@ -61,23 +79,61 @@ static char *mine(size_t offset)
     return shmemi_world.segments[SHMEMI_SEGMENT_DEVICE].base + offset;
 }
 
+/* Where kernels find PE's copy of the heap. */
+static uint64_t copy_of(int pe)
+{
+    const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_DEVICE];
+    return (uintptr_t)s->node_base + (size_t)pe * s->stride;
+}
+
+/* Members at one distance from each other need no tables. */
+static bool regular(const struct shmemi_team *t)
+{
+    int stride = t->n > 1 ? t->pes[1] - t->pes[0] : 1;
+    for (int j = 2; j < t->n; ++j)
+        if (t->pes[j] - t->pes[j - 1] != stride)
+            return false;
+    return true;
+}
+
+static int write_tables(const char *call, struct shmemx_device_team *d, size_t at,
+                        const struct shmemi_team *t)
+{
+    uint64_t *copies = malloc(sizeof *copies * (size_t)t->n);
+    if (!copies)
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", t->n);
+    for (int j = 0; j < t->n; ++j)
+        copies[j] = copy_of(t->pes[j]);
+    d->bases = (uintptr_t)mine(at);
+    d->table = d->bases + sizeof *copies * (size_t)t->n;
+    shmemi_stream_t s = shmemi_gpu_stream();
+    int rc = shmemi_gpu_copy(call, mine(at), copies, sizeof *copies * (size_t)t->n, s);
+    if (rc == 0)
+        rc = shmemi_gpu_copy(call, (void *)(uintptr_t)d->table, t->pes, sizeof(int) * (size_t)t->n, s);
+    if (rc == 0)
+        rc = shmemi_gpu_sync(call, s);
+    free(copies);
+    return rc;
+}
+
 static int write_team(const char *call, int slot, const struct shmemi_team *t)
 {
-    int npes = shmemi_world.npes, rc;
+    int npes = shmemi_world.npes, rc = 0;
     struct shmemx_device_team d = {
         .me = t->me,
         .n = t->n,
-        .table = (uintptr_t)mine(tables_at() + sizeof(int) * (size_t)npes * (size_t)slot),
+        .start = t->pes[0],
+        .stride = t->n > 1 ? t->pes[1] - t->pes[0] : 1,
         .sync = sync_at(npes) + sync_bytes(npes) * (size_t)slot,
     };
     if (slot < PACKET_TEAMS) {
         d.packets = packets_at(npes) + packet_bytes(npes) * (size_t)slot;
-        d.slot_bytes = SLOT_BYTES;
+        d.slot_bytes = slot_bytes(npes);
     }
+    if (!regular(t) && (rc = write_tables(call, &d, tables_at() + table_bytes(npes) * (size_t)slot, t)) != 0)
+        return rc;
     shmemi_stream_t s = shmemi_gpu_stream();
-    if ((rc = shmemi_gpu_copy(call, (void *)(uintptr_t)d.table, t->pes, sizeof(int) * (size_t)t->n, s)) !=
-            0 ||
-        (rc = shmemi_gpu_fill(call, mine(d.sync), 0, sync_bytes(npes), s)) != 0 ||
+    if ((rc = shmemi_gpu_fill(call, mine(d.sync), 0, sync_bytes(npes), s)) != 0 ||
         (d.slot_bytes && (rc = shmemi_gpu_fill(call, mine(d.packets), 0, packet_bytes(npes), s)) != 0) ||
         (rc = shmemi_gpu_copy(call, mine(sizeof d * (size_t)slot), &d, sizeof d, s)) != 0)
         return rc;
@@ -102,7 +158,8 @@ void shmemi_gpu_team_gone(int slot)
 
 size_t shmemi_gpu_packet_bytes(int slot)
 {
-    return slot < PACKET_TEAMS ? SLOT_BYTES / 128 * 120 : 0;
+    bool lines = gpu.state.flags & SHMEMX_DEVICE_LINES128;
+    return slot < PACKET_TEAMS && lines ? slot_bytes(shmemi_world.npes) / LINE_BYTES * LINE_DATA : 0;
 }
 
 /* ---- state ------------------------------------------------------------------------------------------------------------------ */
@@ -131,6 +188,10 @@ int shmemi_gpu_state_open(const char *call)
         .internal = 0,
         .teams = (uintptr_t)s->base,
         .nteams = SHMEMI_TEAMS,
+        .copy = (uintptr_t)s->base,
+        .world_sync = sync_at(w->npes),
+        .world_packets = packets_at(w->npes),
+        .world_slot_bytes = slot_bytes(w->npes),
     };
     for (int slot = 0; slot < SHMEMI_TEAMS && rc == 0; ++slot) {
         struct shmemi_team *t = shmemi_team_in_slot(slot);
@@ -142,7 +203,7 @@ int shmemi_gpu_state_open(const char *call)
 
 void shmemi_gpu_state_close(void)
 {
-    shmemi_gpu_unload(gpu.module);
+    shmemi_gpu_unload_kernels();
     shmemi_gpu_host_free(gpu.cells);
     memset(&gpu, 0, sizeof gpu);
 }
@@ -150,6 +211,11 @@ void shmemi_gpu_state_close(void)
 bool shmemi_gpu_state_is_open(void)
 {
     return gpu.open;
+}
+
+const struct shmemx_device_state *shmemi_gpu_state(void)
+{
+    return &gpu.state;
 }
 
 int shmemx_device_state(void *state, size_t bytes)
@@ -199,6 +265,10 @@ int shmemi_gpu_mailbox(const char *call)
         return shmemi_fail(SHMEMX_ERR_ADDRESS, call,
                            "%s: %llu bytes at 0x%llx are not in the GPU heap, or not aligned", where, e.value,
                            e.address);
+    case SHMEMX_DEVICE_ROOM:
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "%s: %llu bytes are to come to 0x%llx, which has room for %llu", where, e.expected,
+                           e.address, e.value);
     case SHMEMX_DEVICE_TEAM:
         return shmemi_fail(SHMEMX_ERR_TEAM, call, "%s: team %llu is none of this PE", where, e.value);
     default:
@@ -229,56 +299,4 @@ int shmemi_gpu_atomic(const char *call, const struct shmemi_amo *a, void *dst, i
         memcpy(a->fetched, cell, a->size); /* the low bytes come first */
     pthread_mutex_unlock(&cell_lock);
     return rc;
-}
-
-/* ---- the library's kernels ------------------------------------------------------------------------------------------------------- */
-
-static const char *const names[SHMEMI_K_COUNT] = {
-    [SHMEMI_K_ATOMIC] = "shmem_k_atomic",
-    [SHMEMI_K_SIGNAL] = "shmem_k_signal",
-    [SHMEMI_K_SIGNAL_WAIT] = "shmem_k_signal_wait",
-    [SHMEMI_K_BARRIER] = "shmem_k_barrier",
-    [SHMEMI_K_BROADCAST] = "shmem_k_broadcast",
-    [SHMEMI_K_FCOLLECT] = "shmem_k_fcollect",
-    [SHMEMI_K_ALLTOALL] = "shmem_k_alltoall",
-    [SHMEMI_K_EXCHANGE] = "shmem_k_exchange",
-    [SHMEMI_K_FETCH] = "shmem_k_fetch",
-    [SHMEMI_K_REDUCE + SHMEMX_INT8] = "shmem_k_reduce_int8",
-    [SHMEMI_K_REDUCE + SHMEMX_INT16] = "shmem_k_reduce_int16",
-    [SHMEMI_K_REDUCE + SHMEMX_INT32] = "shmem_k_reduce_int32",
-    [SHMEMI_K_REDUCE + SHMEMX_INT64] = "shmem_k_reduce_int64",
-    [SHMEMI_K_REDUCE + SHMEMX_UINT8] = "shmem_k_reduce_uint8",
-    [SHMEMI_K_REDUCE + SHMEMX_UINT16] = "shmem_k_reduce_uint16",
-    [SHMEMI_K_REDUCE + SHMEMX_UINT32] = "shmem_k_reduce_uint32",
-    [SHMEMI_K_REDUCE + SHMEMX_UINT64] = "shmem_k_reduce_uint64",
-    [SHMEMI_K_REDUCE + SHMEMX_FLOAT16] = "shmem_k_reduce_float16",
-    [SHMEMI_K_REDUCE + SHMEMX_BFLOAT16] = "shmem_k_reduce_bfloat16",
-    [SHMEMI_K_REDUCE + SHMEMX_FLOAT32] = "shmem_k_reduce_float32",
-    [SHMEMI_K_REDUCE + SHMEMX_FLOAT64] = "shmem_k_reduce_float64",
-};
-
-static int load_module(const char *call)
-{
-    char *symbol;
-    size_t bytes;
-    int rc = shmemi_gpu_load(call, shmemi_kernels_ptx, &gpu.module);
-    for (int k = 0; k < SHMEMI_K_COUNT && rc == 0; ++k)
-        rc = names[k] ? shmemi_gpu_function(call, gpu.module, names[k], &gpu.kernels[k]) : 0;
-    if (rc == 0)
-        rc = shmemi_gpu_global(call, gpu.module, "shmem_device_state", &symbol, &bytes);
-    if (rc == 0 && bytes != sizeof gpu.state)
-        rc = shmemi_fail(SHMEMX_ERR_SYSTEM, call, "kernels expect a state of %zu bytes, not %zu", bytes,
-                         sizeof gpu.state);
-    if (rc == 0)
-        rc = shmemi_gpu_copy(call, symbol, &gpu.state, sizeof gpu.state, shmemi_gpu_stream());
-    return rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
-}
-
-int shmemi_gpu_kernel(const char *call, int kernel, unsigned blocks, unsigned threads, void **arguments,
-                      void *stream)
-{
-    int rc = gpu.module ? 0 : load_module(call);
-    if (rc == 0 && !gpu.kernels[kernel])
-        rc = shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "not on a GPU for this type");
-    return rc ? rc : shmemi_gpu_launch(call, gpu.kernels[kernel], blocks, threads, 0, arguments, stream);
 }

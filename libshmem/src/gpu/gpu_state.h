@@ -13,11 +13,12 @@ size_t shmemi_gpu_internal_bytes(int npes);
 int shmemi_gpu_state_open(const char *call);
 void shmemi_gpu_state_close(void);
 bool shmemi_gpu_state_is_open(void);
+const struct shmemx_device_state *shmemi_gpu_state(void);
 /* A team was made in `slot` (collective over its members), or is gone. No-op without a GPU heap. */
 int shmemi_gpu_team_made(const char *call, int slot, struct shmemi_team *t);
 void shmemi_gpu_team_gone(int slot);
 
-/* Largest message of the packet path for a team, 0 = none. */
+/* Largest message of the packet path for a team, 0 = none (no slots, or stores of 128 bytes do not arrive whole). */
 size_t shmemi_gpu_packet_bytes(int slot);
 /* The first error that kernels of this PE reported since it was last asked: 0, or logged. */
 int shmemi_gpu_mailbox(const char *call);

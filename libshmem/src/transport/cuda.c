@@ -57,6 +57,25 @@ static int cuda_get(int pe, int segment, uint64_t offset, void *dest, size_t n, 
     return rc ? rc : finish("get from GPU memory", nbi);
 }
 
+/* Between GPU memory by a kernel, element by element at the speed of the link's lines; what the host's memory has a part
+ * in the driver does as rows of a matrix. */
+static int cuda_strided(void *dest, size_t dstep, const void *source, size_t sstep, size_t size, size_t n)
+{
+    const char *call = "strided copy of GPU memory";
+    enum { THREADS = 256, MOST_BLOCKS = 128 };
+    int rc;
+    if (shmemi_gpu_owns(dest) && shmemi_gpu_owns(source)) {
+        uint64_t to = dstep, from = sstep, bytes = size, count = n;
+        size_t blocks = n / THREADS + 1;
+        void *arguments[] = {&dest, &source, &to, &from, &bytes, &count};
+        rc = shmemi_gpu_kernel(call, SHMEMI_K_STRIDED, blocks < MOST_BLOCKS ? (unsigned)blocks : MOST_BLOCKS,
+                               THREADS, arguments, shmemi_gpu_stream());
+    } else {
+        rc = shmemi_gpu_copy_rows(call, dest, dstep, source, sstep, size, n, shmemi_gpu_stream());
+    }
+    return rc ? rc : finish(call, false);
+}
+
 /* Where a kernel finds it: this PE's own address of the element. */
 static void *own(int segment, uint64_t offset)
 {
@@ -117,6 +136,7 @@ const struct shmemi_transport shmemi_transport_cuda = {
     .map = cuda_map,
     .put = cuda_put,
     .get = cuda_get,
+    .strided = cuda_strided,
     .amo = cuda_amo,
     .put_signal = cuda_put_signal,
     .fence = cuda_fence,

@@ -1,0 +1,49 @@
+"""`pyshmem bench --device cuda`, a short run inside this job."""
+
+from __future__ import annotations
+
+import pytest
+
+from pyshmem.bench import gpu
+from pyshmem.bench.figures import GPU_GROUPS, Figure
+from pyshmem.bench.gpu_plan import plan
+from pyshmem.bench.run import Options, Report
+
+PAIRS = ("p", "put_signal", "packets")  # ping-pong: from 2 PEs on
+
+
+def test_every_figure_is_there_and_positive(job, cp):
+    if job.n_pes() > cp.cuda.runtime.getDeviceCount():
+        pytest.skip("one PE a GPU is measured")
+    found: list[Figure] = []
+    parts: list[float] = []
+    report = Report(found.append, lambda stage, part: parts.append(part), lambda text: None)
+    job.reclaim()  # what earlier tests have dropped must not be freed in between
+    used = job.heap_info("cuda")[1]
+    gpu.run(Options(tuple(GPU_GROUPS), 2, device="cuda", quick=True), report)
+    assert job.heap_info("cuda")[1] == used
+    if job.my_pe() != 0:
+        assert not found
+        return
+    p = plan(2, quick=True)
+    together = {(op, nbytes, 0) for op in ("alltoall_on_stream", "fcollect_on_stream", "sum_reduce_on_stream")
+                for nbytes in p.collective_bytes}  # fmt: skip
+    wanted = {
+        *(((op, p.copy_bytes, blocks)) for op in ("put", "get") for blocks in p.copy_blocks),
+        ("put_on_stream", p.copy_bytes, 0), ("fetch_add", 8, 1), ("sync", 0, 1), ("barrier", 0, 1),
+        ("barrier_on_stream", 0, 0), *together,
+    }  # fmt: skip
+    if job.n_pes() > 1:
+        wanted |= {("p", 8, 1), *(("put_signal", nbytes, 1) for nbytes in p.put_signal_bytes)}
+        wanted |= {("packets", nbytes, 1) for nbytes in p.packets_bytes}
+    assert {(f.op, f.bytes, f.blocks) for f in found} == wanted
+    assert {f.form for f in found if f.op == "packets"} == (
+        {"1024 threads", "512 threads"} if job.n_pes() > 1 else set()
+    )
+    for f in found:
+        assert f.face == "libshmem" and f.npes == job.n_pes() and f.rounds == 2
+        assert 0 < f.q1 <= f.median <= f.q3, f
+        assert f.group in GPU_GROUPS and f.unit == (
+            "GB/s" if f.op.startswith(("put_on", "get")) or f.op == "put" else "ns"
+        )
+    assert parts == sorted(parts) and parts[-1] == 1
