@@ -21,10 +21,11 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from . import amo, coll, ctx, errors, heap, lock, order, rma, setup, signal, symmetric, team, types
+from . import amo, buffer, coll, ctx, errors, heap, lock, order, rma, setup, signal, symmetric, team, types
 from . import sync as _sync  # the name itself is the function
 from ._core import ffi, lib
 from .amo import *
+from .buffer import *
 from .coll import *
 from .ctx import *
 from .errors import ShmemError
@@ -47,6 +48,7 @@ except PackageNotFoundError:  # run from a source tree
 __all__ = [
     "ShmemError",
     *amo.__all__,
+    *buffer.__all__,
     *coll.__all__,
     *ctx.__all__,
     *heap.__all__,

@@ -248,7 +248,7 @@ constexpr SHMEMX_DEVICE_FN u64 packets_size(u64 nbytes)
  * `packets`: symmetric, 128-byte aligned, packets_size bytes, zero at first, used for nothing else.
  * `round`: not 0, and new for each message in this buffer (its low 32 bits too), as 1, 2, 3, ..; both sides
  * count. The sender may send again when it knows that the receiver has the last one; two buffers in turn save
- * that message where each round is answered. put_packets ends with a barrier of the scope; src may be any
+ * that message where each round is answered. A message has less than 4 GiB. put_packets ends with a barrier of the scope; src may be any
  * local memory. */
 template <class Scope, class T>
 SHMEMX_DEVICE_FN bool put_packets(const Scope &scope, void *packets, const T *src, size nelems, u64 round,

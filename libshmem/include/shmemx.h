@@ -75,6 +75,20 @@ SHMEMX_API int shmemx_device(void);
 /* SHMEMX_MEM_HOST or _DEVICE for a symmetric address, ADDRESS error for any other. Local. */
 SHMEMX_API int shmemx_mem_kind(const void *addr);
 
+/* Memory of the program, [addr, addr + nbytes), as local source or target. It need not be registered for host calls;
+ * registered, host memory is pinned and GPUs reach it at the same address: kernels may read and write it, and
+ * stream-ordered puts and gets run without holding up the caller, in captured graphs too. GPU memory of the GPU heap's
+ * device is accepted and needs nothing yet. Without a GPU heap the range is remembered until there is one. Local, any
+ * thread. The memory stays the caller's: it must not be freed, moved or unmapped before buffer_unregister; finalize
+ * unregisters all. Pages are pinned whole: two buffers must not share one, register the memory around both.
+ *
+ * ARGUMENT: NULL, 0 bytes, an overlap with a registered range or with a symmetric heap (which needs no registration), a
+ * page that is pinned in part, memory of another GPU. SYSTEM: the driver's error. Nothing is registered then. */
+SHMEMX_API int shmemx_buffer_register(void *addr, size_t nbytes);
+/* addr: where a registered range starts, else ADDRESS. Nothing may use it through the GPU any more: streams and kernels
+ * that do have ended. */
+SHMEMX_API int shmemx_buffer_unregister(void *addr);
+
 /* 1: after the last finalize the addresses of this node's heaps (shmem_ptr) stay readable and writable, as private
  * zero pages, for a language whose objects may outlive the job. 0 (default): they are unmapped. */
 SHMEMX_API void shmemx_keep_mapping(int on);

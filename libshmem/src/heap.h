@@ -10,7 +10,9 @@ int shmemi_heap_bytes(const char *call, size_t *bytes);
 int shmemi_heap_open(const char *call, int fd, size_t bytes);
 void shmemi_heap_close(void);
 
-/* heap_gpu.c: the GPU heap. take and give are collective, the arguments agreed by the caller. */
+/* heap_gpu.c: the GPU heap. Is SHMEM_DEVICE_SHARING one of its words? */
+int shmemi_heap_gpu_settings(const char *call);
+/* take and give are collective, the arguments agreed by the caller. */
 struct shmemi_block;
 /* Opens it if it is not open; collective. */
 int shmemi_heap_gpu_open(const char *call);
@@ -19,7 +21,19 @@ struct shmemi_block *shmemi_heap_gpu_find(const void *ptr);
 void shmemi_heap_gpu_give(struct shmemi_block *b);
 void shmemi_heap_gpu_info(size_t *total, size_t *used, size_t *largest);
 bool shmemi_heap_gpu_inside(const void *addr, struct shmemi_place *p);
+/* "vmm" or "ipc": how the processes of the node share it; "" while it is not open. */
+const char *shmemi_heap_gpu_sharing(void);
+/* Collective, where the way of sharing wants it: on return no PE has another's GPU memory open any more, and close may
+ * free this PE's. */
+int shmemi_heap_gpu_leave(const char *call);
 void shmemi_heap_gpu_close(void);
+
+/* buffer.c: memory of the program that transports know of. Tells those that were opened since. */
+int shmemi_buffer_announce(const char *call);
+/* Transports give back what they hold, and have heard of nothing. */
+void shmemi_buffer_withdraw(void);
+/* The same, and the list is empty. */
+void shmemi_buffer_close(void);
 
 /* ctx.c */
 void shmemi_ctx_drop_team(shmem_team_t team);

@@ -1,46 +1,28 @@
-/* The GPU heap: one range of device address space a PE, filled with memory chunk by chunk.
- *
- * Each PE reserves room for all PEs' heaps, so that PE p's copy of an address a of mine is a + (p - me) * stride, in
- * kernels too. When an allocation does not fit, every PE creates a chunk of the same size, hands its descriptor to the
- * other processes of the node, and maps all chunks at the same offset of each copy. Chunks at the end that nobody uses
- * are given back. Opened by the first allocation of GPU memory: a program that asks for none pays nothing.
- */
+/* The GPU heap: what heap.c calls. Opened by the first allocation of GPU memory: a program that asks for none pays
+ * nothing. How its memory is shared with the other processes of the node is heap_gpu_vmm.c's or heap_gpu_ipc.c's, the same
+ * on all PEs. */
+#include "heap_gpu.h"
+
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include "alloc.h"
-#include "base/fdpass.h"
 #include "base/gpu.h"
 #include "gpu/gpu_state.h"
-#include "heap.h"
 #include "team.h"
-
-/* Larger chunks mean fewer exchanges (about 1 ms each on 4 PEs), smaller ones less memory held for nothing. */
-static const size_t CHUNK_BYTES = 64u << 20;
-
-struct chunk {
-    size_t bytes;
-    shmemi_chunk_t *of; /* [npes] */
-    struct chunk *below;
-};
 
 static struct {
     bool open;
+    const struct shmemi_sharing *sharing; /* NULL = not chosen */
     size_t internal;           /* the first bytes of every copy belong to the library (gpu/gpu_state.h) */
     struct shmemi_alloc alloc; /* of [0, committed) */
-    struct chunk *top;         /* the last chunk */
-    int listener;
-    char (*sockets)[64]; /* [npes] */
 } gpu;
 
 static struct shmemi_segment *segment(void)
 {
-    return &shmemi_world.segments[SHMEMI_SEGMENT_DEVICE];
+    return shmemi_gpu_segment();
 }
 
-/* Everybody learns whether everybody has succeeded: 0, or this PE's error, or MISMATCH naming one that failed. */
-static int all_well(const char *call, int mine)
+int shmemi_all_well(const char *call, int mine)
 {
     int rc = 0;
     struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
@@ -56,157 +38,88 @@ static int all_well(const char *call, int mine)
     return mine;
 }
 
-/* ---- chunks --------------------------------------------------------------------------------------------------------- */
+/* ---- how it is shared ------------------------------------------------------------------------------------------------ */
 
-/* Gives this PE's descriptor to all others and imports theirs, one giver after another. */
-static int exchange(const char *call, int mine, struct chunk *c)
+enum { AUTO, VMM, IPC };
+static const char *const words[] = {[AUTO] = "auto", [VMM] = "vmm", [IPC] = "ipc"};
+
+/* Number of the variable's word, -1 = none. */
+static int wanted(void)
 {
-    struct shmemi_world *w = &shmemi_world;
-    for (int giver = 0; giver < w->npes; ++giver) {
-        int rc, fd = -1;
-        if (giver == w->me)
-            rc = shmemi_fdpass_serve(call, gpu.listener, &mine, 1, w->npes - 1);
-        else if ((rc = shmemi_fdpass_fetch(call, gpu.sockets[giver], giver, &fd, 1)) == 0) {
-            rc = shmemi_gpu_chunk_import(call, fd, giver, &c->of[giver]);
-            close(fd);
-        }
-        if (rc)
-            return rc;
-    }
-    return SHMEMX_SUCCESS;
+    for (int i = AUTO; i <= IPC; ++i)
+        if (strcmp(shmemi_env.DEVICE_SHARING, words[i]) == 0)
+            return i;
+    return -1;
 }
 
-static char *place_of(int pe, size_t offset)
+int shmemi_heap_gpu_settings(const char *call)
 {
-    return segment()->node_base + (size_t)pe * segment()->stride + offset;
+    return wanted() >= 0 ? SHMEMX_SUCCESS
+                         : shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                                       "SHMEM_DEVICE_SHARING=%.100s is unknown; choices: auto, vmm, ipc",
+                                       shmemi_env.DEVICE_SHARING);
 }
 
-static int map_all(const char *call, const struct chunk *c, size_t offset)
+const char *shmemi_heap_gpu_sharing(void)
 {
-    int rc = SHMEMX_SUCCESS;
-    for (int pe = 0; pe < shmemi_world.npes && rc == 0; ++pe)
-        rc = shmemi_gpu_chunk_map(call, place_of(pe, offset), c->bytes, c->of[pe]);
-    return rc;
+    return gpu.open ? gpu.sharing->name : "";
 }
 
-/* Collective: the heap has `bytes` more (rounded up), or an error everywhere. */
-static int grow(const char *call, size_t bytes)
+int shmemi_other_room(const char *call, int pe, size_t theirs, size_t grain)
 {
-    struct shmemi_segment *s = segment();
-    size_t grain = shmemi_gpu_granularity();
-    bytes = bytes > CHUNK_BYTES ? bytes : CHUNK_BYTES;
-    bytes = (bytes + grain - 1) / grain * grain;
-    if (bytes > s->stride - s->bytes)
-        return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call,
-                           "%zu bytes more than the %zu in the GPU heap exceed its limit of %zu: "
-                           "SHMEM_DEVICE_SYMMETRIC_SIZE",
-                           bytes, s->bytes, s->stride);
-    struct chunk *c = calloc(1, sizeof *c);
-    if (!c || !(c->of = calloc((size_t)shmemi_world.npes, sizeof *c->of))) {
-        free(c);
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory");
-    }
-    c->bytes = bytes;
-    c->below = gpu.top;
-    int fd = -1, rc = shmemi_gpu_chunk_create(call, bytes, &c->of[shmemi_world.me], &fd);
-    if ((rc = all_well(call, rc)) == 0)
-        rc = all_well(call, exchange(call, fd, c));
-    if (fd >= 0)
-        close(fd);
-    if (rc == 0)
-        rc = all_well(call, map_all(call, c, s->bytes));
-    if (rc) {
-        for (int pe = 0; pe < shmemi_world.npes; ++pe)
-            if (c->of[pe])
-                shmemi_gpu_chunk_unmap(place_of(pe, s->bytes), bytes, c->of[pe]);
-        free(c->of);
-        free(c);
+    return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                       "PE %d has room for %zu bytes of GPU heap in pages of %zu, this PE for %zu in %zu; "
+                       "set SHMEM_DEVICE_SYMMETRIC_SIZE to the same value on all PEs",
+                       pe, theirs, grain, segment()->stride, shmemi_gpu_granularity());
+}
+
+/* One way for all: what some ask for, else vmm if every device has it. All PEs see the same notes, and decide alike. */
+static int choose(const char *call)
+{
+    struct {
+        int32_t wanted;
+        char lacks[60]; /* for vmm; "" = nothing */
+    } mine = {wanted(), ""}, theirs;
+    const char *lacks = shmemi_gpu_lacks_chunks();
+    strncpy(mine.lacks, lacks ? lacks : "", sizeof mine.lacks - 1);
+    int rc = 0, asks[IPC + 1] = {-1, -1, -1}, without = -1;
+    char what[sizeof mine.lacks] = "";
+    struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
+    if (!world || (rc = shmemi_show(call, world, shmemi_tag(SHMEMI_MEMORY, 3, 0), &mine, sizeof mine)) != 0)
         return rc;
+    for (int j = world->n - 1; j >= 0; --j) { /* the first PE of each kind is named */
+        memcpy(&theirs, shmemi_note_of(world, j, world->epoch)->data, sizeof theirs);
+        asks[theirs.wanted] = j;
+        if (theirs.lacks[0]) {
+            without = j;
+            memcpy(what, theirs.lacks, sizeof what);
+        }
     }
-    gpu.top = c;
-    s->bytes += bytes;
+    if (asks[VMM] >= 0 && asks[IPC] >= 0)
+        return shmemi_fail(
+            SHMEMX_ERR_MISMATCH, call,
+            "SHMEM_DEVICE_SHARING is vmm on PE %d and ipc on PE %d; all PEs share the GPU heap in "
+            "one way",
+            asks[VMM], asks[IPC]);
+    if (asks[VMM] >= 0 && without >= 0)
+        return shmemi_fail(
+            SHMEMX_ERR_UNSUPPORTED, call,
+            "SHMEM_DEVICE_SHARING is vmm on PE %d, and the device of PE %d has no %s; auto or ipc "
+            "work without",
+            asks[VMM], without, what);
+    gpu.sharing = asks[IPC] >= 0 || without >= 0 ? &shmemi_sharing_ipc : &shmemi_sharing_vmm;
+    if (without >= 0 && asks[IPC] < 0)
+        shmemi_debug("GPU heap: the device of PE %d has no %s; shared by cudaIpc", without, what);
     return SHMEMX_SUCCESS;
-}
-
-static void drop_top(void)
-{
-    struct chunk *c = gpu.top;
-    segment()->bytes -= c->bytes;
-    for (int pe = 0; pe < shmemi_node.npes; ++pe)
-        shmemi_gpu_chunk_unmap(place_of(pe, segment()->bytes), c->bytes, c->of[pe]);
-    gpu.top = c->below;
-    free(c->of);
-    free(c);
 }
 
 /* ---- opening ----------------------------------------------------------------------------------------------------------- */
 
-/* The part that can fail on one PE alone. */
-static int open_here(const char *call)
+/* The heap of this PE and its bookkeeping, once memory is shared. */
+static int open_heap(const char *call)
 {
-    struct shmemi_world *w = &shmemi_world;
     struct shmemi_segment *s = segment();
-    int rc = shmemi_gpu_open(call, shmemi_node.local_me);
-    if (rc)
-        return rc;
-    size_t grain = shmemi_gpu_granularity();
-    size_t limit =
-        shmemi_env.DEVICE_SYMMETRIC_SIZE ? shmemi_env.DEVICE_SYMMETRIC_SIZE : shmemi_gpu_total_bytes();
-    s->stride = (limit + grain - 1) / grain * grain;
-    s->fd = -1;
-    char *base;
-    if ((rc = shmemi_gpu_reserve(call, s->stride * (size_t)w->npes, &base)) != 0)
-        return rc;
-    s->node_base = base;
-    s->base = base + (size_t)w->me * s->stride;
-    gpu.sockets = calloc((size_t)w->npes, sizeof *gpu.sockets);
-    if (!gpu.sockets)
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", w->npes);
-    gpu.listener = shmemi_fdpass_listen(call, gpu.sockets[w->me], sizeof gpu.sockets[w->me]);
-    return gpu.listener < 0 ? gpu.listener : SHMEMX_SUCCESS;
-}
-
-/* What must be equal everywhere, and where each PE's descriptors are to be had. */
-static int agree_on_room(const char *call)
-{
-    struct {
-        uint64_t stride, grain;
-        char socket[64];
-    } mine = {segment()->stride, shmemi_gpu_granularity(), ""}, theirs;
-    memcpy(mine.socket, gpu.sockets[shmemi_world.me], sizeof mine.socket);
-    int rc = 0;
-    struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
-    if (!world || (rc = shmemi_show(call, world, shmemi_tag(SHMEMI_MEMORY, 2, 0), &mine, sizeof mine)) != 0)
-        return rc;
-    for (int j = 0; j < world->n; ++j) {
-        memcpy(&theirs, shmemi_note_of(world, j, world->epoch)->data, sizeof theirs);
-        memcpy(gpu.sockets[j], theirs.socket, sizeof theirs.socket);
-        if (theirs.stride != mine.stride || theirs.grain != mine.grain)
-            return shmemi_fail(
-                SHMEMX_ERR_MISMATCH, call,
-                "PE %d has room for %llu bytes of GPU heap in pages of %llu, this PE for %llu in %llu; "
-                "set SHMEM_DEVICE_SYMMETRIC_SIZE to the same value on all PEs",
-                j, (unsigned long long)theirs.stride, (unsigned long long)theirs.grain,
-                (unsigned long long)mine.stride, (unsigned long long)mine.grain);
-    }
-    return SHMEMX_SUCCESS;
-}
-
-int shmemi_heap_gpu_open(const char *call)
-{
-    if (gpu.open)
-        return SHMEMX_SUCCESS;
-    struct shmemi_segment *s = segment();
-    *s = (struct shmemi_segment){.fd = -1};
-    gpu.listener = -1;
-    int rc = all_well(call, open_here(call));
-    if (rc == 0)
-        rc = agree_on_room(call);
-    gpu.internal = shmemi_gpu_internal_bytes(shmemi_world.npes);
-    if (rc == 0)
-        rc = grow(call, gpu.internal);
-    if (rc == 0)
-        rc = shmemi_gpu_fill(call, s->base, 0, gpu.internal, shmemi_gpu_stream());
+    int rc = shmemi_gpu_fill(call, s->base, 0, gpu.internal, shmemi_gpu_stream());
     if (rc == 0)
         rc = shmemi_gpu_sync(call, shmemi_gpu_stream());
     if (rc == 0 && (!shmemi_alloc_open(&gpu.alloc, s->bytes) ||
@@ -215,28 +128,59 @@ int shmemi_heap_gpu_open(const char *call)
     if (rc == 0)
         rc = shmemi_route_open_gpu(call);
     if (rc == 0)
+        rc = shmemi_buffer_announce(call);
+    if (rc == 0)
         rc = shmemi_gpu_state_open(call);
-    rc = all_well(call, rc);
-    gpu.open = rc == 0;
-    if (rc)
-        shmemi_heap_gpu_close();
     return rc;
+}
+
+int shmemi_heap_gpu_open(const char *call)
+{
+    if (gpu.open)
+        return SHMEMX_SUCCESS;
+    *segment() = (struct shmemi_segment){.fd = -1};
+    gpu.internal = shmemi_gpu_internal_bytes(shmemi_world.npes);
+    int rc = shmemi_all_well(call, shmemi_gpu_open(call, shmemi_node.local_me));
+    if (rc == 0)
+        rc = choose(call);
+    if (rc == 0)
+        rc = shmemi_gpu_lines_agree(call);
+    if (rc == 0)
+        rc = shmemi_all_well(call, gpu.sharing->open(call));
+    if (rc == 0)
+        rc = gpu.sharing->meet(call);
+    if (rc == 0 && segment()->bytes < gpu.internal)
+        rc = gpu.sharing->grow(call, gpu.internal);
+    if (rc == 0)
+        rc = shmemi_all_well(call, open_heap(call));
+    gpu.open = rc == 0;
+    if (rc) {
+        shmemi_buffer_withdraw();
+        shmemi_route_close_gpu();
+        if (rc != SHMEMX_ERR_TIMEOUT && rc != SHMEMX_ERR_PEER_DEAD)
+            (void)shmemi_heap_gpu_leave(call);
+        shmemi_heap_gpu_close();
+        (void)shmemi_buffer_announce(call); /* what the transports that are left had before */
+    }
+    return rc;
+}
+
+int shmemi_heap_gpu_leave(const char *call)
+{
+    if (!gpu.sharing || !gpu.sharing->leave)
+        return SHMEMX_SUCCESS;
+    gpu.sharing->leave();
+    return shmemi_all_well(call, 0);
 }
 
 void shmemi_heap_gpu_close(void)
 {
-    struct shmemi_segment *s = segment();
     shmemi_gpu_state_close();
-    while (gpu.top)
-        drop_top();
-    if (s->node_base)
-        shmemi_gpu_unreserve(s->node_base, s->stride * (size_t)shmemi_node.npes);
-    if (gpu.listener > 0)
-        close(gpu.listener);
-    free(gpu.sockets);
+    if (gpu.sharing)
+        gpu.sharing->close();
     shmemi_alloc_close(&gpu.alloc);
     shmemi_gpu_close();
-    memset(s, 0, sizeof *s);
+    memset(segment(), 0, sizeof *segment());
     memset(&gpu, 0, sizeof gpu);
 }
 
@@ -251,7 +195,7 @@ int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroe
     if (at == SHMEMI_ALLOC_NONE) {
         size_t before = segment()->bytes;
         /* the free tail of the heap does not count: a new chunk holds the whole block, aligned */
-        if ((rc = grow(call, size + align)) != 0)
+        if ((rc = gpu.sharing->grow(call, size > SIZE_MAX - align ? SIZE_MAX : size + align)) != 0)
             return rc;
         if (!shmemi_alloc_extend(&gpu.alloc, segment()->bytes - before) ||
             (at = shmemi_alloc_take(&gpu.alloc, size, align)) == SHMEMI_ALLOC_NONE)
@@ -262,7 +206,7 @@ int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroe
         return SHMEMX_SUCCESS;
     if ((rc = shmemi_gpu_fill(call, *ptr, 0, size, shmemi_gpu_stream())) == 0)
         rc = shmemi_gpu_sync(call, shmemi_gpu_stream());
-    return all_well(call, rc);
+    return shmemi_all_well(call, rc);
 }
 
 struct shmemi_block *shmemi_heap_gpu_find(const void *ptr)
@@ -275,9 +219,7 @@ struct shmemi_block *shmemi_heap_gpu_find(const void *ptr)
 void shmemi_heap_gpu_give(struct shmemi_block *b)
 {
     shmemi_alloc_give(&gpu.alloc, b);
-    /* every PE does the same, and none may use a chunk that this PE has dropped: they are all in free */
-    while (gpu.top->below && shmemi_alloc_cut(&gpu.alloc, gpu.top->bytes))
-        drop_top();
+    gpu.sharing->trim(&gpu.alloc);
 }
 
 void shmemi_heap_gpu_info(size_t *total, size_t *used, size_t *largest)
@@ -301,11 +243,23 @@ int shmemi_locate_gpu(const char *call, const char *what, const void *addr, size
     return shmemi_bad_address(call, what, addr, n);
 }
 
+/* Is it in any PE's copy of the GPU heap, as mapped here? */
+static bool mapped(const char *a)
+{
+    const struct shmemi_segment *s = segment();
+    if (!s->bases)
+        return a >= s->node_base && a < s->node_base + s->stride * (size_t)shmemi_world.npes;
+    for (int i = 0; i < shmemi_node.local_npes; ++i)
+        if (s->bases[i] && (uint64_t)(a - s->bases[i]) < s->stride)
+            return true;
+    return false;
+}
+
 bool shmemi_is_gpu(const void *p)
 {
-    const struct shmemi_segment *h = &shmemi_world.segments[SHMEMI_SEGMENT_HOST], *d = segment();
+    const struct shmemi_segment *h = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
     const char *a = p;
-    if (a >= d->node_base && a < d->node_base + d->stride * (size_t)shmemi_world.npes)
+    if (mapped(a))
         return true;
     if (a >= h->base && a < h->base + h->bytes)
         return false;

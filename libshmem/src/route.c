@@ -80,6 +80,7 @@ static void fill(struct shmemi_transport *t)
     SHMEMI_FILL(quiet, no_order);
     SHMEMI_FILL(progress, no_progress);
     SHMEMI_FILL(device_view, no_view);
+    /* strided and buffer_register stay NULL: whoever asks for them looks */
 #undef SHMEMI_FILL
 }
 
@@ -165,6 +166,57 @@ int shmemi_route_open_gpu(const char *call)
     else
         shmemi_world.gpu_route = route;
     return rc;
+}
+
+static bool serves(const struct shmemi_transport *const *route, const struct shmemi_transport *t)
+{
+    for (int pe = 0; route && pe < shmemi_world.job.npes; ++pe)
+        if (route[pe] == t)
+            return true;
+    return false;
+}
+
+void shmemi_route_close_gpu(void)
+{
+    struct shmemi_world *w = &shmemi_world;
+    int kept = 0;
+    for (int i = 0; i < w->nopen; ++i)
+        if (serves(w->route, w->open[i]))
+            w->open[kept++] = w->open[i];
+        else
+            w->open[i]->close();
+    w->nopen = kept;
+    free(w->gpu_route);
+    w->gpu_route = NULL;
+}
+
+int shmemi_route_register(void *addr, size_t n, unsigned *known, unsigned *held)
+{
+    unsigned new_known = 0, new_held = 0;
+    for (int i = 0; i < ROWS; ++i) {
+        const struct shmemi_transport *t = &full[i];
+        unsigned bit = 1u << i;
+        if ((*known & bit) || !is_open(t))
+            continue;
+        int rc = t->buffer_register ? t->buffer_register(addr, n) : 0;
+        if (rc < 0) {
+            shmemi_route_unregister(addr, &new_known, &new_held);
+            return rc;
+        }
+        new_known |= bit;
+        new_held |= rc ? bit : 0;
+    }
+    *known |= new_known;
+    *held |= new_held;
+    return SHMEMX_SUCCESS;
+}
+
+void shmemi_route_unregister(void *addr, unsigned *known, unsigned *held)
+{
+    for (int i = 0; i < ROWS; ++i)
+        if (*held & 1u << i)
+            full[i].buffer_unregister(addr);
+    *known = *held = 0;
 }
 
 void shmemi_route_close(void)

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/gpu.h"
+#include "gpu/gpu_state.h"
 #include "heap.h"
 #include "team.h"
 
@@ -54,6 +55,7 @@ static void tear_down(void)
     w->npes = 0;
     shmemi_team_close();
     shmemi_ctx_drop_team(SHMEM_TEAM_INVALID);
+    shmemi_buffer_close();
     shmemi_route_close();
     shmemi_heap_gpu_close();
     shmemi_heap_close();
@@ -68,7 +70,8 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
 {
     struct shmemi_world *w = &shmemi_world;
     int rc, fd = -1;
-    if ((rc = shmemi_env_read(call)) != 0)
+    if ((rc = shmemi_env_read(call)) != 0 || (rc = shmemi_heap_gpu_settings(call)) != 0 ||
+        (rc = shmemi_gpu_lines_settings(call)) != 0)
         return rc;
     size_t bytes;
     if ((rc = shmemi_heap_bytes(call, &bytes)) != 0 || (rc = shmemi_bootstrap_open(&w->boot, request)) != 0)
@@ -157,6 +160,7 @@ static int finalize(bool fatal)
         nesting--;
     } else {
         rc = shmemi_barrier(call, SHMEM_TEAM_WORLD);
+        rc = rc ? rc : shmemi_heap_gpu_leave(call);
         if (fatal)
             shmemi_void(rc);
         tear_down();
@@ -336,7 +340,8 @@ size_t shmemx_info(char *text, size_t size)
         say(&s, "heap: %zu bytes, %zu in use, largest free block %zu\n", total, used, largest);
         shmemx_heap_info(SHMEMX_MEM_DEVICE, &total, &used, &largest);
         if (total)
-            say(&s, "GPU heap: %s, %zu bytes, %zu in use, largest free block %zu\n", shmemi_gpu_name(), total,
+            say(&s, "GPU heap: %s, shared by %s, %s, %zu bytes, %zu in use, largest free block %zu\n",
+                shmemi_gpu_name(), shmemi_heap_gpu_sharing(), shmemi_gpu_lines_text(part, sizeof part), total,
                 used, largest);
     } else {
         say(&s, "job: not initialized\n");

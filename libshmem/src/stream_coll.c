@@ -229,6 +229,19 @@ static bool fits_packets(const struct group *g, size_t bytes)
                                                        : bytes <= g->packets;
 }
 
+/* From here on the SM's copy engine is used, where there is one: for all that packets are not. */
+static const size_t BULK_BYTES = 1u << 20;
+enum { BULK_BLOCKS = 12, BULK_THREADS = 256, BULK_STAGES = 6 }; /* device: reduce_bulk.cu */
+
+/* Bytes of a chunk; 0 = not this way: for that many members they would be too small. */
+static unsigned bulk_chunk(const struct group *g, size_t bytes, const void *dest, const void *source)
+{
+    enum { LEAST = 1 << 10 };
+    unsigned chunk = (SHMEMI_GPU_SHARED_BYTES - 128) / BULK_STAGES / (unsigned)g->t->n / LEAST * LEAST;
+    bool fits = bytes >= BULK_BYTES && ((uintptr_t)dest | (uintptr_t)source) % 16 == 0;
+    return fits && shmemi_gpu_capability() >= 90 ? chunk : 0;
+}
+
 int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, const void *source,
                             size_t nelems, void *stream)
 {
@@ -255,6 +268,12 @@ int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, con
     if (g.t->n > 1 && fits_packets(&g, bytes))
         return shmemi_gpu_kernel(call, SHMEMI_K_REDUCE_PACKETS + type, packet_blocks(bytes), THREADS,
                                  arguments, stream);
+    unsigned chunk = bulk_chunk(&g, bytes, dest, source);
+    if (chunk) {
+        void *more[] = {&g.slot, &op, &dest, &source, &n, &chunk};
+        return shmemi_gpu_kernel_shared(call, SHMEMI_K_REDUCE_BULK + type, BULK_BLOCKS, BULK_THREADS,
+                                        128 + BULK_STAGES * (unsigned)g.t->n * chunk, more, stream);
+    }
     return shmemi_gpu_kernel(call, SHMEMI_K_REDUCE + type, copy_blocks(bytes / (size_t)g.t->n), THREADS,
                              arguments, stream);
 }

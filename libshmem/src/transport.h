@@ -3,7 +3,8 @@
  * A transport moves bytes between this PE and the segments of its peers. It knows PE numbers of the world, segment
  * numbers, offsets and bytes; it includes nothing from above and never calls back up. Adding one is one file in
  * src/transport/ and one row in transports.def. A slot left NULL is filled with one that returns
- * SHMEMX_ERR_UNSUPPORTED (route.c); what a transport can do is read from its slots, there is no list of flags.
+ * SHMEMX_ERR_UNSUPPORTED (route.c), unless its comment says otherwise; what a transport can do is read from its
+ * slots, there is no list of flags.
  *
  * Common to all slots
  *   callers   have checked initialization, PE number, address range, alignment of atomics, n > 0.
@@ -19,12 +20,20 @@
 
 /* A segment: a range of memory that every PE has at the same offsets: the host heap and the GPU heap. */
 struct shmemi_segment {
-    char *base;      /* this PE's copy */
+    char *base;      /* this PE's copy; NULL = no such segment */
     size_t bytes;    /* of one PE's copy */
-    char *node_base; /* where the copies of this node's PEs are mapped, by local number; NULL = not mapped */
-    size_t stride;   /* between two of them */
-    int fd;          /* the memory's descriptor, -1 = none */
+    char *node_base; /* where the copies of this node's PEs are mapped, by local number, side by side */
+    char *
+        *bases; /* or, where the driver chose the places, each copy's, by local number; NULL = side by side */
+    size_t stride; /* between two of them; with `bases` the room of each */
+    int fd;        /* the memory's descriptor, -1 = none */
 };
+
+/* Where this process finds the copy of a PE of this node. The host heap is always side by side: shm does not ask. */
+static inline char *shmemi_copy_at(const struct shmemi_segment *s, int local)
+{
+    return s->bases ? s->bases[local] : s->node_base + (size_t)local * s->stride;
+}
 
 enum { SHMEMI_SEGMENT_HOST, SHMEMI_SEGMENT_DEVICE, SHMEMI_SEGMENT_COUNT };
 
@@ -74,6 +83,14 @@ struct shmemi_transport {
     int (*fence)(int pe); /* -1 = all */
     /* Waits until all operations to that PE are complete. The place where an asynchronous error comes out. */
     int (*quiet)(int pe); /* -1 = all */
+    /* Makes local memory [addr, addr + n), host or GPU, fit to be the local side of put and get without detours. It stays
+     * the caller's and must stay where it is until buffer_unregister. Ranges do not overlap. May block; moves no data.
+     * 1 = it holds something for the range, which buffer_unregister(addr) gives back; 0 = this range needs nothing;
+     * negative = it cannot, and holds nothing. NULL (both slots) = this transport needs none for any memory: route.c
+     * does not ask it. */
+    int (*buffer_register)(void *addr, size_t n);
+    /* Nothing uses the range any more; local, before close. Cannot fail: the memory may be gone already. */
+    void (*buffer_unregister)(void *addr);
     /* Moves things on without blocking. Waits do not call it yet: neither transport needs it. */
     void (*progress)(void);
     /* Fills what kernels need to use this transport for a peer; `view` is described in shmem_device.h. */

@@ -117,7 +117,13 @@ int shmemi_wait_word(const char *call, uint64_t *word, int cmp, uint64_t value);
 int shmemi_route_open(const char *call);
 /* The same for the GPU heap, once its segment is mapped. */
 int shmemi_route_open_gpu(const char *call);
+/* Forgets the GPU heap's routes, and closes the transports that served nothing else. */
+void shmemi_route_close_gpu(void);
 void shmemi_route_close(void);
+/* A range of local memory, for the transports in use whose bit (row of transports.def) is not in *known yet; *held gets
+ * the bits of those that hold something for it. After an error nobody has heard more than before. */
+int shmemi_route_register(void *addr, size_t n, unsigned *known, unsigned *held);
+void shmemi_route_unregister(void *addr, unsigned *known, unsigned *held);
 /* One line a transport for shmemx_info. */
 void shmemi_route_report(char *text, size_t n);
 

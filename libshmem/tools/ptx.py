@@ -20,7 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "gpu"
 TARGETS = SOURCES / "ptx"
-ARCHITECTURE = "compute_80"  # the oldest that is supported; the driver compiles it for the GPU at hand
+# The oldest GPU that is supported, and the oldest that has what a file needs; the driver compiles for the one at hand.
+OLDEST, BULK = "-arch=compute_80", "-arch=compute_90"
 TYPES = {
     "int8": "signed char",
     "int16": "short",
@@ -38,9 +39,12 @@ TYPES = {
 
 
 def modules() -> dict[str, list[str]]:
-    """What nvcc is called with for each file: its source, and for a type's reductions the type."""
-    reductions = {f"reduce_{name}": ["reduce.cu", f"-DSHMEMI_ELEMENT={cpp}"] for name, cpp in TYPES.items()}
-    return {"kernels": ["kernels.cu"], **reductions}
+    """What nvcc is called with for each file: its source, the GPU, and for a type's reductions the type."""
+    found = {"kernels": ["kernels.cu", OLDEST]}
+    for name, cpp in TYPES.items():
+        found[f"reduce_{name}"] = ["reduce.cu", OLDEST, f"-DSHMEMI_ELEMENT={cpp}"]
+        found[f"reduce_bulk_{name}"] = ["reduce_bulk.cu", BULK, f"-DSHMEMI_ELEMENT={cpp}"]
+    return found
 
 
 def digest() -> str:
@@ -56,18 +60,16 @@ def digest() -> str:
 
 
 def compile_ptx(source: str, *options: str) -> str:
-    command = ["nvcc", "-std=c++17", "-O3", "-ptx", f"-arch={ARCHITECTURE}", "-I", str(ROOT / "include")]
+    command = ["nvcc", "-std=c++17", "-O3", "-ptx", "-I", str(ROOT / "include")]
     command += [*options, str(SOURCES / source), "-o", "-"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
-def write(name: str) -> int:
+def text_of(name: str) -> str:
     lines = [line.strip() for line in compile_ptx(*modules()[name]).splitlines()]
     lines = [line for line in lines if line and not line.startswith("//")]
-    head = f"// Made by libshmem/tools/ptx.py for {ARCHITECTURE}; digest {digest()}."
-    text = "\n".join([head, *lines]) + "\n"
-    (TARGETS / f"{name}.ptx").write_text(text)
-    return len(text)
+    head = f"// Made by libshmem/tools/ptx.py; digest {digest()}."
+    return "\n".join([head, *lines]) + "\n"
 
 
 def current() -> bool:
@@ -83,12 +85,14 @@ def main() -> int:
     if parser.parse_args().check:
         print("gpu/ptx is " + ("up to date" if current() else "out of date: run libshmem/tools/ptx.py"))
         return 0 if current() else 1
+    with ThreadPoolExecutor() as pool:
+        texts = dict(zip(modules(), pool.map(text_of, modules()), strict=True))
     TARGETS.mkdir(exist_ok=True)
     for path in TARGETS.glob("*.ptx"):
         path.unlink()
-    with ThreadPoolExecutor() as pool:
-        total = sum(pool.map(write, modules()))
-    print(f"{TARGETS}: {total} bytes of PTX")
+    for name, text in texts.items():
+        (TARGETS / f"{name}.ptx").write_text(text)
+    print(f"{TARGETS}: {sum(map(len, texts.values()))} bytes of PTX")
     return 0
 
 

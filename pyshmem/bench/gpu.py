@@ -166,10 +166,11 @@ class _Bench:
         self.say("put", "p", 8, ns, blocks=1)
 
     def put_signal(self) -> None:
-        self._messages("put_signal", self.plan.put_signal_bytes, self.plan.put_signal_calls, (_Form(1024),))
+        forms = _Form(1024), _Form(256)
+        self._messages("put_signal", self.plan.put_signal_bytes, self.plan.put_signal_calls, forms)
 
     def packets(self) -> None:
-        forms = _Form(1024), _Form(512)
+        forms = _Form(1024), _Form(512), _Form(128)
         self._messages("packets", self.plan.packets_bytes, self.plan.packets_calls, forms)
 
     def _messages(self, op: str, sizes: Sequence[int], calls: int, forms: Sequence[_Form]) -> None:

@@ -17,41 +17,42 @@ extern "C" __global__ void k_hold(u64 ns)
     } while (now - begin < ns);
 }
 
+/* n rounds of a ping-pong. Each call stands here once, as in a program: what is timed is not the fetching of
+ * instructions that stand there twice. */
+template <class Put, class Wait> __device__ void play(int n, u64 first, int leads, Put put, Wait wait)
+{
+    for (int k = 0; k < n + leads; ++k) {
+        if (k >= leads)
+            wait(first + k - leads);
+        if (k < n)
+            put(first + k);
+    }
+}
+
 extern "C" __global__ void k_p(u64 *flag, int n, u64 first, int peer, int leads)
 {
-    for (u64 i = first; i < first + n; ++i) {
-        if (!leads)
-            shmem::wait_until(shmem::thread, flag, shmem::ge, i);
-        shmem::p(flag, i, peer);
-        if (leads)
-            shmem::wait_until(shmem::thread, flag, shmem::ge, i);
-    }
+    play(
+        n, first, leads, [&](u64 i) { shmem::p(flag, i, peer); },
+        [&](u64 i) { shmem::wait_until(shmem::thread, flag, shmem::ge, i); });
 }
 
 extern "C" __global__ void __launch_bounds__(1024)
     k_put_signal(u8 *dst, const u8 *src, u64 bytes, u64 *sig, int n, u64 first, int peer, int leads)
 {
-    for (u64 i = first; i < first + n; ++i) {
-        if (!leads)
-            shmem::signal_wait_until(shmem::block, sig, shmem::ge, i);
-        shmem::put_signal(shmem::block, dst, src, bytes, sig, i, shmem::signal_set, peer);
-        if (leads)
-            shmem::signal_wait_until(shmem::block, sig, shmem::ge, i);
-    }
+    play(
+        n, first, leads,
+        [&](u64 i) { shmem::put_signal(shmem::block, dst, src, bytes, sig, i, shmem::signal_set, peer); },
+        [&](u64 i) { shmem::signal_wait_until(shmem::block, sig, shmem::ge, i); });
 }
 
 /* Two boxes in turn: who answers round i has received it, so box i % 2 is free in round i + 2. */
 extern "C" __global__ void __launch_bounds__(1024) k_packets(u8 *boxes, u64 box_bytes, u8 *dst, const u8 *src,
                                                              u64 bytes, int n, u64 first, int peer, int leads)
 {
-    for (u64 i = first; i < first + n; ++i) {
-        u8 *box = boxes + i % 2 * box_bytes;
-        if (!leads)
-            shmem::recv_packets(shmem::block, dst, box, bytes, i);
-        shmem::put_packets(shmem::block, box, src, bytes, i, peer);
-        if (leads)
-            shmem::recv_packets(shmem::block, dst, box, bytes, i);
-    }
+    play(
+        n, first, leads,
+        [&](u64 i) { shmem::put_packets(shmem::block, boxes + i % 2 * box_bytes, src, bytes, i, peer); },
+        [&](u64 i) { shmem::recv_packets(shmem::block, dst, boxes + i % 2 * box_bytes, bytes, i); });
 }
 
 template <class Scope>

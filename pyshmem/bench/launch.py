@@ -103,9 +103,10 @@ def python_command(*arguments: str, main: str = "pyshmem.cli") -> list[str]:
 
 
 def environment() -> dict[str, str]:
-    """This process's variables without those of the launcher that started it: for processes of another
-    job."""
-    found = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
+    """This process's variables without those of the launcher that started it, if one did: for processes of
+    another job. Outside a job they are the user's settings (OMPI_MCA_..)."""
+    foreign = LAUNCHER_PREFIXES if in_job() else ()
+    found = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
     if os.geteuid() == 0:  # mpirun refuses root without; MPICH ignores them
         found.update(OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1")
     return found

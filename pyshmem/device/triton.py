@@ -15,9 +15,10 @@
     shift[(1,)](to, source, sig, shmem_triton.state(), N=1024)
 
 A kernel gets the state as one argument, the tuple `state()`, and addresses a peer's copy of a symmetric
-tensor by `peer`, which adds a multiple of the heap's stride to the pointer; loads, stores and atomics on it
-are Triton's own, vectorized and pipelined as any other. What Triton does not have are functions here: signals
-that publish what the whole program has stored, waits with the deadline of SHMEM_TIMEOUT, a fence, a barrier.
+tensor by `peer`, which adds to the pointer a multiple of the heap's stride, or what a table says where the
+driver has chosen the places (SHMEM_DEVICE_SHARING=ipc); loads, stores and atomics on it are Triton's own,
+vectorized and pipelined as any other. What Triton does not have are functions here: signals that publish what
+the whole program has stored, waits with the deadline of SHMEM_TIMEOUT, a fence, a barrier.
 
 Tensors are PyTorch's over the GPU heap (`pyshmem.device.torch`) or anything else that Triton takes. Calls are
 made by all threads of a program, together. They are plain Triton code, so nothing is linked, and the kernels
@@ -51,16 +52,14 @@ class State(NamedTuple):
     world: int  # address of struct shmemx_device_team of all PEs
     timeout_ns: int  # of each wait; 0 = none
     mailbox: int  # address of struct shmemx_device_error; 0 = none
+    bases: int  # address of the table of all PEs' copies (64-bit numbers); 0 = they are `stride` apart
 
 
 def state() -> State:
     """The argument for kernels' parameter `state`. Local; the GPU heap must be open."""
     now = _state.current("triton.state")
-    me, stride = int(now["me"]), int(now["stride"])
-    return State(
-        me, int(now["npes"]), stride, int(now["heap"]) + me * stride, int(now["teams"]),
-        int(now["timeout_ns"]), int(now["mailbox"]),
-    )  # fmt: skip
+    names = ("me", "npes", "stride", "copy", "teams", "timeout_ns", "mailbox", "bases")
+    return State(*(int(now[name]) for name in names))
 
 
 # Numbers of device/state.h: what a note in the mailbox says, and where fields of the structures are, in units
@@ -69,7 +68,7 @@ TIMEOUT = tl.constexpr(1)
 CALL_SIGNAL_WAIT_UNTIL = tl.constexpr(10)
 CALL_BARRIER = tl.constexpr(12)
 TEAM_SYNC = tl.constexpr(3)
-TEAM_EPOCH = tl.constexpr(6)
+TEAM_MEETINGS = tl.constexpr(9)
 ERROR_KIND, ERROR_CALL, ERROR_ME, ERROR_PE = (tl.constexpr(n) for n in (1, 2, 3, 4))
 ERROR_BLOCK, ERROR_ADDRESS, ERROR_VALUE, ERROR_EXPECTED = (tl.constexpr(n) for n in (5, 8, 10, 12))
 
@@ -93,6 +92,10 @@ def n_pes(state):
 def peer(pointer, pe, state):
     """Where this kernel finds PE `pe`'s copy of what `pointer` (a pointer or a tensor of them) points to."""
     offset = (tl.cast(pe, tl.int64) - tl.cast(state.me, tl.int64)) * tl.cast(state.stride, tl.int64)
+    if state.bases != 0:
+        there = tl.load(_at(state.bases) + pe).to(tl.int64)
+        # all copies start at pages: without the hint Triton would load and store element by element
+        offset = tl.multiple_of(there - tl.cast(state.copy, tl.int64), 16)
     return (pointer.to(tl.pointer_type(tl.uint8)) + offset).to(pointer.dtype)
 
 
@@ -213,18 +216,18 @@ def barrier(state):
 
     It is the barrier of ``shmem_device.h`` over all PEs: kernels in either language meet in it."""
     team = _at(state.world)
-    epoch = tl.load(team + TEAM_EPOCH) + 1
+    count = tl.load(team + TEAM_MEETINGS) + 1
     words = _at(tl.cast(state.copy, tl.int64) + tl.load(team + TEAM_SYNC).to(tl.int64))
     me = tl.cast(state.me, tl.int32)
-    tl.debug_barrier()  # all threads' stores come before the releases, and all have read the epoch
+    tl.debug_barrier()  # all threads' stores come before the releases, and all have read the count
     for other in range(state.n_pes):
         if other != me:
             # release; observers: this program, by the barrier above, and the waiting program of `other`
-            tl.atomic_xchg(peer(words + me, other, state), epoch, sem="release", scope="sys")
+            tl.atomic_add(peer(words + me, other, state), 1, sem="release", scope="sys")
     met = me >= 0
     for other in range(state.n_pes):
         if other != me:
-            met = _await(words + other, epoch, other, CALL_BARRIER, False, state) & met
-    tl.store(team + TEAM_EPOCH, epoch)
+            met = _await(words + other, count, other, CALL_BARRIER, False, state) & met
+    tl.store(team + TEAM_MEETINGS, count)
     tl.debug_barrier()
     return met

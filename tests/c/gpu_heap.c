@@ -1,5 +1,7 @@
-/* The GPU heap from the host: allocation, growth and return, puts and gets in all four directions, signals and misuse.
- * Needs a GPU, any number of PEs on any number of GPUs; built everywhere, run by `ctest -L gpu` where there is one. */
+/* The GPU heap from the host: allocation, growth and return, puts and gets in all four directions, signals and misuse,
+ * with SHMEM_DEVICE_SHARING=vmm and =ipc. Needs a GPU, any number of PEs on any number of GPUs; built everywhere, run by
+ * `ctest -L gpu` where there is one, by `ctest -L fake` on fake_cuda.c. Argument: MiB of the smallest block of the growth
+ * test, 20 by default. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -7,6 +9,8 @@
 #include "shmemx.h"
 
 static int me, npes, right;
+static size_t unit = (size_t)20 << 20;
+static bool fixed; /* one allocation, which does not grow */
 
 static void fill(unsigned char *p, size_t n, int salt)
 {
@@ -62,6 +66,43 @@ static void test_directions(size_t n)
     free(plain);
 }
 
+/* A heap of fixed size: all of it can be had, no byte more, and the message says why. */
+static void test_exhaustion(void)
+{
+    size_t total, used, largest, still;
+    shmemx_heap_info(SHMEMX_MEM_DEVICE, &total, &used, &largest);
+    CHECK(used == 0 && total > 0 && largest == total, "%zu used of %zu, largest %zu", used, total, largest);
+    char *all = shmemx_malloc(largest, SHMEMX_MEM_DEVICE);
+    CHECK(all, "%zu bytes: %s", largest, shmemx_last_error());
+    unsigned char byte = (unsigned char)(me + 1);
+    CHECK(shmemx_put(SHMEM_CTX_DEFAULT, all + largest - 1, &byte, 1, right) == 0, "%s", shmemx_last_error());
+    shmem_barrier_all();
+    CHECK(shmemx_get(SHMEM_CTX_DEFAULT, &byte, all + largest - 1, 1, right) == 0 && byte == me + 1, "%d: %s",
+          byte, shmemx_last_error());
+    shmemx_log_errors(0);
+    void *more;
+    CHECK(shmemx_allocate(&more, 1, 0, 0, SHMEMX_MEM_DEVICE) == SHMEMX_ERR_NO_MEMORY &&
+              strstr(shmemx_last_error(), "SHMEM_DEVICE_SYMMETRIC_SIZE") &&
+              strstr(shmemx_last_error(), "cannot grow"),
+          "%s", shmemx_last_error());
+    shmemx_log_errors(1);
+    shmem_barrier_all();
+    shmem_free(all);
+    shmemx_heap_info(SHMEMX_MEM_DEVICE, &still, &used, NULL);
+    CHECK(used == 0 && still == total, "%zu used, %zu of %zu", used, still, total);
+}
+
+static void test_alignment(void)
+{
+    for (size_t align = 512; align <= (size_t)2 << 20; align *= 4) {
+        void *small = shmemx_malloc(1, SHMEMX_MEM_DEVICE), *p = NULL;
+        CHECK(shmemx_allocate(&p, 1000, align, 0, SHMEMX_MEM_DEVICE) == 0, "%s", shmemx_last_error());
+        CHECK((uintptr_t)p % align == 0, "%p is no multiple of %zu", p, align);
+        shmem_free(p);
+        shmem_free(small);
+    }
+}
+
 static void test_growth(void)
 {
     size_t total, used, largest;
@@ -69,16 +110,16 @@ static void test_growth(void)
     void *p[BLOCKS];
     for (int round = 0; round < 3; ++round) {
         for (int i = 0; i < BLOCKS; ++i) {
-            p[i] = shmemx_calloc(1, (size_t)(i + 1) * 20 << 20, SHMEMX_MEM_DEVICE);
+            p[i] = shmemx_calloc(1, (size_t)(i + 1) * unit, SHMEMX_MEM_DEVICE);
             CHECK(p[i], "block %d: %s", i, shmemx_last_error());
             unsigned char byte = 1;
-            CHECK(shmemx_get(SHMEM_CTX_DEFAULT, &byte, (char *)p[i] + ((size_t)(i + 1) * 20 << 20) - 1, 1,
-                             right) == 0 &&
+            CHECK(shmemx_get(SHMEM_CTX_DEFAULT, &byte, (char *)p[i] + (size_t)(i + 1) * unit - 1, 1, right) ==
+                          0 &&
                       byte == 0,
                   "calloc left %d: %s", byte, shmemx_last_error());
         }
         shmemx_heap_info(SHMEMX_MEM_DEVICE, &total, &used, &largest);
-        CHECK(used >= (size_t)78 * 20 << 20, "%zu in use", used);
+        CHECK(used >= 78 * unit, "%zu in use", used);
         shmem_barrier_all();
         for (int i = 0; i < BLOCKS; ++i)
             shmem_free(p[(i * 5 + round) % BLOCKS]);
@@ -107,8 +148,12 @@ static void test_misuse(void)
     shmem_free(p);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
+    const char *sharing = getenv("SHMEM_DEVICE_SHARING");
+    fixed = sharing && strcmp(sharing, "ipc") == 0;
+    if (argc > 1)
+        unit = (size_t)atoi(argv[1]) << 20;
     for (int round = 0; round < 2; ++round) {
         shmem_init();
         me = shmem_my_pe();
@@ -117,13 +162,18 @@ int main(void)
         static const size_t sizes[] = {1, 8, 4099, 1 << 20, (64 << 20) + 12345};
         for (size_t i = 0; i < sizeof sizes / sizeof *sizes; ++i)
             test_directions(sizes[i]);
-        test_growth();
+        test_alignment();
+        if (fixed)
+            test_exhaustion();
+        else
+            test_growth();
         test_misuse();
         if (me == 0 && round == 0) {
             char text[8192];
             shmemx_malloc(1, SHMEMX_MEM_HOST);
             shmemx_info(text, sizeof text);
             puts(text);
+            CHECK(strstr(text, fixed ? "shared by ipc" : "shared by vmm"), "info says neither");
         } else if (round == 0) {
             shmemx_malloc(1, SHMEMX_MEM_HOST);
         }

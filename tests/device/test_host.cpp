@@ -394,7 +394,7 @@ static void test_packets(scene &job, int rounds)
     std::memset(job.memory, 0, scene::stride * static_cast<std::size_t>(job.npes)); // rounds start again
     for (auto &teams : job.teams)
         for (auto &team : teams)
-            team.epoch = 0;
+            team.epoch = team.meetings = 0;
     job.run(1, threads + 3, 0, [rounds] { packets(shmem::block, rounds / 4); }); // a partial warp besides
     std::memset(job.memory, 0, scene::stride * static_cast<std::size_t>(job.npes));
 }

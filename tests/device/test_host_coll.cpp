@@ -211,7 +211,7 @@ static void sums_by_all_blocks(scene &job, unsigned blocks, std::size_t count, b
     });
     job.run(blocks, threads, 0, [=] {
         const auto t = shmem::detail::enter(grid, shmem::world, 0);
-        const unsigned long long e = t.home->epoch + 1;
+        const unsigned long long e = shmem::detail::next_epoch(t);
         auto *dst = mine<unsigned char>(to), *src = mine<unsigned char>(from);
         const bool ok =
             shmem::detail::reduce_shots<Lines, int>(grid, t, e, shmem::sum, dst, src, count * 4, twice);

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Builds the library and the binding with cmake alone (no pip) and runs the GPU tests and examples on 1, 2 and 4 PEs.
+# Builds the library and the binding with cmake alone (no pip) and runs the GPU tests and examples on 1, 2 and 4 PEs,
+# then some of them on 2 with the heap shared by cudaIpc.
 #
 #   tests/gpu/run.sh [numbers of PEs ...]      default: 1 2 4
 #
@@ -33,7 +34,11 @@ export PYTHONPATH="$BUILD/package${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 export SHMEM_TIMEOUT=${SHMEM_TIMEOUT:-60} SHMEM_DEVICE_SYMMETRIC_SIZE=${SHMEM_DEVICE_SYMMETRIC_SIZE:-1G}
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 summary=() status=0
-for n in "${sizes[@]}"; do
+
+# tests NAME NPES [FILES ...]: pytest on so many PEs, a line of the summary, the log in NAME.log.
+tests() {
+    local name=$1 n=$2 log="$BUILD/pytest-$1.log" began=$SECONDS rc start
+    shift 2
     if ((n == 1)); then
         start=()
     elif mpirun --version 2>/dev/null | grep -q 'Open MPI'; then
@@ -43,15 +48,20 @@ for n in "${sizes[@]}"; do
     else
         start=("$BUILD/tests/c/launch" -n "$n")
     fi
-    log="$BUILD/pytest-$n.log" began=$SECONDS
-    timeout -k 10 300 "${start[@]}" "$PYTHON" -m pytest tests/gpu -q --color=no --durations=5 >"$log" 2>&1
+    timeout -k 10 300 "${start[@]}" "$PYTHON" -m pytest "$@" -q --color=no --durations=5 >"$log" 2>&1
     rc=$?
     ((rc == 0)) || {
         status=1
         tail -n 60 "$log"
     }
-    summary+=("$n PEs: status $rc, $((SECONDS - began)) s: $(grep -E '[0-9]+ (passed|failed|error)' "$log" | tail -n 1)")
+    summary+=("$name PEs: status $rc, $((SECONDS - began)) s: $(grep -E '[0-9]+ (passed|failed|error)' "$log" | tail -n 1)")
+}
+
+for n in "${sizes[@]}"; do
+    tests "$n" "$n" tests/gpu
 done
+# The other way of sharing the heap.
+SHMEM_DEVICE_SHARING=ipc tests ipc-2 2 tests/gpu/test_{rma,kernels,heap,triton}.py
 echo "GPU tests on: $(nvidia-smi -L 2>/dev/null | sed 's/^GPU [0-9]*: //; s/ (UUID.*//' | sort | uniq -c | xargs)"
 printf '%s\n' "${summary[@]}"
 exit $status

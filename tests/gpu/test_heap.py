@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import gc
+import os
 
 import numpy as np
 import pytest
+
+# One allocation of fixed size, with SHMEM_DEVICE_SHARING=ipc.
+fixed = os.environ.get("SHMEM_DEVICE_SHARING") == "ipc"
 
 
 def test_kinds_of_new_arrays(job, cp, around):
@@ -57,6 +61,19 @@ def test_dropped_arrays_are_given_back(job, cp):
     assert job.heap_info("cuda")[1] == before
 
 
+@pytest.mark.skipif(not fixed, reason="the heap grows")
+def test_heap_of_fixed_size(job, cp):
+    total, _, largest = job.heap_info("cuda")
+    with pytest.raises(MemoryError, match=r"cannot grow.*SHMEM_DEVICE_SYMMETRIC_SIZE"):
+        job.empty(largest + 1, "uint8", device="cuda")
+    a = job.empty(largest, "uint8", device="cuda")
+    a[-1] = 9
+    assert int(a[-1]) == 9 and job.heap_info("cuda")[0] == total
+    job.free(a)
+    assert "shared by ipc" in job.info()
+
+
+@pytest.mark.skipif(fixed, reason="the heap does not grow")
 def test_heap_grows_and_shrinks(job, cp, meet):
     total = job.heap_info("cuda")[0]
     a = job.empty(200 << 20, "uint8", device="cuda")

@@ -255,7 +255,7 @@ if importlib.util.find_spec("triton") is not None:
         )
         # As a launch specializes it: 1 is a constant.
         me = "constexpr" if first else "i32"
-        known = shmem_triton.State(me, "i32", "i64", "i64", "i64", "i64", "i64")
+        known = shmem_triton.State(me, "i32", "i64", "i64", "i64", "i64", "i64", "i64")
         signatures = [
             (kernels.who, {"out": "*i32"}, {}),
             (
@@ -303,7 +303,7 @@ if importlib.util.find_spec("triton") is not None:
 
         team = {name: offset // 8 for name, offset, _ in _fields("shmemx_device_team")}
         note = {name: offset // 4 for name, offset, _ in _fields("shmemx_device_error")}
-        assert (team["sync"], team["epoch"]) == (shmem_triton.TEAM_SYNC, shmem_triton.TEAM_EPOCH)
+        assert (team["sync"], team["meetings"]) == (shmem_triton.TEAM_SYNC, shmem_triton.TEAM_MEETINGS)
         for name in ("kind", "call", "me", "pe", "block", "address", "value", "expected"):
             assert getattr(shmem_triton, f"ERROR_{name.upper()}") == note[name], name
         text = _state_header()

@@ -70,22 +70,30 @@ template <class T> SHMEMX_DEVICE_FN T atomic_fetch_xor(T *dst, same<T> value, in
     return w == nullptr ? T() : detail::bits<T>(arch::fetch_xor(w, detail::bits<detail::word<T>>(value)));
 }
 
-/* Without a result the compiler emits a reduction, which does not wait for the peer. */
+/* Without a result it is a reduction, which does not wait for the peer. */
 template <class T> SHMEMX_DEVICE_FN void atomic_add(T *dst, same<T> value, int pe)
 {
-    (void)atomic_fetch_add(dst, value, pe);
+    static_assert(detail::is_integer<T>(), "add takes integers");
+    if (auto *w = detail::target(dst, pe))
+        arch::add_relaxed(w, detail::bits<detail::word<T>>(value));
 }
 template <class T> SHMEMX_DEVICE_FN void atomic_and(T *dst, same<T> value, int pe)
 {
-    (void)atomic_fetch_and(dst, value, pe);
+    static_assert(detail::is_integer<T>(), "and takes integers");
+    if (auto *w = detail::target(dst, pe))
+        arch::and_relaxed(w, detail::bits<detail::word<T>>(value));
 }
 template <class T> SHMEMX_DEVICE_FN void atomic_or(T *dst, same<T> value, int pe)
 {
-    (void)atomic_fetch_or(dst, value, pe);
+    static_assert(detail::is_integer<T>(), "or takes integers");
+    if (auto *w = detail::target(dst, pe))
+        arch::or_relaxed(w, detail::bits<detail::word<T>>(value));
 }
 template <class T> SHMEMX_DEVICE_FN void atomic_xor(T *dst, same<T> value, int pe)
 {
-    (void)atomic_fetch_xor(dst, value, pe);
+    static_assert(detail::is_integer<T>(), "xor takes integers");
+    if (auto *w = detail::target(dst, pe))
+        arch::xor_relaxed(w, detail::bits<detail::word<T>>(value));
 }
 template <class T> SHMEMX_DEVICE_FN T atomic_fetch_inc(T *dst, int pe)
 {
@@ -93,7 +101,7 @@ template <class T> SHMEMX_DEVICE_FN T atomic_fetch_inc(T *dst, int pe)
 }
 template <class T> SHMEMX_DEVICE_FN void atomic_inc(T *dst, int pe)
 {
-    (void)atomic_fetch_add(dst, static_cast<T>(1), pe);
+    atomic_add(dst, static_cast<T>(1), pe);
 }
 
 namespace detail

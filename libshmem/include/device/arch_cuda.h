@@ -134,37 +134,37 @@ SHMEMX_DEVICE_FN bool all(block_scope, bool ok)
 SHMEMX_DEVICE_FN u8 load_relaxed(const u8 *p)
 {
     unsigned v;
-    asm volatile("ld.relaxed.sys.u8 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    asm volatile("ld.relaxed.sys.global.u8 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return static_cast<u8>(v);
 }
 SHMEMX_DEVICE_FN u16 load_relaxed(const u16 *p)
 {
     u16 v;
-    asm volatile("ld.relaxed.sys.u16 %0, [%1];" : "=h"(v) : "l"(p) : "memory");
+    asm volatile("ld.relaxed.sys.global.u16 %0, [%1];" : "=h"(v) : "l"(p) : "memory");
     return v;
 }
 SHMEMX_DEVICE_FN u32 load_relaxed(const u32 *p)
 {
     u32 v;
-    asm volatile("ld.relaxed.sys.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
 }
 SHMEMX_DEVICE_FN u64 load_relaxed(const u64 *p)
 {
     u64 v;
-    asm volatile("ld.relaxed.sys.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+    asm volatile("ld.relaxed.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
     return v;
 }
 SHMEMX_DEVICE_FN u32 load_acquire(const u32 *p)
 {
     u32 v;
-    asm volatile("ld.acquire.sys.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
+    asm volatile("ld.acquire.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(p) : "memory");
     return v;
 }
 SHMEMX_DEVICE_FN u64 load_acquire(const u64 *p)
 {
     u64 v;
-    asm volatile("ld.acquire.sys.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
+    asm volatile("ld.acquire.sys.global.u64 %0, [%1];" : "=l"(v) : "l"(p) : "memory");
     return v;
 }
 SHMEMX_DEVICE_FN void store_relaxed(u8 *p, u8 v)
@@ -232,55 +232,62 @@ template <class Word> SHMEMX_DEVICE_FN void store_plain(Word *p, Word v)
     *p = v;
 }
 
-/* ---- atomics at system scope, relaxed; each returns the old value -------------------------------------- */
+/* ---- atomics at system scope, relaxed, on global memory ------------------------------------------------ */
 
-SHMEMX_DEVICE_FN u32 fetch_add(u32 *p, u32 v)
-{
-    return atomicAdd_system(p, v);
-}
-SHMEMX_DEVICE_FN u64 fetch_add(u64 *p, u64 v)
-{
-    return atomicAdd_system(p, v);
-}
-SHMEMX_DEVICE_FN u32 fetch_and(u32 *p, u32 v)
-{
-    return atomicAnd_system(p, v);
-}
-SHMEMX_DEVICE_FN u64 fetch_and(u64 *p, u64 v)
-{
-    return atomicAnd_system(p, v);
-}
-SHMEMX_DEVICE_FN u32 fetch_or(u32 *p, u32 v)
-{
-    return atomicOr_system(p, v);
-}
-SHMEMX_DEVICE_FN u64 fetch_or(u64 *p, u64 v)
-{
-    return atomicOr_system(p, v);
-}
-SHMEMX_DEVICE_FN u32 fetch_xor(u32 *p, u32 v)
-{
-    return atomicXor_system(p, v);
-}
-SHMEMX_DEVICE_FN u64 fetch_xor(u64 *p, u64 v)
-{
-    return atomicXor_system(p, v);
-}
+/* fetch_.. return the old value; .._relaxed are reductions, which nobody waits for. PTX, because the compiler's
+ * own functions take any address: 20 instructions more, to find out that it is not shared memory. */
+#define SHMEMX_ATOMIC(name, op, type, suffix, constraint)                                                    \
+    SHMEMX_DEVICE_FN type fetch_##name(type *p, type v)                                                      \
+    {                                                                                                        \
+        type old;                                                                                            \
+        asm volatile("atom.relaxed.sys.global." op suffix " %0, [%1], %2;"                                   \
+                     : "=" constraint(old)                                                                   \
+                     : "l"(p), constraint(v)                                                                 \
+                     : "memory");                                                                            \
+        return old;                                                                                          \
+    }                                                                                                        \
+    SHMEMX_DEVICE_FN void name##_relaxed(type *p, type v)                                                    \
+    {                                                                                                        \
+        asm volatile("red.relaxed.sys.global." op suffix " [%0], %1;" ::"l"(p), constraint(v) : "memory");   \
+    }
+SHMEMX_ATOMIC(add, "add", u32, ".u32", "r")
+SHMEMX_ATOMIC(add, "add", u64, ".u64", "l")
+SHMEMX_ATOMIC(and, "and", u32, ".b32", "r")
+SHMEMX_ATOMIC(and, "and", u64, ".b64", "l")
+SHMEMX_ATOMIC(or, "or", u32, ".b32", "r")
+SHMEMX_ATOMIC(or, "or", u64, ".b64", "l")
+SHMEMX_ATOMIC(xor, "xor", u32, ".b32", "r")
+SHMEMX_ATOMIC(xor, "xor", u64, ".b64", "l")
+#undef SHMEMX_ATOMIC
 SHMEMX_DEVICE_FN u32 swap(u32 *p, u32 v)
 {
-    return atomicExch_system(p, v);
+    u32 old;
+    asm volatile("atom.relaxed.sys.global.exch.b32 %0, [%1], %2;" : "=r"(old) : "l"(p), "r"(v) : "memory");
+    return old;
 }
 SHMEMX_DEVICE_FN u64 swap(u64 *p, u64 v)
 {
-    return atomicExch_system(p, v);
+    u64 old;
+    asm volatile("atom.relaxed.sys.global.exch.b64 %0, [%1], %2;" : "=l"(old) : "l"(p), "l"(v) : "memory");
+    return old;
 }
 SHMEMX_DEVICE_FN u32 compare_swap(u32 *p, u32 condition, u32 v)
 {
-    return atomicCAS_system(p, condition, v);
+    u32 old;
+    asm volatile("atom.relaxed.sys.global.cas.b32 %0, [%1], %2, %3;"
+                 : "=r"(old)
+                 : "l"(p), "r"(condition), "r"(v)
+                 : "memory");
+    return old;
 }
 SHMEMX_DEVICE_FN u64 compare_swap(u64 *p, u64 condition, u64 v)
 {
-    return atomicCAS_system(p, condition, v);
+    u64 old;
+    asm volatile("atom.relaxed.sys.global.cas.b64 %0, [%1], %2, %3;"
+                 : "=l"(old)
+                 : "l"(p), "l"(condition), "l"(v)
+                 : "memory");
+    return old;
 }
 
 /* ---- time ---------------------------------------------------------------------------------------------- */
@@ -303,14 +310,14 @@ SHMEMX_DEVICE_FN void nap()
 
 /* One lane's 16 bytes of a 128-byte line; eight neighbours store one line in one instruction, which NVLink
  * carries whole. */
-SHMEMX_DEVICE_FN void line_store(void *p, u64 a, u64 b, bool)
+SHMEMX_DEVICE_FN void line_store(void *p, bool here, u64 a, u64 b, bool)
 {
-    if (p != nullptr)
+    if (here)
         asm volatile("st.relaxed.sys.global.v2.u64 [%0], {%1, %2};" ::"l"(p), "l"(a), "l"(b) : "memory");
 }
 SHMEMX_DEVICE_FN void pair_store(void *p, u64 a, u64 b)
 {
-    line_store(p, a, b, false);
+    line_store(p, true, a, b, false);
 }
 SHMEMX_DEVICE_FN vec16 line_load(const void *p)
 {
@@ -324,7 +331,7 @@ template <unsigned N, class Patience>
 SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *const (&from)[N],
                                  const bool (&wanted)[N], bool flag_lane, u64 round, Patience &left)
 {
-    for (;;) {
+    do {
         bool late = false;
 #pragma unroll
         for (unsigned i = 0; i < N; ++i)
@@ -332,12 +339,11 @@ SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *const (&fro
                 v[i] = line_load(from[i]);
 #pragma unroll
         for (unsigned i = 0; i < N; ++i)
-            late = late || (wanted[i] && flag_lane && v[i].y != round);
-        if (!__any_sync(0xffffffffu, late))
+            late = late || (wanted[i] && v[i].y != round);
+        if (!__any_sync(0xffffffffu, late && flag_lane))
             return true;
-        if (__any_sync(0xffffffffu, left.over()))
-            return false;
-    }
+    } while (!left.over_in_step());
+    return false;
 }
 
 /* ---- bulk copies: the copy engine of the SM (TMA), through shared memory ------------------------------- */
@@ -357,17 +363,19 @@ SHMEMX_DEVICE_FN bool bulk_reaches(const void *dst, const void *src)
 {
     return __isGlobal(dst) && __isGlobal(src);
 }
-/* One thread prepares `count` completion words (8 bytes each) of a stage in shared memory; then a block
- * barrier. */
-SHMEMX_DEVICE_FN void bulk_open(u64 *done, unsigned count)
+/* One thread prepares `count` completion words (8 bytes each) of a stage in shared memory, each for `loads`
+ * loads at a time; then a block barrier. */
+SHMEMX_DEVICE_FN void bulk_open(u64 *done, unsigned count, unsigned loads = 1)
 {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
     for (unsigned i = 0; i < count; ++i)
-        asm volatile("mbarrier.init.shared::cta.b64 [%0], 1;" ::"r"(shared_address(done + i)) : "memory");
+        asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(done + i)), "r"(loads)
+                     : "memory");
     // observers: this thread, which initialized, and the copy engine, which will complete on the words
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
     asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 #else
+    (void)loads;
     for (unsigned i = 0; i < count; ++i)
         done[i] = 0;
 #endif
@@ -388,6 +396,21 @@ SHMEMX_DEVICE_FN void bulk_load(unsigned to, const unsigned char *from, unsigned
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
         "l"(from), "r"(bytes), "r"(done)
         : "memory");
+}
+SHMEMX_DEVICE_FN void bulk_store(unsigned char *to, unsigned from, unsigned bytes)
+{
+    asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(to), "r"(from),
+                 "r"(bytes)
+                 : "memory");
+}
+SHMEMX_DEVICE_FN void bulk_commit()
+{
+    asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
+/* All but the last `Pending` groups of stores have read their shared memory. */
+template <int Pending> SHMEMX_DEVICE_FN void bulk_read()
+{
+    asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(Pending) : "memory");
 }
 SHMEMX_DEVICE_FN void bulk_loaded(unsigned done, unsigned phase)
 {
@@ -423,22 +446,19 @@ SHMEMX_DEVICE_FN void bulk_copy(unsigned char *dst, const unsigned char *src, u6
         unsigned n = bytes - stored < chunk ? static_cast<unsigned>(bytes - stored) : chunk;
         bulk_loaded(words + 8 * out, phases >> out & 1);
         phases ^= 1u << out;
-        asm volatile("cp.async.bulk.global.shared::cta.bulk_group [%0], [%1], %2;" ::"l"(dst + stored),
-                     "r"(base + out * chunk), "r"(n)
-                     : "memory");
-        asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+        bulk_store(dst + stored, base + out * chunk, n);
+        bulk_commit();
         stored += n;
         out = out + 1 == slots ? 0 : out + 1;
         if (loaded < bytes) {
-            // the chunk before this one has left its slot
-            asm volatile("cp.async.bulk.wait_group.read 1;" ::: "memory");
+            bulk_read<1>(); // the chunk before this one has left its slot
             unsigned m = bytes - loaded < chunk ? static_cast<unsigned>(bytes - loaded) : chunk;
             bulk_load(base + in * chunk, src + loaded, m, words + 8 * in);
             loaded += m;
             in = in + 1 == slots ? 0 : in + 1;
         }
     }
-    asm volatile("cp.async.bulk.wait_group.read 0;" ::: "memory");
+    bulk_read<0>();
 #else
     (void)dst, (void)src, (void)bytes, (void)slot, (void)chunk, (void)slots, (void)done, (void)phases;
 #endif

@@ -240,6 +240,22 @@ template <class Word> inline Word fetch_xor(Word *p, Word v)
 {
     return __atomic_fetch_xor(p, v, __ATOMIC_ACQ_REL);
 }
+template <class Word> inline void add_relaxed(Word *p, Word v)
+{
+    (void)fetch_add(p, v);
+}
+template <class Word> inline void and_relaxed(Word *p, Word v)
+{
+    (void)fetch_and(p, v);
+}
+template <class Word> inline void or_relaxed(Word *p, Word v)
+{
+    (void)fetch_or(p, v);
+}
+template <class Word> inline void xor_relaxed(Word *p, Word v)
+{
+    (void)fetch_xor(p, v);
+}
 template <class Word> inline Word swap(Word *p, Word v)
 {
     return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL);
@@ -266,16 +282,16 @@ inline void nap() {}
 
 /* ---- packets: the flag of a line is stored after its data, and read before ----------------------------- */
 
-inline void line_store(void *p, u64 a, u64 b, bool flag_lane)
+inline void line_store(void *p, bool here, u64 a, u64 b, bool flag_lane)
 {
     u64 *word = static_cast<u64 *>(p);
-    if (word != nullptr) {
+    if (here) {
         store_relaxed(word, a);
         if (!flag_lane)
             store_relaxed(word + 1, b);
     }
     sync(warp_scope{}); // the other lanes' words come before the flag
-    if (word != nullptr && flag_lane)
+    if (here && flag_lane)
         store_release(word + 1, b); // observer: the flag lane of the receiver, in lines_load
 }
 inline void pair_store(void *p, u64 a, u64 b)

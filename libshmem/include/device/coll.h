@@ -67,12 +67,17 @@ template <class Scope> SHMEMX_DEVICE_FN members enter(const Scope &scope, team t
         found.n = 0;
     return found;
 }
+/* Past the SM's cache: another block may have written it. */
+SHMEMX_DEVICE_FN u64 next_epoch(const members &t)
+{
+    return arch::load_relaxed(&t.home->epoch) + 1;
+}
 /* The scope has done epoch e. */
 template <class Scope> SHMEMX_DEVICE_FN bool leave(const Scope &scope, const members &t, u64 e, bool ok)
 {
     arch::sync(scope); // every lane has read the epoch
     if (arch::lane(scope) == 0)
-        t.home->epoch = e;
+        arch::store_relaxed(&t.home->epoch, e);
     return arch::all(scope, ok);
 }
 /* By the block that is last: all others have read the epoch, or they would not be done. */
@@ -81,7 +86,7 @@ SHMEMX_DEVICE_FN bool leave(grid_scope, const members &t, u64 e, bool ok)
     arch::sync(block);
     if (arch::lane(block) == 0 && arch::fetch_add(&t.home->finished, 1u) == arch::blocks() - 1) {
         t.home->finished = 0;
-        t.home->epoch = e;
+        arch::store_relaxed(&t.home->epoch, e);
     }
     return ok;
 }
@@ -157,8 +162,9 @@ template <class T, class Word> struct running {
 
     SHMEMX_DEVICE_FN void first(const Word &w)
     {
+        const Word word = w; // one load: memcpy from where w lies takes it byte by byte
         T part[n];
-        memcpy(static_cast<void *>(part), &w, sizeof w);
+        memcpy(static_cast<void *>(part), &word, sizeof word);
         SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < n; ++i)
             value[i] = static_cast<accumulated<T>>(part[i]);
@@ -188,7 +194,7 @@ SHMEMX_DEVICE_FN void send_to_others(const place<Lines> &me, const members &t, u
 {
     for (int k = 1; k < t.n; ++k) {
         const int j = t.me + k < t.n ? t.me + k : t.me + k - t.n;
-        send_piece(me, here ? slot(t, j, t.me, e) + at : nullptr, v, e);
+        send_piece(me, slot(t, j, t.me, e) + at, here, v, e);
     }
 }
 
@@ -242,16 +248,16 @@ SHMEMX_DEVICE_FN bool join_groups(const Scope &scope, const members &t, u64 e, O
     patience left;
     bool ok = true;
     for (unsigned g = c.mine; g < groups; g += c.warps) {
-        const u64 begin = g * static_cast<u64>(place<Lines>::data);
+        const unsigned begin = g * place<Lines>::data;
         const u64 piece = g * static_cast<u64>(wire_group) + me.piece;
         const bool here = begin + me.first < bytes;
-        arch::vec16 v = read_end(me, src, begin, bytes);
+        arch::vec16 v = read_part(me, src, begin, static_cast<unsigned>(bytes));
         ok = join_pieces<Lines, T>(me, t, op, slots + piece, here, e, left, v);
         if (!ok)
             break;
         if (share)
             send_to_others(me, t, e, back + piece, here, v);
-        write_end(me, dst, begin, bytes, v);
+        write_part(me, dst, begin, static_cast<unsigned>(bytes), v);
     }
     if (!ok && arch::thread_index() % arch::warp_width == 0)
         report(SHMEMX_DEVICE_TIMEOUT, SHMEMX_DEVICE_CALL_REDUCE, -1, slots, 0, e);
@@ -261,16 +267,16 @@ SHMEMX_DEVICE_FN bool join_groups(const Scope &scope, const members &t, u64 e, O
 /* Everybody gets everybody's vector and adds them up itself, in the same order: one trip. The warp that writes
  * a group of dst is the one that has sent that group of src. */
 template <bool Lines, class Scope>
-SHMEMX_DEVICE_CALL void send_to_all(const Scope &scope, const members &t, u64 e, const unsigned char *src,
-                                    u64 bytes)
+SHMEMX_DEVICE_FN void send_to_all(const Scope &scope, const members &t, u64 e, const unsigned char *src,
+                                  u64 bytes)
 {
     const place<Lines> me;
     const crew c = whole_crew(scope);
     const unsigned groups = c.mine < c.warps ? group_count<Lines>(bytes) : 0;
     for (unsigned g = c.mine; g < groups; g += c.warps) {
-        const u64 begin = g * static_cast<u64>(place<Lines>::data);
+        const unsigned begin = g * place<Lines>::data;
         send_to_others(me, t, e, g * static_cast<u64>(wire_group) + me.piece, begin + me.first < bytes,
-                       read_end(me, src, begin, bytes));
+                       read_part(me, src, begin, static_cast<unsigned>(bytes)));
     }
 }
 /* Where member j's share of a vector begins, and how long it is: whole words of 16 bytes, the last has the
@@ -289,18 +295,16 @@ SHMEMX_DEVICE_FN share_of nth_share(u64 bytes, int j, int n)
 /* Member j gets everybody's j-th share, adds them up and gives the result to all: two trips, and 2 (n - 1) / n
  * of the vector sent instead of n - 1. The shares come in the first half of the slots, the results in the
  * second. */
-template <bool Lines, class Scope>
-SHMEMX_DEVICE_CALL void send_shares(const Scope &scope, const members &t, u64 e, const unsigned char *src,
-                                    u64 bytes)
+template <class Scope>
+SHMEMX_DEVICE_CALL void send_shares(Scope scope, members t, u64 e, const unsigned char *src, u64 bytes)
 {
     for_others(scope, t, [&](int j, const crew &c) {
         const share_of s = nth_share(bytes, j, t.n);
-        send_as<Lines>(c, slot(t, j, t.me, e), src + s.begin, s.bytes, e);
+        send_message(c, slot(t, j, t.me, e), src + s.begin, s.bytes, e);
     });
 }
 template <class Scope>
-SHMEMX_DEVICE_CALL bool recv_shares(const Scope &scope, const members &t, u64 e, unsigned char *dst,
-                                    u64 bytes, u64 back)
+SHMEMX_DEVICE_CALL bool recv_shares(Scope scope, members t, u64 e, unsigned char *dst, u64 bytes, u64 back)
 {
     bool ok = true;
     for_others(scope, t, [&](int j, const crew &c) {
@@ -318,7 +322,7 @@ SHMEMX_DEVICE_FN bool reduce_shots(const Scope &scope, const members &t, u64 e, 
 {
     const u64 back = t.slot_bytes / 2 / wire_group * wire_group;
     if (two)
-        send_shares<Lines>(scope, t, e, src, bytes);
+        send_shares(scope, t, e, src, bytes);
     else
         send_to_all<Lines>(scope, t, e, src, bytes);
     const share_of s = two ? nth_share(bytes, t.me, t.n) : share_of{0, bytes};
@@ -401,12 +405,12 @@ template <class Scope>
 SHMEMX_DEVICE_FN bool broadcast_packets(const Scope &scope, const members &t, unsigned char *dst,
                                         const unsigned char *src, u64 bytes, int root)
 {
-    const u64 e = t.home->epoch + 1;
+    const u64 e = next_epoch(t);
     // everybody says that it is here, as in sync: the slots' turns need to hear from all, the data comes from
     // the root
-    const bool first = warp_index(scope) == 0 && warp_count(scope) != 0;
+    const bool first = warp_index(scope) == 0 && t.n > 1;
     if (first)
-        arrive(warp, t, e, order::none);
+        arrive(warp, t, order::none);
     bool ok = true;
     if (root == t.me) {
         keep(scope, dst, src, bytes);
@@ -418,7 +422,7 @@ SHMEMX_DEVICE_FN bool broadcast_packets(const Scope &scope, const members &t, un
             own_slot(t, root, e), bytes, e);
     }
     if (first)
-        ok = await(warp, t, e, SHMEMX_DEVICE_CALL_BROADCAST) && ok;
+        ok = gather(warp, t, SHMEMX_DEVICE_CALL_BROADCAST) && ok;
     return leave(scope, t, e, ok);
 }
 
@@ -427,7 +431,7 @@ template <class Scope>
 SHMEMX_DEVICE_FN bool exchange_packets(const Scope &scope, const members &t, unsigned call,
                                        unsigned char *dst, const unsigned char *src, u64 part, u64 step)
 {
-    const u64 e = t.home->epoch + 1;
+    const u64 e = next_epoch(t);
     const auto mine = static_cast<u64>(t.me);
     bool ok = true;
     for_others(scope, t, [&](int j, const crew &c) {
@@ -447,7 +451,7 @@ template <bool Lines, class T, class Op, class Scope>
 SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const members &t, Op op, void *dst, const void *src,
                                      u64 bytes)
 {
-    const u64 e = t.home->epoch + 1;
+    const u64 e = next_epoch(t);
     const bool ok = reduce_shots<Lines, T>(scope, t, e, op, static_cast<unsigned char *>(dst),
                                            static_cast<const unsigned char *>(src), bytes,
                                            SHMEMX_DEVICE_TWO_SHOTS(bytes, static_cast<u64>(t.n)));

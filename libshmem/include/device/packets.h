@@ -10,8 +10,8 @@
  * same place in a group, so a place of a message belongs to one lane, on both sides, whoever else is there.
  *
  * What a small message costs is instructions: one warp takes some 4 cycles for each, and 400 of them are as
- * long as the way over NVLink. So whole groups are moved without any test of a byte's place, and the message's
- * end is the one that is careful.
+ * long as the way over NVLink. So what is aligned goes by words, with arithmetic of 32 bits, and what is not
+ * by a slow way of its own.
  * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_PACKETS_H
 #define SHMEM_DEVICE_PACKETS_H
@@ -48,7 +48,8 @@ template <bool Lines> struct place {
     }
 };
 
-/* Groups of a message. 32 bits: a division of 64 is a subroutine. */
+/* Groups of a message. Messages have less than 4 GiB: arithmetic of 64 bits takes twice the instructions, and a
+ * division is a subroutine. */
 template <bool Lines> SHMEMX_DEVICE_FN unsigned group_count(u64 bytes)
 {
     return (static_cast<unsigned>(bytes) + place<Lines>::data - 1) / place<Lines>::data;
@@ -90,74 +91,95 @@ template <class Scope> SHMEMX_DEVICE_FN bool has_warp(const Scope &scope, unsign
 /* ---- words of a message -------------------------------------------------------------------------------- */
 
 /* Whatever the alignment; what is beyond the end reads as 0, and is not written. */
-SHMEMX_DEVICE_SLOW u64 read_bytes(const unsigned char *src, u64 offset, u64 bytes)
+SHMEMX_DEVICE_FN u64 read_bytes(const unsigned char *src, unsigned at, unsigned bytes)
 {
     u64 w = 0;
-    for (unsigned i = 0; i < 8 && offset + i < bytes; ++i)
-        w |= static_cast<u64>(arch::load_plain(src + offset + i)) << 8 * i;
+    SHMEMX_DEVICE_ROLLED
+    for (unsigned i = 0; i < 8 && at + i < bytes; ++i)
+        w |= static_cast<u64>(arch::load_plain(src + at + i)) << 8 * i;
     return w;
 }
-SHMEMX_DEVICE_SLOW void write_bytes(unsigned char *dst, u64 offset, u64 bytes, u64 w)
+SHMEMX_DEVICE_FN void write_bytes(unsigned char *dst, unsigned at, unsigned bytes, u64 w)
 {
-    for (unsigned i = 0; i < 8 && offset + i < bytes; ++i)
-        arch::store_plain(dst + offset + i, static_cast<unsigned char>(w >> 8 * i));
+    SHMEMX_DEVICE_ROLLED
+    for (unsigned i = 0; i < 8 && at + i < bytes; ++i)
+        arch::store_plain(dst + at + i, static_cast<unsigned char>(w >> 8 * i));
 }
-SHMEMX_DEVICE_FN bool by_words(const void *p)
-{
-    return reinterpret_cast<u64>(p) % 8 == 0;
-}
-SHMEMX_DEVICE_FN u64 read_word(const unsigned char *src, u64 offset, u64 bytes)
-{
-    if (offset + 8 <= bytes && by_words(src))
-        return arch::load_plain(reinterpret_cast<const u64 *>(src + offset));
-    return offset < bytes ? read_bytes(src, offset, bytes) : 0;
-}
-SHMEMX_DEVICE_FN void write_word(unsigned char *dst, u64 offset, u64 bytes, u64 w)
-{
-    if (offset + 8 <= bytes && by_words(dst))
-        arch::store_plain(reinterpret_cast<u64 *>(dst + offset), w);
-    else if (offset < bytes)
-        write_bytes(dst, offset, bytes, w);
-}
-/* This lane's words of the group at byte `begin` of a message that may end inside it. */
+/* Of a message whose address and size are multiples of 8: this lane's words of the group at byte `begin`. */
 template <bool Lines>
-SHMEMX_DEVICE_FN arch::vec16 read_end(const place<Lines> &me, const unsigned char *src, u64 begin, u64 bytes)
+SHMEMX_DEVICE_FN arch::vec16 read_words(const place<Lines> &me, const unsigned char *src, unsigned begin,
+                                        unsigned bytes)
 {
-    return arch::make_vec16(read_word(src, begin + me.at, bytes),
-                            me.two() ? read_word(src, begin + me.at + 8, bytes) : 0);
+    const unsigned at = begin + me.at;
+    auto *w = reinterpret_cast<const u64 *>(src + at);
+    const u64 x = at < bytes ? arch::load_plain(w) : 0;
+    return arch::make_vec16(x, me.two() && at + 8 < bytes ? arch::load_plain(w + 1) : 0);
 }
 template <bool Lines>
-SHMEMX_DEVICE_FN void write_end(const place<Lines> &me, unsigned char *dst, u64 begin, u64 bytes,
-                                const arch::vec16 &v)
+SHMEMX_DEVICE_FN void write_words(const place<Lines> &me, unsigned char *dst, unsigned begin, unsigned bytes,
+                                  const arch::vec16 &v)
 {
-    write_word(dst, begin + me.at, bytes, v.x);
-    if (me.two())
-        write_word(dst, begin + me.at + 8, bytes, v.y);
-}
-/* The same of a group that lies in the message as a whole, at an aligned address: p = its data + me.at. */
-template <bool Lines> SHMEMX_DEVICE_FN arch::vec16 read_whole(const place<Lines> &me, const unsigned char *p)
-{
-    auto *w = reinterpret_cast<const u64 *>(p);
-    return arch::make_vec16(arch::load_plain(w), me.two() ? arch::load_plain(w + 1) : 0);
-}
-template <bool Lines>
-SHMEMX_DEVICE_FN void write_whole(const place<Lines> &me, unsigned char *p, const arch::vec16 &v)
-{
-    auto *w = reinterpret_cast<u64 *>(p);
-    arch::store_plain(w, v.x);
-    if (me.two())
+    const unsigned at = begin + me.at;
+    auto *w = reinterpret_cast<u64 *>(dst + at);
+    if (at < bytes)
+        arch::store_plain(w, v.x);
+    if (me.two() && at + 8 < bytes)
         arch::store_plain(w + 1, v.y);
+}
+/* How many bytes of a message, from its begin, can be moved by words: all, all whole groups, or none. */
+template <bool Lines> SHMEMX_DEVICE_FN unsigned by_words(const void *p, unsigned bytes)
+{
+    if (reinterpret_cast<u64>(p) % 8 != 0)
+        return 0;
+    return bytes % 8 == 0 ? bytes : bytes / place<Lines>::data * place<Lines>::data;
+}
+/* Any message. */
+template <bool Lines>
+SHMEMX_DEVICE_CALL arch::vec16 read_any(const place<Lines> &me, const unsigned char *src, unsigned begin,
+                                        unsigned bytes)
+{
+    const unsigned at = begin + me.at;
+    const u64 x = read_bytes(src, at, bytes);
+    return arch::make_vec16(x, me.two() ? read_bytes(src, at + 8, bytes) : 0);
+}
+template <bool Lines>
+SHMEMX_DEVICE_CALL void write_any(const place<Lines> &me, unsigned char *dst, unsigned begin, unsigned bytes,
+                                  const arch::vec16 &v)
+{
+    write_bytes(dst, begin + me.at, bytes, v.x);
+    if (me.two())
+        write_bytes(dst, begin + me.at + 8, bytes, v.y);
+}
+
+/* The fast way where the group lies in what can be moved by words. */
+template <bool Lines>
+SHMEMX_DEVICE_FN arch::vec16 read_part(const place<Lines> &me, const unsigned char *src, unsigned begin,
+                                       unsigned bytes)
+{
+    const unsigned fast = by_words<Lines>(src, bytes);
+    return begin < fast ? read_words(me, src, begin, fast) : read_any(me, src, begin, bytes);
+}
+template <bool Lines>
+SHMEMX_DEVICE_FN void write_part(const place<Lines> &me, unsigned char *dst, unsigned begin, unsigned bytes,
+                                 const arch::vec16 &v)
+{
+    const unsigned fast = by_words<Lines>(dst, bytes);
+    if (begin < fast)
+        write_words(me, dst, begin, fast, v);
+    else
+        write_any(me, dst, begin, bytes, v);
 }
 
 /* ---- one group over the wire; the whole warp calls ------------------------------------------------------ */
 
-/* `to`: this lane's piece in the receiver's slot; nullptr = its line is beyond the message's end. */
+/* `to`: this lane's piece in the receiver's slot; `here`: its line is inside the message. */
 template <bool Lines>
-SHMEMX_DEVICE_FN void send_piece(const place<Lines> &me, unsigned char *to, arch::vec16 v, u64 round)
+SHMEMX_DEVICE_FN void send_piece(const place<Lines> &me, unsigned char *to, bool here, arch::vec16 v,
+                                 u64 round)
 {
     if constexpr (Lines) {
-        arch::line_store(to, v.x, me.flag ? round : v.y, me.flag);
-    } else if (to != nullptr) {
+        arch::line_store(to, here, v.x, me.flag ? round : v.y, me.flag);
+    } else if (here) {
         const u64 tag = round << 32;
         arch::pair_store(to, (v.x & 0xffffffffu) | tag, (v.x >> 32) | tag);
     }
@@ -190,121 +212,177 @@ SHMEMX_DEVICE_FN bool await_pieces(const place<Lines> &me, arch::vec16 (&v)[N],
 
 /* ---- messages ------------------------------------------------------------------------------------------ */
 
-/* N whole groups, `step` apart in the message; src and slot are where this lane's words are. */
-template <unsigned N, bool Lines>
-SHMEMX_DEVICE_FN void send_groups(const place<Lines> &me, unsigned char *slot, const unsigned char *src,
-                                  unsigned step, u64 round)
+/* Groups `from`, .. of a message that this warp has to do, one after the other, whatever the message: what is left by
+ * the fast ways below. Out of line, and with few registers: a call in the way of a loop costs it those that the callee
+ * may use. */
+template <bool Lines>
+SHMEMX_DEVICE_CALL void send_slowly(crew c, unsigned char *slot, const unsigned char *src, unsigned from,
+                                    unsigned bytes, u64 round)
 {
-    arch::vec16 v[N];
-    SHMEMX_DEVICE_UNROLL // all loads are in flight before the first store
-        for (unsigned i = 0; i < N; ++i) v[i] =
-            read_whole(me, src + i * step * static_cast<u64>(place<Lines>::data));
-    SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; i < N; ++i)
-        send_piece(me, slot + i * step * static_cast<u64>(wire_group), v[i], round);
-}
-template <unsigned N, bool Lines>
-SHMEMX_DEVICE_FN bool recv_groups(const place<Lines> &me, unsigned char *dst, const unsigned char *slot,
-                                  unsigned step, u64 round, patience &left)
-{
-    arch::vec16 v[N];
-    const unsigned char *from[N];
-    bool wanted[N];
-    SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; i < N; ++i) {
-        from[i] = slot + i * step * static_cast<u64>(wire_group);
-        wanted[i] = true;
+    const place<Lines> me;
+    const unsigned groups = group_count<Lines>(bytes);
+    SHMEMX_DEVICE_ROLLED
+    for (unsigned g = c.mine; g < groups; g += c.warps) {
+        const unsigned begin = g * me.data;
+        if (g >= from)
+            send_piece(me, slot + g * static_cast<u64>(wire_group) + me.piece, begin + me.first < bytes,
+                       read_any(me, src, begin, bytes), round);
     }
+}
+template <bool Lines>
+SHMEMX_DEVICE_CALL bool recv_slowly(crew c, unsigned char *dst, const unsigned char *slot, unsigned from,
+                                    unsigned bytes, u64 round)
+{
+    const place<Lines> me;
+    const unsigned groups = group_count<Lines>(bytes);
+    patience left;
+    bool ok = true;
+    SHMEMX_DEVICE_ROLLED
+    for (unsigned g = c.mine; ok && g < groups; g += c.warps) {
+        if (g < from)
+            continue;
+        const unsigned begin = g * me.data;
+        const unsigned char *const piece[1] = {slot + g * static_cast<u64>(wire_group) + me.piece};
+        const bool wanted[1] = {begin + me.first < bytes};
+        arch::vec16 v[1] = {};
+        ok = await_pieces(me, v, piece, wanted, round, left);
+        if (ok)
+            write_any(me, dst, begin, bytes, v[0]);
+    }
+    return ok;
+}
+
+/* One group of a message that can be moved by words, which may end in it. slot and src are the message's. */
+SHMEMX_DEVICE_FN void send_group(const place<true> &me, unsigned char *slot, const unsigned char *src,
+                                 unsigned g, unsigned bytes, u64 round)
+{
+    const unsigned begin = g * me.data;
+    send_piece(me, slot + g * static_cast<u64>(wire_group) + me.piece, begin + me.first < bytes,
+               read_words(me, src, begin, bytes), round);
+}
+SHMEMX_DEVICE_FN bool recv_group(const place<true> &me, unsigned char *dst, const unsigned char *slot,
+                                 unsigned g, unsigned bytes, u64 round, patience &left)
+{
+    const unsigned begin = g * me.data;
+    const unsigned char *const from[1] = {slot + g * static_cast<u64>(wire_group) + me.piece};
+    const bool wanted[1] = {begin + me.first < bytes};
+    arch::vec16 v[1] = {};
     const bool ok = await_pieces(me, v, from, wanted, round, left);
+    if (ok)
+        write_words(me, dst, begin, bytes, v[0]);
+    return ok;
+}
+/* Four groups, `step` apart, that lie whole in the message; slot and src are where this lane's words of the first are.
+ * No test of any place: long messages are as fast as their instructions are few. */
+SHMEMX_DEVICE_FN void send_four(const place<true> &me, unsigned char *slot, const unsigned char *src,
+                                unsigned step, u64 round)
+{
+    arch::vec16 v[4];
+    SHMEMX_DEVICE_UNROLL // all loads are in flight before the first store
+        for (unsigned i = 0; i < 4; ++i)
+    {
+        auto *w = reinterpret_cast<const u64 *>(src + i * static_cast<u64>(step * me.data));
+        v[i] = arch::make_vec16(arch::load_plain(w), me.two() ? arch::load_plain(w + 1) : 0);
+    }
     SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; ok && i < N; ++i)
-        write_whole(me, dst + i * step * static_cast<u64>(place<Lines>::data), v[i]);
+    for (unsigned i = 0; i < 4; ++i)
+        send_piece(me, slot + i * static_cast<u64>(step * wire_group), true, v[i], round);
+}
+SHMEMX_DEVICE_FN bool recv_four(const place<true> &me, unsigned char *dst, const unsigned char *slot,
+                                unsigned step, u64 round, patience &left)
+{
+    arch::vec16 v[4];
+    const unsigned char *from[4];
+    const bool wanted[4] = {true, true, true, true};
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; i < 4; ++i)
+        from[i] = slot + i * static_cast<u64>(step * wire_group);
+    if (!await_pieces(me, v, from, wanted, round, left))
+        return false;
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; i < 4; ++i) {
+        auto *w = reinterpret_cast<u64 *>(dst + i * static_cast<u64>(step * me.data));
+        arch::store_plain(w, v[i].x);
+        if (me.two())
+            arch::store_plain(w + 1, v[i].y);
+    }
+    return true;
+}
+/* All groups of such a message that this warp has to do. */
+SHMEMX_DEVICE_FN void send_groups(const crew &c, unsigned char *slot, const unsigned char *src,
+                                  unsigned bytes, u64 round)
+{
+    const place<true> me;
+    unsigned g = c.mine;
+    for (const unsigned whole = bytes / me.data; g + 3 * c.warps < whole; g += 4 * c.warps)
+        send_four(me, slot + g * static_cast<u64>(wire_group) + me.piece,
+                  src + g * static_cast<u64>(me.data) + me.at, c.warps, round);
+    SHMEMX_DEVICE_ROLLED
+    for (; g * me.data < bytes; g += c.warps)
+        send_group(me, slot, src, g, bytes, round);
+}
+SHMEMX_DEVICE_FN bool recv_groups(const crew &c, unsigned char *dst, const unsigned char *slot,
+                                  unsigned bytes, u64 round)
+{
+    const place<true> me;
+    unsigned g = c.mine;
+    bool ok = true;
+    patience left;
+    for (const unsigned whole = bytes / me.data; ok && g + 3 * c.warps < whole; g += 4 * c.warps)
+        ok = recv_four(me, dst + g * static_cast<u64>(me.data) + me.at,
+                       slot + g * static_cast<u64>(wire_group) + me.piece, c.warps, round, left);
+    SHMEMX_DEVICE_ROLLED
+    for (; ok && g * me.data < bytes; g += c.warps)
+        ok = recv_group(me, dst, slot, g, bytes, round, left);
     return ok;
 }
 
 /* Sends a message to a slot (a peer's address). Lanes of a partial warp do nothing. Neighbouring warps take
  * neighbouring groups, so that a short message uses many. */
-template <bool Lines>
-SHMEMX_DEVICE_FN void send_as(const crew &c, unsigned char *slot, const unsigned char *src, u64 bytes,
-                              u64 round)
-{
-    constexpr unsigned data = place<Lines>::data;
-    const place<Lines> me;
-    const unsigned groups = group_count<Lines>(bytes), w = c.warps;
-    const unsigned whole = by_words(src) ? static_cast<unsigned>(bytes) / data : 0;
-    unsigned g = c.mine < w ? c.mine : groups;
-    unsigned char *to = slot + g * static_cast<u64>(wire_group) + me.piece;
-    const unsigned char *from = src + g * static_cast<u64>(data) + me.at;
-    for (; g + 3 * w < whole; g += 4 * w, to += 4ull * w * wire_group, from += 4ull * w * data)
-        send_groups<4>(me, to, from, w, round);
-    for (; g < whole; g += w, to += static_cast<u64>(w) * wire_group, from += static_cast<u64>(w) * data)
-        send_groups<1>(me, to, from, w, round);
-    for (; g < groups; g += w, to += static_cast<u64>(w) * wire_group) {
-        const u64 begin = g * static_cast<u64>(data);
-        send_piece(me, begin + me.first < bytes ? to : nullptr, read_end(me, src, begin, bytes), round);
-    }
-}
-/* Waits for a message in this PE's slot and writes it to dst. */
-template <bool Lines>
-SHMEMX_DEVICE_FN bool recv_as(const crew &c, unsigned char *dst, const unsigned char *slot, u64 bytes,
-                              u64 round)
-{
-    constexpr unsigned data = place<Lines>::data;
-    const place<Lines> me;
-    const unsigned groups = group_count<Lines>(bytes), w = c.warps;
-    const unsigned whole = by_words(dst) ? static_cast<unsigned>(bytes) / data : 0;
-    unsigned g = c.mine < w ? c.mine : groups;
-    const unsigned char *from = slot + g * static_cast<u64>(wire_group) + me.piece;
-    unsigned char *to = dst + g * static_cast<u64>(data) + me.at;
-    patience left;
-    bool ok = true;
-    for (; ok && g + 3 * w < whole; g += 4 * w, from += 4ull * w * wire_group, to += 4ull * w * data)
-        ok = recv_groups<4>(me, to, from, w, round, left);
-    for (; ok && g < whole;
-         g += w, from += static_cast<u64>(w) * wire_group, to += static_cast<u64>(w) * data)
-        ok = recv_groups<1>(me, to, from, w, round, left);
-    for (; ok && g < groups; g += w, from += static_cast<u64>(w) * wire_group) {
-        const u64 begin = g * static_cast<u64>(data);
-        const unsigned char *const piece[1] = {from};
-        const bool wanted[1] = {begin + me.first < bytes};
-        arch::vec16 v[1] = {};
-        ok = await_pieces(me, v, piece, wanted, round, left);
-        if (ok)
-            write_end(me, dst, begin, bytes, v[0]);
-    }
-    return ok;
-}
-
-/* Machines without whole lines take the calls out of line: they are slower by more than a call. */
-SHMEMX_DEVICE_SLOW void send_pairs(crew c, unsigned char *slot, const unsigned char *src, u64 bytes,
-                                   u64 round)
-{
-    send_as<false>(c, slot, src, bytes, round);
-}
-SHMEMX_DEVICE_SLOW bool recv_pairs(crew c, unsigned char *dst, const unsigned char *slot, u64 bytes,
-                                   u64 round)
-{
-    return recv_as<false>(c, dst, slot, bytes, round);
-}
-
-SHMEMX_DEVICE_FN void send_message(const crew &c, void *slot, const void *src, u64 bytes, u64 round)
+SHMEMX_DEVICE_FN void send_message(const crew &c, void *slot, const void *src, u64 nbytes, u64 round)
 {
     auto *to = static_cast<unsigned char *>(slot);
     auto *from = static_cast<const unsigned char *>(src);
-    if (lines_here())
-        send_as<true>(c, to, from, bytes, round);
-    else
-        send_pairs(c, to, from, bytes, round);
+    const auto bytes = static_cast<unsigned>(nbytes);
+    if (c.mine >= c.warps)
+        return;
+    if (!lines_here()) {
+        send_slowly<false>(c, to, from, 0, bytes, round);
+        return;
+    }
+    // a message of a group for each warp, or less, has a way of its own: it should not fetch the code of the long
+    const unsigned fast = by_words<true>(from, bytes);
+    if (fast > c.warps * place<true>::data)
+        send_groups(c, to, from, fast, round);
+    else if (c.mine * place<true>::data < fast)
+        send_group(place<true>(), to, from, c.mine, fast, round);
+    if (fast != bytes)
+        send_slowly<true>(c, to, from, fast / place<true>::data, bytes, round);
 }
-/* False, reported, after a timeout; who() is the PE that should have sent, -1 = nobody knows. */
+/* Waits for a message in this PE's slot and writes it to dst. False, reported, after a timeout; who() is the PE that
+ * should have sent, -1 = nobody knows. */
 template <class Who>
 SHMEMX_DEVICE_FN bool recv_message(const crew &c, unsigned call, Who who, void *dst, const void *slot,
-                                   u64 bytes, u64 round)
+                                   u64 nbytes, u64 round)
 {
     auto *to = static_cast<unsigned char *>(dst);
     auto *from = static_cast<const unsigned char *>(slot);
-    const bool ok =
-        lines_here() ? recv_as<true>(c, to, from, bytes, round) : recv_pairs(c, to, from, bytes, round);
+    const auto bytes = static_cast<unsigned>(nbytes);
+    bool ok = true;
+    if (c.mine >= c.warps)
+        return true;
+    if (!lines_here()) {
+        ok = recv_slowly<false>(c, to, from, 0, bytes, round);
+    } else {
+        const unsigned fast = by_words<true>(to, bytes);
+        patience left;
+        if (fast > c.warps * place<true>::data)
+            ok = recv_groups(c, to, from, fast, round);
+        else if (c.mine * place<true>::data < fast)
+            ok = recv_group(place<true>(), to, from, c.mine, fast, round, left);
+        if (ok && fast != bytes)
+            ok = recv_slowly<true>(c, to, from, fast / place<true>::data, bytes, round);
+    }
     if (!ok && arch::thread_index() % arch::warp_width == 0)
         report(SHMEMX_DEVICE_TIMEOUT, call, who(), slot, 0, round);
     return ok;

@@ -54,8 +54,8 @@ template <class T> SHMEMX_DEVICE_FN T *at(T *p, int pe)
 {
     const shmemx_device_state &s = arch::state();
     const u64 a = reinterpret_cast<u64>(p);
-    if (const u64 bases = arch::opaque(s.bases))
-        return reinterpret_cast<T *>(reinterpret_cast<const u64 *>(bases)[pe] + (a - s.copy));
+    if (s.bases != 0)
+        return reinterpret_cast<T *>(reinterpret_cast<const u64 *>(s.bases)[pe] + (a - s.copy));
     return reinterpret_cast<T *>(a + static_cast<u64>(static_cast<long long>(pe - s.me)) * s.stride);
 }
 template <class Scope>
@@ -196,6 +196,33 @@ SHMEMX_DEVICE_FN void copy_lanes(unsigned lane, unsigned width, void *to, const 
         copy_as<From, arch::vec16>(lane, width, dst, src, bytes);
     else
         copy_skewed<From>(lane, width, dst, src, bytes);
+}
+
+/* At most 16 bytes by one thread: a word or a few, all loaded before the first is stored, where the addresses allow. */
+template <class Word>
+SHMEMX_DEVICE_FN void copy_few_as(unsigned char *dst, const unsigned char *src, unsigned n)
+{
+    constexpr unsigned most = 16 / sizeof(Word);
+    Word w[most];
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; i < most; ++i)
+        w[i] = i < n ? arch::load_plain(reinterpret_cast<const Word *>(src) + i) : Word();
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; i < most; ++i)
+        if (i < n)
+            arch::store_plain(reinterpret_cast<Word *>(dst) + i, w[i]);
+}
+SHMEMX_DEVICE_FN void copy_few(void *to, const void *from, u64 bytes)
+{
+    auto *dst = static_cast<unsigned char *>(to);
+    auto *src = static_cast<const unsigned char *>(from);
+    const u64 all = reinterpret_cast<u64>(dst) | reinterpret_cast<u64>(src) | bytes;
+    if (all % 8 == 0)
+        copy_few_as<u64>(dst, src, static_cast<unsigned>(bytes) / 8);
+    else if (all % 4 == 0)
+        copy_few_as<u32>(dst, src, static_cast<unsigned>(bytes) / 4);
+    else
+        copy_few_as<u8>(dst, src, static_cast<unsigned>(bytes));
 }
 
 /* No barrier before or after. */

@@ -25,22 +25,24 @@ enum {
 #define SHMEMX_DEVICE_TWO_SHOTS(bytes, n)                                                                    \
     ((bytes) * ((n) - 1) * ((n) - 2) > 400000ull * (n) && (bytes) >= 16ull * (n))
 
-/* One team of this PE; the array lies in memory that kernels can read and write. */
+/* One team of this PE; the array lies in memory that kernels can read and write. Offsets are into each PE's
+ * copy of the heap; what lies there is 0 at first. */
 struct shmemx_device_team {
-    int me, n;                /* this PE's number in it and members; n = 0: no such team, or not a member */
-    int start, stride;        /* world number of member i is start + i * stride, when table is 0 */
-    unsigned long long table; /* 0, or the address of int[n], world numbers, readable by kernels */
-    unsigned long long
-        sync; /* offset in each PE's copy of n words of 8 bytes, 0 at first; word j is written by j */
-    unsigned long long packets; /* offset in each PE's copy of 2 * n slots, 128-byte aligned, 0 at first */
-    unsigned long long
-        slot_bytes;           /* bytes of one slot, a multiple of 128; 0: no packets, no small-message path */
-    unsigned long long epoch; /* collectives done in kernels so far; only kernels write it */
+    int me, n;         /* this PE's number in it and members; n = 0: no such team, or not a member */
+    int start, stride; /* world number of member i is start + i * stride, when table is 0 */
+    /* 0, or the address of int[n], world numbers, readable by kernels. */
+    unsigned long long table;
+    /* Offset of n words of 8 bytes; word j counts the arrivals of member j. */
+    unsigned long long sync;
+    /* Offset of 2 * n slots, 128-byte aligned; bytes of one, a multiple of 128, 0: no packets for this team. */
+    unsigned long long packets, slot_bytes;
+    unsigned long long epoch; /* collectives done as packets so far; only kernels write it */
     unsigned finished;        /* blocks of a launch that have done their part of a collective; 0 between */
     unsigned gate;            /* 1: block 0 of a launch has met the other members; 0 between */
-    unsigned long long
-        bases; /* 0, or the address of u64[n], where the members' copies are mapped: for members that
-                                 lie at no regular distance (table, or the state's bases) */
+    /* 0, or the address of u64[n], where the members' copies are mapped: for members that lie at no regular
+     * distance (table, or the state's bases). */
+    unsigned long long bases;
+    unsigned long long meetings; /* arrivals that this PE has made, and seen of all others */
 };
 
 /* The kernel's view. PE p's copy of my address a is a + (p - me) * stride; or, where the driver chose the
@@ -50,20 +52,18 @@ struct shmemx_device_state {
     unsigned version; /* SHMEMX_DEVICE_STATE_VERSION; 0: the module was never given its state */
     int me, npes;
     unsigned flags;
-    unsigned long long heap;   /* where PE 0's copy is mapped in this process */
-    unsigned long long stride; /* bytes from one PE's copy to the next one's */
-    unsigned long long bytes;  /* of one copy */
-    unsigned long long
-        mailbox; /* struct shmemx_device_error in pinned host memory; 0 = none, errors are lost */
+    unsigned long long heap;       /* where PE 0's copy is mapped in this process */
+    unsigned long long stride;     /* bytes from one PE's copy to the next one's */
+    unsigned long long bytes;      /* of one copy */
+    unsigned long long mailbox;    /* struct shmemx_device_error in pinned host memory; 0 = errors are lost */
     unsigned long long timeout_ns; /* deadline of each wait; 0 = none */
     unsigned long long internal;   /* offset in each copy of the library's own area */
     unsigned long long teams;      /* struct shmemx_device_team[nteams]: 0 = world, 1 = shared */
     unsigned nteams, reserved;
-    unsigned long long copy;       /* where this PE's own copy is mapped */
-    unsigned long long bases;      /* 0, or the address of u64[npes], readable by kernels */
-    unsigned long long world_sync; /* as teams[0].sync, .packets, .slot_bytes */
-    unsigned long long world_packets;
-    unsigned long long world_slot_bytes;
+    unsigned long long copy;  /* where this PE's own copy is mapped */
+    unsigned long long bases; /* 0, or the address of u64[npes], readable by kernels */
+    /* As teams[0].sync, .packets, .slot_bytes. */
+    unsigned long long world_sync, world_packets, world_slot_bytes;
 };
 
 /* The calls that an error can name: X(NAME, "name"). */

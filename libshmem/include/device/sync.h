@@ -33,16 +33,28 @@ class patience
     /* Once after each poll that failed: true when the deadline has passed. */
     SHMEMX_DEVICE_FN bool over()
     {
+        return tired() && expired();
+    }
+    /* By a warp whose lanes poll in step: the same answer in all of them. */
+    SHMEMX_DEVICE_FN bool over_in_step()
+    {
+        return tired() && !arch::all(warp, !expired());
+    }
+
+  private:
+    SHMEMX_DEVICE_FN bool tired()
+    {
         arch::relax();
-        if (--left_ != 0)
-            return false;
+        return --left_ == 0;
+    }
+    SHMEMX_DEVICE_FN bool expired()
+    {
         const bool nap = ++turns_ > 128;
         left_ = nap ? 1 : 64;
         start_ = look_at_clock(start_, nap);
         return start_ == too_late;
     }
 
-  private:
     u64 start_ = 0;
     unsigned left_ = 64, turns_ = 0;
 };
@@ -97,7 +109,7 @@ struct members {
     u64 first, step; /* member j's copy of the heap is at first + j * step, */
     u64 bases;       /* or, if this is not 0, where the j-th u64 here says */
     u64 sync, packets, slot_bytes;
-    shmemx_device_team *home; /* where its epoch is */
+    shmemx_device_team *home; /* where its counts are */
 };
 
 /* The world number of a member, for those who have time: reports and translations. */
@@ -152,42 +164,49 @@ template <class Scope> SHMEMX_DEVICE_FN members find(Scope scope, team t, unsign
 
 enum class order { none, publish };
 
-/* The lanes of the scope tell every other member that this PE has reached epoch e. */
-template <class Scope> SHMEMX_DEVICE_FN void arrive(Scope scope, const members &t, u64 e, order how)
+/* The lanes of the scope tell every other member that this PE has arrived once more. The words count, so that
+ * nobody has to know the count before the news are on their way. */
+template <class Scope> SHMEMX_DEVICE_FN void arrive(Scope scope, const members &t, order how)
 {
+    SHMEMX_DEVICE_ROLLED
     for (int j = static_cast<int>(arch::lane(scope)); j < t.n; j += static_cast<int>(arch::width(scope))) {
         if (j == t.me)
             continue;
-        u64 *flag = area<u64>(t, j, t.sync) + t.me;
+        u64 *word = area<u64>(t, j, t.sync) + t.me;
         if (how == order::publish)
-            arch::store_release(
-                flag, e); // observers: this PE's scope (by the barrier before) and member j in await
+            arch::add_release(word,
+                              1); // observers: this PE's scope (by the barrier before), member j in gather
         else
-            arch::store_relaxed(flag, e); // nothing to publish: the word is all there is to know
+            arch::add_relaxed(word,
+                              static_cast<u64>(1)); // nothing to publish: the count is all there is to know
     }
 }
-/* Waits until every other member has reached it; per lane. */
-template <class Scope> SHMEMX_DEVICE_FN bool await(Scope scope, const members &t, u64 e, unsigned call)
+/* Waits until every other member has arrived as often as this one. */
+template <class Scope> SHMEMX_DEVICE_FN bool gather(Scope scope, const members &t, unsigned call)
 {
+    const u64 count = arch::load_relaxed(&t.home->meetings) + 1; // while the arrivals are on their way
     bool ok = true;
+    SHMEMX_DEVICE_ROLLED
     for (int j = static_cast<int>(arch::lane(scope)); j < t.n; j += static_cast<int>(arch::width(scope)))
         if (j != t.me)
-            ok = wait_for(call, own_area<u64>(t.sync) + j, ge, e, [&] { return world_pe(t, j); }) && ok;
+            ok = wait_for(call, own_area<u64>(t.sync) + j, ge, count, [&] { return world_pe(t, j); }) && ok;
+    ok = arch::all(scope, ok); // every lane has read the count
+    if (arch::lane(scope) == 0)
+        arch::store_relaxed(&t.home->meetings, count);
+    arch::sync(scope);
     return ok;
 }
-/* One epoch without data. With order::publish all puts of this scope are complete, everywhere, on return. */
+/* All members meet, without data. With order::publish all puts of this scope are complete, everywhere, on
+ * return. */
 template <class Scope> SHMEMX_DEVICE_FN bool meet(Scope scope, const members &t, unsigned call, order how)
 {
-    const u64 e = t.home->epoch + 1;
     if (how == order::publish)
         settle(scope);
-    arch::sync(scope); // all lanes are here, their stores visible to those that tell; all have read the epoch
-    if (t.n > 1)
-        arrive(scope, t, e, how);
-    bool ok = t.n == 1 || await(scope, t, e, call);
-    if (arch::lane(scope) == 0)
-        t.home->epoch = e;
-    return arch::all(scope, ok);
+    arch::sync(scope); // all lanes are here, their stores visible to those that tell
+    if (t.n == 1)
+        return true;
+    arrive(scope, t, how);
+    return gather(scope, t, call);
 }
 
 } // namespace detail
@@ -272,7 +291,7 @@ template <class S> SHMEMX_DEVICE_FN void signal_op(S *sig, u64 value, signal_kin
     if (op == signal_set)
         arch::store_relaxed(word, value);
     else
-        (void)arch::fetch_add(word, value);
+        arch::add_relaxed(word, value);
 }
 
 template <class Scope, class S>
@@ -297,7 +316,7 @@ SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, s
     const bool leader = arch::lane(scope) == 0;
     if (bytes <= 16) { // one thread alone: the barrier between the data and the signal falls away
         if (leader)
-            detail::copy<detail::from_here>(thread, detail::at(dst, pe), src, bytes);
+            detail::copy_few(detail::at(dst, pe), src, bytes);
     } else {
         detail::copy<detail::from_here>(scope, detail::at(dst, pe), src, bytes);
         detail::settle(scope);

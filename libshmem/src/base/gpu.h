@@ -22,8 +22,20 @@ bool shmemi_gpu_is_open(void);
 /* "device 0, NVIDIA H100 80GB, driver 13.0" */
 const char *shmemi_gpu_name(void);
 int shmemi_gpu_device(void);
+/* Which device it is, on any process's list of devices. */
+enum { SHMEMI_GPU_UUID_BYTES = 16 };
+void shmemi_gpu_uuid(unsigned char uuid[SHMEMI_GPU_UUID_BYTES]);
+/* How this process's device reaches that one: the same, or by NVLink; by something else; or not on this process's list
+ * (CUDA_VISIBLE_DEVICES), so nobody can say. */
+enum { SHMEMI_GPU_LINKED, SHMEMI_GPU_UNLINKED, SHMEMI_GPU_UNSEEN };
+int shmemi_gpu_link(const unsigned char uuid[SHMEMI_GPU_UUID_BYTES]);
+/* Compute capability, 90 for 9.0. */
+int shmemi_gpu_capability(void);
 size_t shmemi_gpu_total_bytes(void);
 
+/* Memory that processes share, first way: virtual, chunk by chunk at chosen addresses. NULL where this device offers it,
+ * else what it lacks. */
+const char *shmemi_gpu_lacks_chunks(void);
 /* Address space without memory, aligned to the granularity. */
 int shmemi_gpu_reserve(const char *call, size_t bytes, char **base);
 void shmemi_gpu_unreserve(char *base, size_t bytes);
@@ -36,14 +48,28 @@ int shmemi_gpu_chunk_import(const char *call, int fd, int pe, shmemi_chunk_t *ch
 int shmemi_gpu_chunk_map(const char *call, char *at, size_t bytes, shmemi_chunk_t chunk);
 /* Waits for the device first: nothing may still use the range. */
 void shmemi_gpu_chunk_unmap(char *at, size_t bytes, shmemi_chunk_t chunk);
+/* One that was not mapped. */
+void shmemi_gpu_chunk_release(shmemi_chunk_t chunk);
+
+/* Second way, for devices without the first: one allocation where the driver puts it, and a handle by which other
+ * processes, never this one, open it. */
+struct shmemi_gpu_handle {
+    char bytes[64];
+};
+int shmemi_gpu_shared_alloc(const char *call, size_t bytes, char **base, struct shmemi_gpu_handle *handle);
+/* Nothing may still use it, nor have it open in another process. */
+void shmemi_gpu_shared_free(char *base);
+int shmemi_gpu_shared_open(const char *call, const struct shmemi_gpu_handle *handle, int pe, char **base);
+/* Waits for the device first. */
+void shmemi_gpu_shared_close(char *base);
 
 /* Is it memory that the CPU must not touch? false for host memory and before open. */
 bool shmemi_gpu_owns(const void *p);
 /* Any of host and device memory on either side, in the order of the stream. */
 int shmemi_gpu_copy(const char *call, void *dest, const void *source, size_t n, shmemi_stream_t stream);
 /* `rows` rows of `width` bytes, dpitch and spitch bytes apart. */
-int shmemi_gpu_copy_rows(const char *call, void *dest, size_t dpitch, const void *source, size_t spitch, size_t width,
-                         size_t rows, shmemi_stream_t stream);
+int shmemi_gpu_copy_rows(const char *call, void *dest, size_t dpitch, const void *source, size_t spitch,
+                         size_t width, size_t rows, shmemi_stream_t stream);
 int shmemi_gpu_fill(const char *call, void *dest, int byte, size_t n, shmemi_stream_t stream);
 int shmemi_gpu_sync(const char *call, shmemi_stream_t stream);
 /* What comes later in `stream` waits for what `other` holds now. */
@@ -58,11 +84,16 @@ int shmemi_gpu_load(const char *call, const char *ptx, void **module);
 void shmemi_gpu_unload(void *module);
 int shmemi_gpu_function(const char *call, void *module, const char *name, void **function);
 int shmemi_gpu_global(const char *call, void *module, const char *name, char **address, size_t *bytes);
+/* More than 48 KiB of dynamic shared memory need this first. */
+int shmemi_gpu_allow_shared(const char *call, void *function, unsigned bytes);
 int shmemi_gpu_launch(const char *call, void *function, unsigned blocks, unsigned threads,
                       unsigned shared_bytes, void **arguments, shmemi_stream_t stream);
 
 /* Pinned host memory that the device can read and write at the same address. */
 int shmemi_gpu_host_alloc(const char *call, size_t bytes, void **p);
 void shmemi_gpu_host_free(void *p);
+/* The same for memory that exists: 1 = pinned now, 0 = needs nothing (pinned already, or this device's memory). */
+int shmemi_gpu_host_register(const char *call, void *p, size_t bytes);
+void shmemi_gpu_host_unregister(void *p);
 
 #endif

@@ -1,5 +1,4 @@
-/* The GPU layer over the CUDA driver API. libcuda.so.1 is opened when first asked for; its types are declared here after
- * the public documentation of the driver's ABI, so that building needs no CUDA toolkit. */
+/* The GPU layer over the CUDA driver API. libcuda.so.1 is opened when first asked for. */
 #define _GNU_SOURCE
 #include "gpu.h"
 
@@ -10,103 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-typedef int CUresult;
-typedef int CUdevice;
-typedef struct CUctx_st *CUcontext;
-typedef struct CUstream_st *CUstream;
-typedef unsigned long long CUdeviceptr;
-typedef struct {
-    int type, id;
-} CUmemLocation;
-typedef struct {
-    int type, handle_types;
-    CUmemLocation location;
-    void *win32;
-    struct {
-        unsigned char compression, rdma;
-        unsigned short usage;
-        unsigned char reserved[4];
-    } flags;
-} CUmemAllocationProp;
-typedef struct {
-    CUmemLocation location;
-    int flags;
-} CUmemAccessDesc;
-
-typedef struct { /* CUDA_MEMCPY2D */
-    struct {
-        size_t x, y;
-        int type;
-        const void *host;
-        CUdeviceptr device;
-        void *array;
-        size_t pitch;
-    } source, dest;
-    size_t width, height;
-} CUmemcpy2D;
-
-enum {
-    MEMORY_PINNED = 1,
-    HANDLE_FD = 1,
-    LOCATION_DEVICE = 1,
-    ACCESS_READ_WRITE = 3,
-    GRANULARITY_RECOMMENDED = 1,
-    STREAM_NON_BLOCKING = 1,
-    POINTER_MEMORY_TYPE = 2, /* CU_POINTER_ATTRIBUTE_MEMORY_TYPE */
-    MEMORY_TYPE_DEVICE = 2,
-    MEMORY_TYPE_UNIFIED = 4,
-    EVENT_DISABLE_TIMING = 2,
-    HOST_PORTABLE_MAPPED = 1 | 2,
-    ATTRIBUTE_VMM = 102,      /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
-    ATTRIBUTE_POSIX_FD = 103, /* ..HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED */
-};
-
-/* X(member, exported name, parameters) */
-#define DRIVER(X)                                                                                            \
-    X(init, cuInit, (unsigned))                                                                              \
-    X(driver_version, cuDriverGetVersion, (int *))                                                           \
-    X(error_string, cuGetErrorString, (CUresult, const char **))                                             \
-    X(device_count, cuDeviceGetCount, (int *))                                                               \
-    X(device_get, cuDeviceGet, (CUdevice *, int))                                                            \
-    X(device_name, cuDeviceGetName, (char *, int, CUdevice))                                                 \
-    X(device_memory, cuDeviceTotalMem_v2, (size_t *, CUdevice))                                              \
-    X(device_attribute, cuDeviceGetAttribute, (int *, int, CUdevice))                                        \
-    X(primary_retain, cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                     \
-    X(primary_release, cuDevicePrimaryCtxRelease_v2, (CUdevice))                                             \
-    X(context_current, cuCtxGetCurrent, (CUcontext *))                                                       \
-    X(context_set, cuCtxSetCurrent, (CUcontext))                                                             \
-    X(context_device, cuCtxGetDevice, (CUdevice *))                                                          \
-    X(context_sync, cuCtxSynchronize, (void))                                                                \
-    X(reserve, cuMemAddressReserve, (CUdeviceptr *, size_t, size_t, CUdeviceptr, unsigned long long))        \
-    X(unreserve, cuMemAddressFree, (CUdeviceptr, size_t))                                                    \
-    X(granularity, cuMemGetAllocationGranularity, (size_t *, const CUmemAllocationProp *, int))              \
-    X(create, cuMemCreate, (unsigned long long *, size_t, const CUmemAllocationProp *, unsigned long long))  \
-    X(release, cuMemRelease, (unsigned long long))                                                           \
-    X(export_handle, cuMemExportToShareableHandle, (void *, unsigned long long, int, unsigned long long))    \
-    X(import_handle, cuMemImportFromShareableHandle, (unsigned long long *, void *, int))                    \
-    X(map, cuMemMap, (CUdeviceptr, size_t, size_t, unsigned long long, unsigned long long))                  \
-    X(unmap, cuMemUnmap, (CUdeviceptr, size_t))                                                              \
-    X(set_access, cuMemSetAccess, (CUdeviceptr, size_t, const CUmemAccessDesc *, size_t))                    \
-    X(pointer_attribute, cuPointerGetAttribute, (void *, int, CUdeviceptr))                                  \
-    X(copy, cuMemcpyAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                                     \
-    X(copy_rows, cuMemcpy2DAsync_v2, (const CUmemcpy2D *, CUstream))                                         \
-    X(fill, cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                                 \
-    X(stream_create, cuStreamCreate, (CUstream *, unsigned))                                                 \
-    X(stream_destroy, cuStreamDestroy_v2, (CUstream))                                                        \
-    X(stream_sync, cuStreamSynchronize, (CUstream))                                                          \
-    X(event_create, cuEventCreate, (void **, unsigned))                                                      \
-    X(event_record, cuEventRecord, (void *, CUstream))                                                       \
-    X(event_destroy, cuEventDestroy_v2, (void *))                                                            \
-    X(stream_wait_event, cuStreamWaitEvent, (CUstream, void *, unsigned))                                    \
-    X(module_load, cuModuleLoadData, (void **, const void *))                                                \
-    X(module_unload, cuModuleUnload, (void *))                                                               \
-    X(module_function, cuModuleGetFunction, (void **, void *, const char *))                                 \
-    X(module_global, cuModuleGetGlobal_v2, (CUdeviceptr *, size_t *, void *, const char *))                  \
-    X(launch, cuLaunchKernel,                                                                                \
-      (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **,      \
-       void **))                                                                                             \
-    X(host_alloc, cuMemHostAlloc, (void **, size_t, unsigned))                                               \
-    X(host_free, cuMemFreeHost, (void *))
+#include "cuda_driver.h"
 
 static struct {
 #define X(member, name, parameters) CUresult(*member) parameters;
@@ -122,6 +25,7 @@ static struct {
     CUcontext context;
     CUstream stream, side;
     size_t granularity, total;
+    const char *lacks; /* for chunks */
 } gpu = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static SHMEMI_COLD int failed(const char *call, const char *what, CUresult code)
@@ -201,18 +105,16 @@ static int open_device(const char *call, int local_rank)
         CHECKED(call, "cuDeviceGet", cu.device_get(&gpu.device, local_rank % devices));
     CHECKED(call, "cuDeviceGetAttribute", cu.device_attribute(&vmm, ATTRIBUTE_VMM, gpu.device));
     CHECKED(call, "cuDeviceGetAttribute", cu.device_attribute(&fd, ATTRIBUTE_POSIX_FD, gpu.device));
-    if (!vmm || !fd)
-        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                           "device %d has no %s; libshmem shares GPU memory between processes by it",
-                           gpu.device,
-                           vmm ? "POSIX descriptors for its memory" : "virtual memory management");
+    gpu.lacks = !vmm ? "virtual memory management" : !fd ? "POSIX descriptors for its memory" : NULL;
     CHECKED(call, "cuDevicePrimaryCtxRetain", cu.primary_retain(&gpu.context, gpu.device));
     if (!current)
         CHECKED(call, "cuCtxSetCurrent", cu.context_set(gpu.context));
     CHECKED(call, "cuStreamCreate", cu.stream_create(&gpu.stream, STREAM_NON_BLOCKING));
     CUmemAllocationProp p = properties();
-    CHECKED(call, "cuMemGetAllocationGranularity",
-            cu.granularity(&gpu.granularity, &p, GRANULARITY_RECOMMENDED));
+    gpu.granularity = 2u << 20; /* the driver's large page */
+    if (!gpu.lacks)
+        CHECKED(call, "cuMemGetAllocationGranularity",
+                cu.granularity(&gpu.granularity, &p, GRANULARITY_RECOMMENDED));
     CHECKED(call, "cuDeviceTotalMem", cu.device_memory(&gpu.total, gpu.device));
     cu.device_name(name, sizeof name, gpu.device);
     cu.driver_version(&version);
@@ -258,6 +160,39 @@ const char *shmemi_gpu_name(void)
     return gpu.open ? gpu.name : "";
 }
 
+void shmemi_gpu_uuid(unsigned char uuid[SHMEMI_GPU_UUID_BYTES])
+{
+    memset(uuid, 0, SHMEMI_GPU_UUID_BYTES);
+    cu.device_uuid(uuid, gpu.device);
+}
+
+int shmemi_gpu_link(const unsigned char uuid[SHMEMI_GPU_UUID_BYTES])
+{
+    int devices = 0, atomics = 0;
+    cu.device_count(&devices);
+    for (int i = 0; i < devices; ++i) {
+        CUdevice other;
+        unsigned char have[SHMEMI_GPU_UUID_BYTES];
+        if (cu.device_get(&other, i) != 0 || cu.device_uuid(have, other) != 0 ||
+            memcmp(have, uuid, sizeof have) != 0)
+            continue;
+        /* atomics on a peer's memory exist over NVLink, not over PCIe */
+        if (other == gpu.device ||
+            (cu.device_link(&atomics, LINK_ATOMICS, gpu.device, other) == 0 && atomics))
+            return SHMEMI_GPU_LINKED;
+        return SHMEMI_GPU_UNLINKED;
+    }
+    return SHMEMI_GPU_UNSEEN;
+}
+
+int shmemi_gpu_capability(void)
+{
+    int major = 0, minor = 0;
+    cu.device_attribute(&major, ATTRIBUTE_MAJOR, gpu.device);
+    cu.device_attribute(&minor, ATTRIBUTE_MINOR, gpu.device);
+    return 10 * major + minor;
+}
+
 int shmemi_gpu_device(void)
 {
     return gpu.open ? gpu.device : -1;
@@ -298,6 +233,11 @@ size_t shmemi_gpu_granularity(void)
     return gpu.granularity;
 }
 
+const char *shmemi_gpu_lacks_chunks(void)
+{
+    return gpu.lacks;
+}
+
 int shmemi_gpu_reserve(const char *call, size_t bytes, char **base)
 {
     CUdeviceptr p = 0;
@@ -312,18 +252,22 @@ void shmemi_gpu_unreserve(char *base, size_t bytes)
     cu.unreserve(address(base), bytes);
 }
 
+static SHMEMI_COLD int no_memory(const char *call, size_t bytes, CUresult code)
+{
+    const char *text = "unknown";
+    cu.error_string(code, &text);
+    return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes of memory on %s: CUDA error %d, %s", bytes,
+                       gpu.name, code, text);
+}
+
 int shmemi_gpu_chunk_create(const char *call, size_t bytes, shmemi_chunk_t *chunk, int *fd)
 {
     CUmemAllocationProp p = properties();
     unsigned long long handle;
     ENTER(call);
     CUresult code = cu.create(&handle, bytes, &p, 0);
-    if (code != 0) {
-        const char *text = "unknown";
-        cu.error_string(code, &text);
-        return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes of memory on %s: CUDA error %d, %s", bytes,
-                           gpu.name, code, text);
-    }
+    if (code != 0)
+        return no_memory(call, bytes, code);
     code = cu.export_handle(fd, handle, HANDLE_FD, 0);
     if (code != 0) {
         cu.release(handle);
@@ -366,6 +310,53 @@ void shmemi_gpu_chunk_unmap(char *at, size_t bytes, shmemi_chunk_t chunk)
     cu.release(chunk);
 }
 
+void shmemi_gpu_chunk_release(shmemi_chunk_t chunk)
+{
+    if (enter("libshmem") == 0)
+        cu.release(chunk);
+}
+
+int shmemi_gpu_shared_alloc(const char *call, size_t bytes, char **base, struct shmemi_gpu_handle *handle)
+{
+    CUdeviceptr p;
+    ENTER(call);
+    CUresult code = cu.alloc(&p, bytes);
+    if (code != 0)
+        return no_memory(call, bytes, code);
+    code = cu.ipc_handle(handle, p);
+    if (code != 0) {
+        cu.free(p);
+        return failed(call, "cuIpcGetMemHandle", code);
+    }
+    *base = (char *)(uintptr_t)p;
+    return SHMEMX_SUCCESS;
+}
+
+void shmemi_gpu_shared_free(char *base)
+{
+    if (base && enter("libshmem") == 0)
+        cu.free(address(base));
+}
+
+int shmemi_gpu_shared_open(const char *call, const struct shmemi_gpu_handle *handle, int pe, char **base)
+{
+    CUdeviceptr p;
+    char what[96];
+    ENTER(call);
+    snprintf(what, sizeof what, "opening the GPU memory of PE %d (can this device reach that PE's?)", pe);
+    CHECKED(call, what, cu.ipc_open(&p, *handle, IPC_LAZY_PEER_ACCESS));
+    *base = (char *)(uintptr_t)p;
+    return SHMEMX_SUCCESS;
+}
+
+void shmemi_gpu_shared_close(char *base)
+{
+    if (base && enter("libshmem") == 0) {
+        cu.context_sync();
+        cu.ipc_close(address(base));
+    }
+}
+
 int shmemi_gpu_host_alloc(const char *call, size_t bytes, void **p)
 {
     ENTER(call);
@@ -379,12 +370,55 @@ void shmemi_gpu_host_free(void *p)
         cu.host_free(p);
 }
 
-bool shmemi_gpu_owns(const void *p)
+/* What the driver knows of an address; 0 = nothing, it is host memory as any other. */
+static int type_of(const void *p)
 {
     int type = 0;
-    /* an unknown address is host memory that the driver has never heard of */
-    return gpu.open && cu.pointer_attribute(&type, POINTER_MEMORY_TYPE, address(p)) == 0 &&
-           type == MEMORY_TYPE_DEVICE;
+    return cu.pointer_attribute(&type, POINTER_MEMORY_TYPE, address(p)) == 0 ? type : 0;
+}
+
+int shmemi_gpu_host_register(const char *call, void *p, size_t bytes)
+{
+    int device = -1;
+    CUdeviceptr seen = 0;
+    ENTER(call);
+    int type = type_of(p);
+    if (type == MEMORY_TYPE_DEVICE) {
+        CHECKED(call, "cuPointerGetAttribute", cu.pointer_attribute(&device, POINTER_DEVICE, address(p)));
+        return device == gpu.device
+                   ? 0
+                   : shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                                 "%p is memory of device %d; this PE's GPU heap is on device %d", p, device,
+                                 gpu.device);
+    }
+    if (type == MEMORY_TYPE_HOST && type_of((char *)p + bytes - 1) == MEMORY_TYPE_HOST)
+        return 0; /* cudaMallocHost, or the program has pinned it */
+    CUresult code = cu.host_register(p, bytes, HOST_PORTABLE_MAPPED);
+    if (code == ALREADY_REGISTERED)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "a page of the %zu bytes at %p is pinned already, by the program or for another "
+                           "buffer on the same page: register the whole that both are part of",
+                           bytes, p);
+    CHECKED(call, "cuMemHostRegister", code);
+    code = cu.host_device_pointer(&seen, p, 0);
+    if (code == 0 && seen == address(p))
+        return 1;
+    cu.host_unregister(p);
+    return code ? failed(call, "cuMemHostGetDevicePointer", code)
+                : shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
+                              "%s sees host memory at other addresses than the CPU (%p at 0x%llx)", gpu.name,
+                              p, seen);
+}
+
+void shmemi_gpu_host_unregister(void *p)
+{
+    if (enter("libshmem") == 0)
+        cu.host_unregister(p);
+}
+
+bool shmemi_gpu_owns(const void *p)
+{
+    return gpu.open && type_of(p) == MEMORY_TYPE_DEVICE;
 }
 
 /* ---- streams ------------------------------------------------------------------------------------------------------- */
@@ -412,8 +446,8 @@ int shmemi_gpu_copy(const char *call, void *dest, const void *source, size_t n, 
     return SHMEMX_SUCCESS;
 }
 
-int shmemi_gpu_copy_rows(const char *call, void *dest, size_t dpitch, const void *source, size_t spitch, size_t width,
-                         size_t rows, shmemi_stream_t stream)
+int shmemi_gpu_copy_rows(const char *call, void *dest, size_t dpitch, const void *source, size_t spitch,
+                         size_t width, size_t rows, shmemi_stream_t stream)
 {
     const CUmemcpy2D rectangle = {
         .source = {.type = MEMORY_TYPE_UNIFIED, .device = address(source), .pitch = spitch},
@@ -480,6 +514,12 @@ int shmemi_gpu_global(const char *call, void *module, const char *name, char **a
     CUdeviceptr p;
     CHECKED(call, name, cu.module_global(&p, bytes, module, name));
     *at = (char *)(uintptr_t)p;
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_allow_shared(const char *call, void *function, unsigned bytes)
+{
+    CHECKED(call, "cuFuncSetAttribute", cu.function_attribute(function, FUNCTION_DYNAMIC_SHARED, (int)bytes));
     return SHMEMX_SUCCESS;
 }
 

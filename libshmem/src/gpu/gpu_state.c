@@ -82,13 +82,14 @@ static char *mine(size_t offset)
 /* Where kernels find PE's copy of the heap. */
 static uint64_t copy_of(int pe)
 {
-    const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_DEVICE];
-    return (uintptr_t)s->node_base + (size_t)pe * s->stride;
+    return (uintptr_t)shmemi_copy_at(&shmemi_world.segments[SHMEMI_SEGMENT_DEVICE], shmemi_node.local_of[pe]);
 }
 
-/* Members at one distance from each other need no tables. */
+/* Members at one distance from each other need no tables, where the heaps are. */
 static bool regular(const struct shmemi_team *t)
 {
+    if (shmemi_world.segments[SHMEMI_SEGMENT_DEVICE].bases)
+        return false;
     int stride = t->n > 1 ? t->pes[1] - t->pes[0] : 1;
     for (int j = 2; j < t->n; ++j)
         if (t->pes[j] - t->pes[j - 1] != stride)
@@ -179,8 +180,8 @@ int shmemi_gpu_state_open(const char *call)
         .version = SHMEMX_DEVICE_STATE_VERSION,
         .me = w->me,
         .npes = w->npes,
-        .flags = SHMEMX_DEVICE_LINES128,
-        .heap = (uintptr_t)s->node_base,
+        .flags = shmemi_gpu_lines_whole() ? SHMEMX_DEVICE_LINES128 : 0,
+        .heap = copy_of(0),
         .stride = s->stride,
         .bytes = s->stride,
         .mailbox = (uintptr_t)gpu.mailbox,
@@ -189,6 +190,7 @@ int shmemi_gpu_state_open(const char *call)
         .teams = (uintptr_t)s->base,
         .nteams = SHMEMI_TEAMS,
         .copy = (uintptr_t)s->base,
+        .bases = s->bases ? (uintptr_t)mine(tables_at()) : 0, /* the table of slot 0, the world */
         .world_sync = sync_at(w->npes),
         .world_packets = packets_at(w->npes),
         .world_slot_bytes = slot_bytes(w->npes),

@@ -18,6 +18,14 @@ const struct shmemx_device_state *shmemi_gpu_state(void);
 int shmemi_gpu_team_made(const char *call, int slot, struct shmemi_team *t);
 void shmemi_gpu_team_gone(int slot);
 
+/* lines.c: is SHMEM_DEVICE_LINES one of its words? */
+int shmemi_gpu_lines_settings(const char *call);
+/* Collective, with the devices open: all PEs take one form of packets. */
+int shmemi_gpu_lines_agree(const char *call);
+bool shmemi_gpu_lines_whole(void);
+/* For people. */
+const char *shmemi_gpu_lines_text(char *text, size_t n);
+
 /* Largest message of the packet path for a team, 0 = none (no slots, or stores of 128 bytes do not arrive whole). */
 size_t shmemi_gpu_packet_bytes(int slot);
 /* The first error that kernels of this PE reported since it was last asked: 0, or logged. */

@@ -1,6 +1,7 @@
 /* The library's kernels: which module has them, loaded when the first of it is launched. The texts are gpu/ptx/, which
  * the build turns into shmemi_ptx (CMakeLists.txt). */
 #include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/gpu.h"
@@ -11,7 +12,6 @@ struct ptx {
 };
 extern const struct ptx shmemi_ptx[]; /* ends with a NULL name */
 
-/* Module 0 has the kernels of these names, module 1 + type the two of a type's reductions. */
 static const char *const names[SHMEMI_K_REDUCE_PACKETS] = {
     [SHMEMI_K_ATOMIC] = "shmem_k_atomic",
     [SHMEMI_K_SIGNAL] = "shmem_k_signal",
@@ -25,18 +25,18 @@ static const char *const names[SHMEMI_K_REDUCE_PACKETS] = {
     [SHMEMI_K_ALLTOALLS] = "shmem_k_alltoalls",
     [SHMEMI_K_STRIDED] = "shmem_k_strided",
 };
-static const char *const reductions[SHMEMX_TYPE_COUNT] = {
-    [SHMEMX_INT8] = "reduce_int8",       [SHMEMX_INT16] = "reduce_int16",
-    [SHMEMX_INT32] = "reduce_int32",     [SHMEMX_INT64] = "reduce_int64",
-    [SHMEMX_UINT8] = "reduce_uint8",     [SHMEMX_UINT16] = "reduce_uint16",
-    [SHMEMX_UINT32] = "reduce_uint32",   [SHMEMX_UINT64] = "reduce_uint64",
-    [SHMEMX_FLOAT16] = "reduce_float16", [SHMEMX_BFLOAT16] = "reduce_bfloat16",
-    [SHMEMX_FLOAT32] = "reduce_float32", [SHMEMX_FLOAT64] = "reduce_float64",
+static const char *const types[SHMEMX_TYPE_COUNT] = {
+    [SHMEMX_INT8] = "int8",         [SHMEMX_INT16] = "int16",     [SHMEMX_INT32] = "int32",
+    [SHMEMX_INT64] = "int64",       [SHMEMX_UINT8] = "uint8",     [SHMEMX_UINT16] = "uint16",
+    [SHMEMX_UINT32] = "uint32",     [SHMEMX_UINT64] = "uint64",   [SHMEMX_FLOAT16] = "float16",
+    [SHMEMX_BFLOAT16] = "bfloat16", [SHMEMX_FLOAT32] = "float32", [SHMEMX_FLOAT64] = "float64",
 };
 
+/* Module 0 has the kernels of `names`, 1 + type a type's reductions, the last third those by the copy engine. */
+enum { MODULES = 1 + 2 * SHMEMX_TYPE_COUNT };
 static struct {
     pthread_mutex_t lock;
-    void *module[1 + SHMEMX_TYPE_COUNT], *kernel[SHMEMI_K_COUNT];
+    void *module[MODULES], *kernel[SHMEMI_K_COUNT];
 } loaded = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static const char *text_of(const char *name)
@@ -65,29 +65,35 @@ static int load_module(const char *call, const char *name, void **module)
 
 static int load_kernel(const char *call, int kernel)
 {
-    const char *name = "kernels", *function = kernel < SHMEMI_K_REDUCE_PACKETS ? names[kernel] : NULL;
+    char module_name[32] = "kernels";
+    const char *function = kernel < SHMEMI_K_REDUCE_PACKETS ? names[kernel] : NULL;
     int module = 0;
     if (kernel >= SHMEMI_K_REDUCE_PACKETS) {
         int type = (kernel - SHMEMI_K_REDUCE_PACKETS) % SHMEMX_TYPE_COUNT;
-        name = reductions[type];
-        module = 1 + type;
-        function = kernel < SHMEMI_K_REDUCE ? "shmem_k_reduce_packets" : "shmem_k_reduce";
+        bool bulk = kernel >= SHMEMI_K_REDUCE_BULK;
+        if (!types[type])
+            return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "not on a GPU for this type");
+        snprintf(module_name, sizeof module_name, "reduce_%s%s", bulk ? "bulk_" : "", types[type]);
+        module = 1 + type + (bulk ? SHMEMX_TYPE_COUNT : 0);
+        function = bulk                       ? "shmem_k_reduce_bulk"
+                   : kernel < SHMEMI_K_REDUCE ? "shmem_k_reduce_packets"
+                                              : "shmem_k_reduce";
     }
-    if (!name)
-        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "not on a GPU for this type");
     pthread_mutex_lock(&loaded.lock);
-    int rc = loaded.module[module] ? 0 : load_module(call, name, &loaded.module[module]);
+    int rc = loaded.module[module] ? 0 : load_module(call, module_name, &loaded.module[module]);
     void *found = NULL;
     if (rc == 0)
         rc = shmemi_gpu_function(call, loaded.module[module], function, &found);
+    if (rc == 0 && kernel >= SHMEMI_K_REDUCE_BULK)
+        rc = shmemi_gpu_allow_shared(call, found, SHMEMI_GPU_SHARED_BYTES);
     if (rc == 0) /* release: pairs with the acquire of other threads, which then use the module */
         __atomic_store_n(&loaded.kernel[kernel], found, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&loaded.lock);
     return rc;
 }
 
-int shmemi_gpu_kernel(const char *call, int kernel, unsigned blocks, unsigned threads, void **arguments,
-                      void *stream)
+int shmemi_gpu_kernel_shared(const char *call, int kernel, unsigned blocks, unsigned threads,
+                             unsigned shared_bytes, void **arguments, void *stream)
 {
     /* acquire: pairs with load_kernel */
     void *function = __atomic_load_n(&loaded.kernel[kernel], __ATOMIC_ACQUIRE);
@@ -97,12 +103,18 @@ int shmemi_gpu_kernel(const char *call, int kernel, unsigned blocks, unsigned th
             return rc;
         function = loaded.kernel[kernel];
     }
-    return shmemi_gpu_launch(call, function, blocks, threads, 0, arguments, stream);
+    return shmemi_gpu_launch(call, function, blocks, threads, shared_bytes, arguments, stream);
+}
+
+int shmemi_gpu_kernel(const char *call, int kernel, unsigned blocks, unsigned threads, void **arguments,
+                      void *stream)
+{
+    return shmemi_gpu_kernel_shared(call, kernel, blocks, threads, 0, arguments, stream);
 }
 
 void shmemi_gpu_unload_kernels(void)
 {
-    for (size_t m = 0; m < sizeof loaded.module / sizeof *loaded.module; ++m)
+    for (size_t m = 0; m < MODULES; ++m)
         shmemi_gpu_unload(loaded.module[m]);
     memset(loaded.module, 0, sizeof loaded.module);
     memset(loaded.kernel, 0, sizeof loaded.kernel);

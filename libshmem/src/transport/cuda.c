@@ -24,7 +24,7 @@ static int cuda_open(const struct shmemi_job *j)
 
 static int cuda_connect(int pe, int segment)
 {
-    return segment == SHMEMI_SEGMENT_DEVICE && job->segments[segment].node_base && job->local_of[pe] >= 0;
+    return segment == SHMEMI_SEGMENT_DEVICE && job->segments[segment].base && job->local_of[pe] >= 0;
 }
 
 static void cuda_close(void)
@@ -34,8 +34,7 @@ static void cuda_close(void)
 
 static void *cuda_map(int pe, int segment, uint64_t offset)
 {
-    const struct shmemi_segment *s = &job->segments[segment];
-    return s->node_base + (size_t)job->local_of[pe] * s->stride + offset;
+    return shmemi_copy_at(&job->segments[segment], job->local_of[pe]) + offset;
 }
 
 static int finish(const char *call, bool nbi)
@@ -127,6 +126,17 @@ static int cuda_quiet(int pe)
     return shmemi_gpu_sync("shmem_quiet", shmemi_gpu_stream());
 }
 
+/* Host memory is pinned, so that kernels reach it and copies need not wait for the driver's own pinned pages. */
+static int cuda_buffer_register(void *addr, size_t n)
+{
+    return shmemi_gpu_host_register("shmemx_buffer_register", addr, n);
+}
+
+static void cuda_buffer_unregister(void *addr)
+{
+    shmemi_gpu_host_unregister(addr);
+}
+
 const struct shmemi_transport shmemi_transport_cuda = {
     .name = "cuda",
     .probe = cuda_probe,
@@ -141,4 +151,6 @@ const struct shmemi_transport shmemi_transport_cuda = {
     .put_signal = cuda_put_signal,
     .fence = cuda_fence,
     .quiet = cuda_quiet,
+    .buffer_register = cuda_buffer_register,
+    .buffer_unregister = cuda_buffer_unregister,
 };

@@ -1,0 +1,126 @@
+/* The part of the CUDA driver's ABI that libshmem uses, after its public documentation: types, numbers, functions. So
+ * building needs no CUDA toolkit. tests/c/fake_cuda.c has the same functions. */
+#ifndef SHMEMI_CUDA_DRIVER_H
+#define SHMEMI_CUDA_DRIVER_H
+
+#include "gpu.h"
+
+typedef int CUresult;
+typedef int CUdevice;
+typedef struct CUctx_st *CUcontext;
+typedef struct CUstream_st *CUstream;
+typedef unsigned long long CUdeviceptr;
+typedef struct shmemi_gpu_handle CUipcMemHandle; /* passed by value */
+typedef struct {
+    int type, id;
+} CUmemLocation;
+typedef struct {
+    int type, handle_types;
+    CUmemLocation location;
+    void *win32;
+    struct {
+        unsigned char compression, rdma;
+        unsigned short usage;
+        unsigned char reserved[4];
+    } flags;
+} CUmemAllocationProp;
+typedef struct {
+    CUmemLocation location;
+    int flags;
+} CUmemAccessDesc;
+
+typedef struct { /* CUDA_MEMCPY2D */
+    struct {
+        size_t x, y;
+        int type;
+        const void *host;
+        CUdeviceptr device;
+        void *array;
+        size_t pitch;
+    } source, dest;
+    size_t width, height;
+} CUmemcpy2D;
+
+enum {
+    MEMORY_PINNED = 1,
+    HANDLE_FD = 1,
+    LOCATION_DEVICE = 1,
+    ACCESS_READ_WRITE = 3,
+    GRANULARITY_RECOMMENDED = 1,
+    STREAM_NON_BLOCKING = 1,
+    POINTER_MEMORY_TYPE = 2, /* CU_POINTER_ATTRIBUTE_MEMORY_TYPE */
+    MEMORY_TYPE_DEVICE = 2,
+    MEMORY_TYPE_UNIFIED = 4,
+    LINK_ATOMICS = 3,            /* CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED */
+    FUNCTION_DYNAMIC_SHARED = 8, /* CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES */
+    ATTRIBUTE_MAJOR = 75,        /* CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR */
+    ATTRIBUTE_MINOR = 76,
+    EVENT_DISABLE_TIMING = 2,
+    HOST_PORTABLE_MAPPED = 1 | 2, /* CU_MEMHOSTALLOC_ and CU_MEMHOSTREGISTER_ alike */
+    IPC_LAZY_PEER_ACCESS = 1,
+    POINTER_DEVICE = 9, /* CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
+    MEMORY_TYPE_HOST = 1,
+    ALREADY_REGISTERED = 712, /* CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED */
+    ATTRIBUTE_VMM = 102,      /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
+    ATTRIBUTE_POSIX_FD = 103, /* ..HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED */
+};
+
+/* X(member, exported name, parameters) */
+#define DRIVER(X)                                                                                            \
+    X(init, cuInit, (unsigned))                                                                              \
+    X(driver_version, cuDriverGetVersion, (int *))                                                           \
+    X(error_string, cuGetErrorString, (CUresult, const char **))                                             \
+    X(device_count, cuDeviceGetCount, (int *))                                                               \
+    X(device_get, cuDeviceGet, (CUdevice *, int))                                                            \
+    X(device_name, cuDeviceGetName, (char *, int, CUdevice))                                                 \
+    X(device_memory, cuDeviceTotalMem_v2, (size_t *, CUdevice))                                              \
+    X(device_attribute, cuDeviceGetAttribute, (int *, int, CUdevice))                                        \
+    X(device_uuid, cuDeviceGetUuid_v2, (unsigned char *, CUdevice))                                          \
+    X(device_link, cuDeviceGetP2PAttribute, (int *, int, CUdevice, CUdevice))                                \
+    X(primary_retain, cuDevicePrimaryCtxRetain, (CUcontext *, CUdevice))                                     \
+    X(primary_release, cuDevicePrimaryCtxRelease_v2, (CUdevice))                                             \
+    X(context_current, cuCtxGetCurrent, (CUcontext *))                                                       \
+    X(context_set, cuCtxSetCurrent, (CUcontext))                                                             \
+    X(context_device, cuCtxGetDevice, (CUdevice *))                                                          \
+    X(context_sync, cuCtxSynchronize, (void))                                                                \
+    X(reserve, cuMemAddressReserve, (CUdeviceptr *, size_t, size_t, CUdeviceptr, unsigned long long))        \
+    X(unreserve, cuMemAddressFree, (CUdeviceptr, size_t))                                                    \
+    X(granularity, cuMemGetAllocationGranularity, (size_t *, const CUmemAllocationProp *, int))              \
+    X(create, cuMemCreate, (unsigned long long *, size_t, const CUmemAllocationProp *, unsigned long long))  \
+    X(release, cuMemRelease, (unsigned long long))                                                           \
+    X(export_handle, cuMemExportToShareableHandle, (void *, unsigned long long, int, unsigned long long))    \
+    X(import_handle, cuMemImportFromShareableHandle, (unsigned long long *, void *, int))                    \
+    X(map, cuMemMap, (CUdeviceptr, size_t, size_t, unsigned long long, unsigned long long))                  \
+    X(unmap, cuMemUnmap, (CUdeviceptr, size_t))                                                              \
+    X(set_access, cuMemSetAccess, (CUdeviceptr, size_t, const CUmemAccessDesc *, size_t))                    \
+    X(alloc, cuMemAlloc_v2, (CUdeviceptr *, size_t))                                                         \
+    X(free, cuMemFree_v2, (CUdeviceptr))                                                                     \
+    X(ipc_handle, cuIpcGetMemHandle, (CUipcMemHandle *, CUdeviceptr))                                        \
+    X(ipc_open, cuIpcOpenMemHandle_v2, (CUdeviceptr *, CUipcMemHandle, unsigned))                            \
+    X(ipc_close, cuIpcCloseMemHandle, (CUdeviceptr))                                                         \
+    X(pointer_attribute, cuPointerGetAttribute, (void *, int, CUdeviceptr))                                  \
+    X(copy, cuMemcpyAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                                     \
+    X(copy_rows, cuMemcpy2DAsync_v2, (const CUmemcpy2D *, CUstream))                                         \
+    X(fill, cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                                 \
+    X(stream_create, cuStreamCreate, (CUstream *, unsigned))                                                 \
+    X(stream_destroy, cuStreamDestroy_v2, (CUstream))                                                        \
+    X(stream_sync, cuStreamSynchronize, (CUstream))                                                          \
+    X(event_create, cuEventCreate, (void **, unsigned))                                                      \
+    X(event_record, cuEventRecord, (void *, CUstream))                                                       \
+    X(event_destroy, cuEventDestroy_v2, (void *))                                                            \
+    X(stream_wait_event, cuStreamWaitEvent, (CUstream, void *, unsigned))                                    \
+    X(module_load, cuModuleLoadData, (void **, const void *))                                                \
+    X(module_unload, cuModuleUnload, (void *))                                                               \
+    X(module_function, cuModuleGetFunction, (void **, void *, const char *))                                 \
+    X(module_global, cuModuleGetGlobal_v2, (CUdeviceptr *, size_t *, void *, const char *))                  \
+    X(function_attribute, cuFuncSetAttribute, (void *, int, int))                                            \
+    X(launch, cuLaunchKernel,                                                                                \
+      (void *, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, CUstream, void **,      \
+       void **))                                                                                             \
+    X(host_alloc, cuMemHostAlloc, (void **, size_t, unsigned))                                               \
+    X(host_free, cuMemFreeHost, (void *))                                                                    \
+    X(host_register, cuMemHostRegister_v2, (void *, size_t, unsigned))                                       \
+    X(host_unregister, cuMemHostUnregister, (void *))                                                        \
+    X(host_device_pointer, cuMemHostGetDevicePointer_v2, (CUdeviceptr *, void *, unsigned))
+
+#endif
