@@ -3,8 +3,9 @@
     python libshmem/tools/ptx.py            # with nvcc on PATH
     python libshmem/tools/ptx.py --check    # is gpu/ptx made from today's sources? Needs no CUDA.
 
-The files are committed, because building libshmem must not need CUDA. Each names the digest of everything they
-were made from, so that a change of a kernel or of a device header without a new run of this tool fails the test.
+The files are committed, because building libshmem must not need CUDA. Each names the digest of everything
+they were made from, so that a change of a kernel or of a device header without a new run of this tool fails
+the test.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ROOT / "src" / "gpu"
 TARGETS = SOURCES / "ptx"
-# The oldest GPU that is supported, and the oldest that has what a file needs; the driver compiles for the one at hand.
+# The oldest GPU that is supported, and the oldest that has what a file needs; the driver compiles for the one
+# at hand.
 OLDEST, BULK = "-arch=compute_80", "-arch=compute_90"
 TYPES = {
     "int8": "signed char",

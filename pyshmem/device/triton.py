@@ -53,12 +53,13 @@ class State(NamedTuple):
     timeout_ns: int  # of each wait; 0 = none
     mailbox: int  # address of struct shmemx_device_error; 0 = none
     bases: int  # address of the table of all PEs' copies (64-bit numbers); 0 = they are `stride` apart
+    claim: int  # address of the mailbox's word in GPU memory
 
 
 def state() -> State:
     """The argument for kernels' parameter `state`. Local; the GPU heap must be open."""
     now = _state.current("triton.state")
-    names = ("me", "npes", "stride", "copy", "teams", "timeout_ns", "mailbox", "bases")
+    names = ("me", "npes", "stride", "copy", "teams", "timeout_ns", "mailbox", "bases", "claim")
     return State(*(int(now[name]) for name in names))
 
 
@@ -69,8 +70,8 @@ CALL_SIGNAL_WAIT_UNTIL = tl.constexpr(10)
 CALL_BARRIER = tl.constexpr(12)
 TEAM_SYNC = tl.constexpr(3)
 TEAM_MEETINGS = tl.constexpr(9)
-ERROR_KIND, ERROR_CALL, ERROR_ME, ERROR_PE = (tl.constexpr(n) for n in (1, 2, 3, 4))
-ERROR_BLOCK, ERROR_ADDRESS, ERROR_VALUE, ERROR_EXPECTED = (tl.constexpr(n) for n in (5, 8, 10, 12))
+ERROR_KIND, ERROR_CALL, ERROR_ME, ERROR_PE = (tl.constexpr(n) for n in (0, 1, 2, 3))
+ERROR_BLOCK, ERROR_ADDRESS, ERROR_VALUE, ERROR_EXPECTED = (tl.constexpr(n) for n in (4, 6, 8, 10))
 
 
 # ---- who and where -----------------------------------------------------------------------------------------
@@ -150,8 +151,9 @@ def _report(call, pe, address, value, expected, state):
     """The note of a wait that met its deadline, if no other note is there."""
     if state.mailbox != 0:
         words = tl.cast(tl.cast(state.mailbox, tl.int64), tl.pointer_type(tl.uint32))
+        claim = tl.cast(tl.cast(state.claim, tl.int64), tl.pointer_type(tl.uint32))
         if (
-            tl.atomic_cas(words, tl.cast(0, tl.uint32), tl.cast(1, tl.uint32), sem="acq_rel", scope="sys")
+            tl.atomic_cas(claim, tl.cast(0, tl.uint32), tl.cast(1, tl.uint32), sem="acq_rel", scope="sys")
             == 0
         ):
             block = tl.program_id(0) + tl.num_programs(0) * (
@@ -164,8 +166,8 @@ def _report(call, pe, address, value, expected, state):
             tl.store((words + ERROR_ADDRESS).to(tl.pointer_type(tl.uint64)), tl.cast(address, tl.uint64))
             tl.store((words + ERROR_VALUE).to(tl.pointer_type(tl.uint64)), tl.cast(value, tl.uint64))
             tl.store((words + ERROR_EXPECTED).to(tl.pointer_type(tl.uint64)), tl.cast(expected, tl.uint64))
-            tl.debug_barrier()
-            tl.atomic_xchg(words + ERROR_KIND, tl.cast(TIMEOUT, tl.uint32), sem="release", scope="sys")
+            fence()  # observers: this program, which wrote the rest, and the host, which polls kind
+            tl.store(words + ERROR_KIND, tl.cast(TIMEOUT, tl.uint32))
 
 
 @triton.jit

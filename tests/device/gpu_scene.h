@@ -83,7 +83,8 @@ struct gpu_scene {
             world.packets = 4096;
             world.slot_bytes = slot_bytes;
             shmemx_device_team *teams;
-            CUDA(cudaMalloc(&teams, 2 * sizeof world));
+            CUDA(cudaMalloc(&teams, 3 * sizeof world)); // and the mailbox's claim
+            CUDA(cudaMemset(teams, 0, 3 * sizeof world));
             CUDA(cudaMemcpy(teams, &world, sizeof world, cudaMemcpyHostToDevice));
             world.sync = team_bytes / 2;
             world.packets = team_bytes / 2 + 4096;
@@ -100,6 +101,7 @@ struct gpu_scene {
             s.timeout_ns = 4'000'000'000;
             s.teams = reinterpret_cast<unsigned long long>(teams);
             s.nteams = 2;
+            s.claim = reinterpret_cast<unsigned long long>(teams + 2);
             s.copy = at + g * stride;
             s.world_slot_bytes = slot_bytes;
             s.world_packets = 4096;
@@ -140,6 +142,7 @@ struct gpu_scene {
                              "%llu expected %llu\n",
                              g, e.kind, e.call, e.pe, e.block, e.thread, e.address, e.value, e.expected);
                 std::memset(boxes[g], 0, sizeof *boxes[g]);
+                CUDA(cudaMemset(reinterpret_cast<void *>(states[g].claim), 0, sizeof(unsigned)));
                 ok = false;
             }
         }

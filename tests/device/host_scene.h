@@ -32,13 +32,14 @@ struct scene {
     std::vector<shmemx_device_state> states;
     std::vector<std::vector<shmemx_device_team>> teams;
     std::vector<shmemx_device_error> boxes;
+    std::vector<unsigned> claims;
     std::vector<int> reversed;
     std::vector<unsigned long long> reversed_copies;
 
     /* Device teams: 0 world, 1 shared (= world), 2 the even PEs, 3 all PEs in reverse order (by table). */
     explicit scene(int n, bool lines, unsigned long long timeout_ns = 0)
         : npes(n), states(static_cast<std::size_t>(n)), teams(static_cast<std::size_t>(n)),
-          boxes(static_cast<std::size_t>(n))
+          boxes(static_cast<std::size_t>(n)), claims(static_cast<std::size_t>(n))
     {
         memory = static_cast<unsigned char *>(std::aligned_alloc(4096, stride * static_cast<std::size_t>(n)));
         std::memset(memory, 0, stride * static_cast<std::size_t>(n));
@@ -79,6 +80,7 @@ struct scene {
             s.internal = user_bytes;
             s.teams = reinterpret_cast<std::uintptr_t>(t.data());
             s.nteams = 4;
+            s.claim = reinterpret_cast<std::uintptr_t>(&claims[static_cast<std::size_t>(pe)]);
             s.copy = s.heap + stride * static_cast<std::size_t>(pe);
             s.world_sync = t[0].sync;
             s.world_packets = t[0].packets;
@@ -92,6 +94,13 @@ struct scene {
     scene(const scene &) = delete;
     scene &operator=(const scene &) = delete;
 
+    void clear_mailboxes()
+    {
+        for (std::size_t i = 0; i < boxes.size(); ++i) {
+            boxes[i] = shmemx_device_error();
+            claims[i] = 0;
+        }
+    }
     template <class Kernel>
     void run(unsigned blocks, unsigned threads, std::size_t shared_bytes, Kernel kernel)
     {

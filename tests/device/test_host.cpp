@@ -419,7 +419,7 @@ static void test_errors(int n)
         shmem::arch::here().state = &job.states[static_cast<std::size_t>(pe)];
         CHECK(ok, "mailbox: kind %u call %u me %d value %llu", e.kind, e.call, e.me, e.value);
     }
-    std::memset(box, 0, sizeof *box * static_cast<std::size_t>(n));
+    job.clear_mailboxes();
     job.run(1, threads, 0, [n] {
         if (shmem::my_pe() != n - 1) {
             CHECK(!shmem::sync(shmem::block), "sync without one");
@@ -440,7 +440,7 @@ static void test_errors(int n)
     }
     auto refused = [&](const char *what, unsigned kind, unsigned call, int pe,
                        const std::function<void()> &kernel) {
-        std::memset(box, 0, sizeof *box * static_cast<std::size_t>(n));
+        job.clear_mailboxes();
         shmem::host::launch(job.states[0], 1, warp_width, 0, kernel);
         shmem::arch::here().state = &job.states[0];
         CHECK(box->kind == kind && box->call == call && box->pe == pe, "%s: kind %u call %u pe %d", what,

@@ -37,9 +37,9 @@ def test_every_figure_is_there_and_positive(job, cp):
         wanted |= {("p", 8, 1), *(("put_signal", nbytes, 1) for nbytes in p.put_signal_bytes)}
         wanted |= {("packets", nbytes, 1) for nbytes in p.packets_bytes}
     assert {(f.op, f.bytes, f.blocks) for f in found} == wanted
-    assert {f.form for f in found if f.op == "packets"} == (
-        {"1024 threads", "512 threads"} if job.n_pes() > 1 else set()
-    )
+    for op, threads in (("packets", (1024, 512, 128)), ("put_signal", (1024, 256))):
+        forms = {f"{n} threads" for n in threads} if job.n_pes() > 1 else set()
+        assert {f.form for f in found if f.op == op} == forms
     for f in found:
         assert f.face == "libshmem" and f.npes == job.n_pes() and f.rounds == 2
         assert 0 < f.q1 <= f.median <= f.q3, f

@@ -122,7 +122,7 @@ def _fields(struct: str) -> list[tuple[str, int, int]]:
 
 def test_layout_of_the_state():
     ours = [(name, kind[1], kind[0].itemsize) for name, kind in state.LAYOUT.fields.items()]
-    assert ours == _fields("shmemx_device_state") and state.LAYOUT.itemsize == 120
+    assert ours == _fields("shmemx_device_state") and state.LAYOUT.itemsize == 128
 
 
 def test_fingerprint_names_the_headers():
@@ -255,7 +255,7 @@ if importlib.util.find_spec("triton") is not None:
         )
         # As a launch specializes it: 1 is a constant.
         me = "constexpr" if first else "i32"
-        known = shmem_triton.State(me, "i32", "i64", "i64", "i64", "i64", "i64", "i64")
+        known = shmem_triton.State(me, "i32", *["i64"] * 7)
         signatures = [
             (kernels.who, {"out": "*i32"}, {}),
             (

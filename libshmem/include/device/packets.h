@@ -272,35 +272,39 @@ SHMEMX_DEVICE_FN bool recv_group(const place<true> &me, unsigned char *dst, cons
         write_words(me, dst, begin, bytes, v[0]);
     return ok;
 }
-/* Four groups, `step` apart, that lie whole in the message; slot and src are where this lane's words of the first are.
- * No test of any place: long messages are as fast as their instructions are few. */
-SHMEMX_DEVICE_FN void send_four(const place<true> &me, unsigned char *slot, const unsigned char *src,
-                                unsigned step, u64 round)
+/* N groups, `step` apart, that lie whole in the message; slot and src are where this lane's words of the first
+ * are. No test of any place: long messages are as fast as their instructions are few. */
+template <unsigned N>
+SHMEMX_DEVICE_FN void send_whole(const place<true> &me, unsigned char *slot, const unsigned char *src,
+                                 unsigned step, u64 round)
 {
-    arch::vec16 v[4];
+    arch::vec16 v[N];
     SHMEMX_DEVICE_UNROLL // all loads are in flight before the first store
-        for (unsigned i = 0; i < 4; ++i)
+        for (unsigned i = 0; i < N; ++i)
     {
         auto *w = reinterpret_cast<const u64 *>(src + i * static_cast<u64>(step * me.data));
         v[i] = arch::make_vec16(arch::load_plain(w), me.two() ? arch::load_plain(w + 1) : 0);
     }
     SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; i < 4; ++i)
+    for (unsigned i = 0; i < N; ++i)
         send_piece(me, slot + i * static_cast<u64>(step * wire_group), true, v[i], round);
 }
-SHMEMX_DEVICE_FN bool recv_four(const place<true> &me, unsigned char *dst, const unsigned char *slot,
-                                unsigned step, u64 round, patience &left)
+template <unsigned N>
+SHMEMX_DEVICE_FN bool recv_whole(const place<true> &me, unsigned char *dst, const unsigned char *slot,
+                                 unsigned step, u64 round, patience &left)
 {
-    arch::vec16 v[4];
-    const unsigned char *from[4];
-    const bool wanted[4] = {true, true, true, true};
+    arch::vec16 v[N];
+    const unsigned char *from[N];
+    bool wanted[N];
     SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; i < 4; ++i)
+    for (unsigned i = 0; i < N; ++i) {
         from[i] = slot + i * static_cast<u64>(step * wire_group);
+        wanted[i] = true;
+    }
     if (!await_pieces(me, v, from, wanted, round, left))
         return false;
     SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; i < 4; ++i) {
+    for (unsigned i = 0; i < N; ++i) {
         auto *w = reinterpret_cast<u64 *>(dst + i * static_cast<u64>(step * me.data));
         arch::store_plain(w, v[i].x);
         if (me.two())
@@ -308,15 +312,36 @@ SHMEMX_DEVICE_FN bool recv_four(const place<true> &me, unsigned char *dst, const
     }
     return true;
 }
+/* The same for as many of the warp's groups as there are N at a time, from g on, which moves on. */
+template <unsigned N>
+SHMEMX_DEVICE_FN void send_many(const place<true> &me, const crew &c, unsigned char *slot,
+                                const unsigned char *src, unsigned &g, unsigned whole, u64 round)
+{
+    SHMEMX_DEVICE_ROLLED
+    for (; g + (N - 1) * c.warps < whole; g += N * c.warps)
+        send_whole<N>(me, slot + g * static_cast<u64>(wire_group) + me.piece,
+                      src + g * static_cast<u64>(me.data) + me.at, c.warps, round);
+}
+template <unsigned N>
+SHMEMX_DEVICE_FN bool recv_many(const place<true> &me, const crew &c, unsigned char *dst,
+                                const unsigned char *slot, unsigned &g, unsigned whole, u64 round,
+                                patience &left)
+{
+    bool ok = true;
+    SHMEMX_DEVICE_ROLLED
+    for (; ok && g + (N - 1) * c.warps < whole; g += N * c.warps)
+        ok = recv_whole<N>(me, dst + g * static_cast<u64>(me.data) + me.at,
+                           slot + g * static_cast<u64>(wire_group) + me.piece, c.warps, round, left);
+    return ok;
+}
 /* All groups of such a message that this warp has to do. */
 SHMEMX_DEVICE_FN void send_groups(const crew &c, unsigned char *slot, const unsigned char *src,
                                   unsigned bytes, u64 round)
 {
     const place<true> me;
     unsigned g = c.mine;
-    for (const unsigned whole = bytes / me.data; g + 3 * c.warps < whole; g += 4 * c.warps)
-        send_four(me, slot + g * static_cast<u64>(wire_group) + me.piece,
-                  src + g * static_cast<u64>(me.data) + me.at, c.warps, round);
+    send_many<4>(me, c, slot, src, g, bytes / me.data, round);
+    send_many<2>(me, c, slot, src, g, bytes / me.data, round);
     SHMEMX_DEVICE_ROLLED
     for (; g * me.data < bytes; g += c.warps)
         send_group(me, slot, src, g, bytes, round);
@@ -326,11 +351,9 @@ SHMEMX_DEVICE_FN bool recv_groups(const crew &c, unsigned char *dst, const unsig
 {
     const place<true> me;
     unsigned g = c.mine;
-    bool ok = true;
     patience left;
-    for (const unsigned whole = bytes / me.data; ok && g + 3 * c.warps < whole; g += 4 * c.warps)
-        ok = recv_four(me, dst + g * static_cast<u64>(me.data) + me.at,
-                       slot + g * static_cast<u64>(wire_group) + me.piece, c.warps, round, left);
+    bool ok = recv_many<4>(me, c, dst, slot, g, bytes / me.data, round, left) &&
+              recv_many<2>(me, c, dst, slot, g, bytes / me.data, round, left);
     SHMEMX_DEVICE_ROLLED
     for (; ok && g * me.data < bytes; g += c.warps)
         ok = recv_group(me, dst, slot, g, bytes, round, left);

@@ -64,6 +64,7 @@ struct shmemx_device_state {
     unsigned long long bases; /* 0, or the address of u64[npes], readable by kernels */
     /* As teams[0].sync, .packets, .slot_bytes. */
     unsigned long long world_sync, world_packets, world_slot_bytes;
+    unsigned long long claim; /* a 32-bit word of the mailbox, in memory of this GPU */
 };
 
 /* The calls that an error can name: X(NAME, "name"). */
@@ -106,15 +107,14 @@ enum {
     SHMEMX_DEVICE_ROOM   /* value: bytes of room at address; expected: bytes that there are */
 };
 
-/* The mailbox: the first error of this PE's kernels. The host reads kind (acquire); when it is not 0 the rest
- * is there. The host clears all of it, `taken` last, while no kernel runs. */
+/* The mailbox: the first error of this PE's kernels, whose thread has set the word at `claim` from 0 to 1: that
+ * lies in GPU memory, since a GPU's atomics need not exist for the host's. The host reads kind (acquire); when it
+ * is not 0 the rest is there. It clears kind, then the claim. */
 struct shmemx_device_error {
-    unsigned taken; /* 1: a thread has claimed the mailbox */
     unsigned kind;
     unsigned call; /* enum shmemx_device_call */
     int me, pe;
     unsigned block, thread; /* linear numbers */
-    unsigned reserved;
     unsigned long long address, value, expected;
 };
 

@@ -33,10 +33,14 @@ static size_t lines_up(size_t n)
 {
     return (n + LINE_BYTES - 1) / LINE_BYTES * LINE_BYTES; /* teams do not share lines */
 }
+static size_t claim_at(void)
+{
+    return lines_up(sizeof(struct shmemx_device_team) * SHMEMI_TEAMS);
+}
 /* Per team: world numbers and addresses of the members. */
 static size_t tables_at(void)
 {
-    return lines_up(sizeof(struct shmemx_device_team) * SHMEMI_TEAMS);
+    return claim_at() + LINE_BYTES;
 }
 static size_t table_bytes(int npes)
 {
@@ -194,6 +198,7 @@ int shmemi_gpu_state_open(const char *call)
         .world_sync = sync_at(w->npes),
         .world_packets = packets_at(w->npes),
         .world_slot_bytes = slot_bytes(w->npes),
+        .claim = (uintptr_t)mine(claim_at()),
     };
     for (int slot = 0; slot < SHMEMI_TEAMS && rc == 0; ++slot) {
         struct shmemi_team *t = shmemi_team_in_slot(slot);
@@ -248,7 +253,8 @@ int shmemi_gpu_mailbox(const char *call)
         return SHMEMX_SUCCESS;
     e = *m;
     m->kind = SHMEMX_DEVICE_OK;
-    __atomic_store_n(&m->taken, 0, __ATOMIC_RELEASE);
+    if (shmemi_gpu_fill(call, mine(claim_at()), 0, sizeof(uint32_t), shmemi_gpu_stream()) == 0)
+        (void)shmemi_gpu_sync(call, shmemi_gpu_stream());
     const char *what = e.call < sizeof calls / sizeof *calls ? calls[e.call] : "unknown call";
     char where[96], who[32] = "any PE";
     snprintf(where, sizeof where, "in a kernel, shmem::%s, block %u, thread %u", what, e.block, e.thread);
