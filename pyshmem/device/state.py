@@ -31,7 +31,8 @@ LAYOUT = np.dtype(
             for name in ("heap", "stride", "bytes", "mailbox", "timeout_ns", "internal", "teams")
         ),
         *((name, np.uint32) for name in ("nteams", "reserved")),
-        *((name, np.uint64) for name in ("copy", "bases", "world_sync", "world_packets", "world_slot_bytes", "claim")),
+        *((name, np.uint64) for name in ("copy", "bases", "world_sync", "world_packets")),
+        *((name, np.uint64) for name in ("world_slot_bytes", "claim")),
     ]
 )
 """struct shmemx_device_state; tests compare it with the header."""

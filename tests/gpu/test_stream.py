@@ -87,6 +87,36 @@ def test_collectives(job, cp, device, around, meet, elements, stream):
     job.free(dst)
 
 
+@pytest.mark.parametrize("from_host", [False, True])
+@pytest.mark.parametrize("elements", [5, 3000])
+def test_collect_and_strides(job, cp, device, around, meet, elements, from_host):
+    """By the host's calls and by the stream's: blocks of different sizes, every second element."""
+    me, n, after, before = around
+    src = job.array(np.arange(elements + n) + 100_000 * me, device="cuda")
+    dst = job.zeros(2 * n * (elements + n), src.dtype, device="cuda")
+    meet()
+    collect = job.collect if from_host else device.stream.collect_on_stream
+    collect(dst, src, size=elements + me)
+    device.synchronize()
+    expected = np.concatenate([np.arange(elements + pe) + 100_000 * pe for pe in range(n)])
+    assert (dst.get()[: expected.size] == expected).all()
+    meet()
+    alltoalls = job.alltoalls if from_host else device.stream.alltoalls_on_stream
+    alltoalls(dst, src, tst=2, size=1)
+    device.synchronize()
+    assert (dst.get()[: 2 * n : 2] == np.array([me + 100_000 * pe for pe in range(n)])).all()
+    meet()
+    job.iput(dst, src, after, tst=2, sst=1, size=elements)
+    meet()
+    assert (dst.get()[: 2 * elements : 2] == np.arange(elements) + 100_000 * before).all()
+    back = np.zeros(elements, src.dtype)
+    job.iget(back, dst, after, sst=2, size=elements)
+    assert (back == np.arange(elements) + 100_000 * me).all()
+    meet()
+    job.free(src)
+    job.free(dst)
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint64"])
 def test_reduce_dtypes(job, cp, device, around, meet, dtype):
     me, n, _, _ = around
