@@ -37,8 +37,10 @@ FUNCTIONS = {
     "my_pe": "i", "n_pes": "i", "team_my_pe": "iu", "team_n_pes": "iu", "ptr": "ppi",
     "p8": "ipui", "p32": "ipui", "p64": "ipli", "g8": "upi", "g32": "upi", "g64": "lpi",
     "put": "iippli", "get": "iippli", "put_nbi": "iippli", "get_nbi": "iippli", "put_signal": "iipplplii",
+    "put_signal_nbi": "iipplplii",
     "fence": "ii", "quiet": "ii", "sync": "iiu", "barrier": "iiu",
     "wait_until32": "iipii", "wait_until64": "iipil", "test32": "ipii", "test64": "ipil",
+    "wait_until_all": "iipliil", "wait_until_any": "lpliil", "test_all": "ipliil", "test_any": "lpliil",
     "signal_wait_until": "iipil", "signal_fetch": "lp", "signal_op": "iplii",
     "atomic32": "uipuui", "atomic64": "liplli",
     "put_packets": "iipplli", "recv_packets": "iippll",
@@ -106,11 +108,13 @@ c_my_pe, c_n_pes, c_team_my_pe, c_team_n_pes, c_ptr = map(
     _declare, ("my_pe", "n_pes", "team_my_pe", "team_n_pes", "ptr")
 )
 c_p8, c_p32, c_p64, c_g8, c_g32, c_g64 = map(_declare, ("p8", "p32", "p64", "g8", "g32", "g64"))
-c_put, c_get, c_put_nbi, c_get_nbi, c_put_signal = map(
-    _declare, ("put", "get", "put_nbi", "get_nbi", "put_signal")
+c_put, c_get, c_put_nbi, c_get_nbi, c_put_signal, c_put_signal_nbi = map(
+    _declare, ("put", "get", "put_nbi", "get_nbi", "put_signal", "put_signal_nbi")
 )
 c_fence, c_quiet, c_sync, c_barrier = map(_declare, ("fence", "quiet", "sync", "barrier"))
 c_wait32, c_wait64, c_test32, c_test64 = map(_declare, ("wait_until32", "wait_until64", "test32", "test64"))
+c_wait_all, c_wait_any = map(_declare, ("wait_until_all", "wait_until_any"))
+c_test_all, c_test_any = map(_declare, ("test_all", "test_any"))
 c_signal_wait, c_signal_fetch, c_signal_op = map(_declare, ("signal_wait_until", "signal_fetch", "signal_op"))
 c_atomic32, c_atomic64 = map(_declare, ("atomic32", "atomic64"))
 c_put_packets, c_recv_packets = map(_declare, ("put_packets", "recv_packets"))

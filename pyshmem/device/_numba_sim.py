@@ -330,8 +330,8 @@ c_put, c_get = (partial(_move, _together, core) for core in (lib.shmemx_put, lib
 c_put_nbi, c_get_nbi = (partial(_move, _leader, core) for core in (lib.shmemx_put, lib.shmemx_get))
 
 
-def c_put_signal(
-    scope: int, target: int, source: int, nbytes: int, sig: int, value: int, op: int, pe: int
+def _put_signal(
+    finish: Any, scope: int, target: int, source: int, nbytes: int, sig: int, value: int, op: int, pe: int
 ) -> None:
     _sigop(op)
 
@@ -340,7 +340,10 @@ def c_put_signal(
         to, there = _pointer(target), _pointer(source)
         return _done(lib.shmemx_put_signal(_CTX, to, there, nbytes, word, types.uint64(value), op, pe))
 
-    _together(scope, work)
+    finish(scope, work)
+
+
+c_put_signal, c_put_signal_nbi = partial(_put_signal, _together), partial(_put_signal, _leader)
 
 
 # ---- order, sync -------------------------------------------------------------------------------------------
@@ -363,28 +366,53 @@ c_sync, c_barrier = partial(_meet, lib.shmemx_sync), partial(_meet, lib.shmemx_b
 # ---- waits and signals -------------------------------------------------------------------------------------
 
 
-def _compare(core: Any, bits: int, ivar: int, cmp: int, value: int) -> tuple[int, bool]:
-    """(code, answer) of the library's wait or test of one word."""
-    operand = ffi.new(f"int{bits}_t *", _signed(int(value), bits))
-    result = ffi.new("size_t *")
-    number = INT_WORDS[np.dtype(f"int{bits}")].core
-    null = ffi.NULL
-    code = core(number, lib.SHMEMX_ALL, _pointer(ivar), 1, null, null, cmp, operand, 0, result)
-    return code, result[0] != 0
+_WORDS = {32: "int32", 64: "int64", 65: "uint64"}  # by checks.comparison_kind
+_NONE = (1 << 64) - 1  # SIZE_MAX: no index
 
 
-def _wait(bits: int, scope: int, ivar: int, cmp: int, value: int) -> bool:
-    return _together(scope, lambda: _in_time(_compare(lib.shmemx_wait_until, bits, ivar, cmp, value)[0]))
+def _compare(
+    core: Any, which: int, ivars: int, nelems: int, kind: int, cmp: int, value: int
+) -> tuple[int, int]:
+    """(code, result) of the library's wait or test of some words."""
+    name = _WORDS[kind]
+    bits = int(value) if kind == 65 else _signed(int(value), kind)
+    operand, result, null = ffi.new(f"{name}_t *", bits), ffi.new("size_t *"), ffi.NULL
+    number = INT_WORDS[np.dtype(name)].core
+    code = core(number, which, _pointer(ivars), nelems, null, null, cmp, operand, 0, result)
+    return code, int(result[0])
 
 
-def _test(bits: int, ivar: int, cmp: int, value: int) -> bool:
-    code, answer = _compare(lib.shmemx_test, bits, ivar, cmp, value)
+def c_wait_all(scope: int, ivars: int, nelems: int, kind: int, cmp: int, value: int) -> bool:
+    def work() -> bool:
+        return _in_time(_compare(lib.shmemx_wait_until, lib.SHMEMX_ALL, ivars, nelems, kind, cmp, value)[0])
+
+    return _together(scope, work)
+
+
+def c_wait_any(ivars: int, nelems: int, kind: int, cmp: int, value: int) -> int:
+    code, found = _compare(lib.shmemx_wait_until, lib.SHMEMX_ANY, ivars, nelems, kind, cmp, value)
+    return found if _in_time(code) else _NONE
+
+
+def _test(which: int, ivars: int, nelems: int, kind: int, cmp: int, value: int) -> int:
+    code, found = _compare(lib.shmemx_test, which, ivars, nelems, kind, cmp, value)
     check(code)
-    return answer
+    return found
 
 
-c_wait32, c_wait64 = (partial(_wait, bits) for bits in (32, 64))
-c_test32, c_test64 = (partial(_test, bits) for bits in (32, 64))
+c_test_all, c_test_any = partial(_test, lib.SHMEMX_ALL), partial(_test, lib.SHMEMX_ANY)
+
+
+def _wait_one(kind: int, scope: int, ivar: int, cmp: int, value: int) -> bool:
+    return c_wait_all(scope, ivar, 1, kind, cmp, value)
+
+
+def _test_one(kind: int, ivar: int, cmp: int, value: int) -> bool:
+    return c_test_all(ivar, 1, kind, cmp, value) != 0
+
+
+c_wait32, c_wait64 = partial(_wait_one, 32), partial(_wait_one, 64)
+c_test32, c_test64 = partial(_test_one, 32), partial(_test_one, 64)
 
 
 def c_signal_wait(scope: int, sig: int, cmp: int, value: int) -> bool:

@@ -48,9 +48,10 @@ __all__ = [
     "atomic_inc", "atomic_or", "atomic_set", "atomic_swap", "atomic_xor", "barrier", "block", "broadcast",
     "eq",
     "fcollect", "fence", "g", "ge", "get", "get_nbi", "gt", "le", "lt", "my_pe", "n_pes", "ne", "p", "peer",
-    "put", "put_nbi", "put_packets", "put_signal", "quiet", "recv_packets", "shared", "signal_add",
-    "signal_fetch", "signal_op", "signal_set", "signal_wait_until", "sync", "team_my_pe",
-    "team_n_pes", "test", "thread", "wait_until", "warp", "world",
+    "put", "put_nbi", "put_packets", "put_signal", "put_signal_nbi", "quiet", "recv_packets", "shared",
+    "signal_add", "signal_fetch", "signal_op", "signal_set", "signal_wait_until", "sync", "team_my_pe",
+    "team_n_pes", "test", "test_all", "test_any", "thread", "wait_until", "wait_until_all", "wait_until_any",
+    "warp", "world",
 ]  # fmt: skip
 
 thread, warp, block = 0, 1, 2
@@ -162,6 +163,21 @@ def put_signal(scope, target, source, sig, value, op, pe):
 
 
 @_device
+def put_signal_nbi(scope, target, source, sig, value, op, pe):
+    """As `put_signal`; `source` may be written again after the scope's next barrier."""
+    core.c_put_signal_nbi(
+        scope,
+        core.address(target),
+        core.address(source),
+        core.bytes_of(target, source),
+        core.signal_word(sig),
+        value,
+        op,
+        pe,
+    )
+
+
+@_device
 def put_packets(scope, packets, source, round, pe):
     """All of `source` as packets into `packets` (uint8, symmetric) of PE `pe`; scope warp or block."""
     return (
@@ -248,6 +264,42 @@ def test(ivar, cmp, value):
     if kind == 64:
         return core.c_test64(core.address(ivar), cmp, core.types.uint64(core.types.int64(value))) != 0
     return _compared(core.c_signal_fetch(core.address(ivar)), cmp, core.types.uint64(value))
+
+
+@_device
+def _bits(ivars, value):
+    if core.comparison_of(ivars) == 65:
+        return core.types.uint64(value)
+    return core.types.uint64(core.types.int64(value))
+
+
+@_device
+def wait_until_all(scope, ivars, cmp, value):
+    """Waits until all elements of this PE's `ivars` compare true; the scope's threads share them."""
+    kind = core.comparison_of(ivars)
+    return core.c_wait_all(scope, core.address(ivars), ivars.size, kind, cmp, _bits(ivars, value)) != 0
+
+
+@_device
+def wait_until_any(ivars, cmp, value):
+    """Waits, by one thread, until an element of this PE's `ivars` compares true, and returns its index; -1 if
+    there is no element, or after the deadline."""
+    kind = core.comparison_of(ivars)
+    return core.types.int64(core.c_wait_any(core.address(ivars), ivars.size, kind, cmp, _bits(ivars, value)))
+
+
+@_device
+def test_all(ivars, cmp, value):
+    """Whether all elements of this PE's `ivars` compare true now."""
+    kind = core.comparison_of(ivars)
+    return core.c_test_all(core.address(ivars), ivars.size, kind, cmp, _bits(ivars, value)) != 0
+
+
+@_device
+def test_any(ivars, cmp, value):
+    """The index of an element of this PE's `ivars` that compares true now, or -1."""
+    kind = core.comparison_of(ivars)
+    return core.types.int64(core.c_test_any(core.address(ivars), ivars.size, kind, cmp, _bits(ivars, value)))
 
 
 @_device

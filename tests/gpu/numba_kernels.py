@@ -99,6 +99,26 @@ def together(word, sig, src, dst, out, pe):
         out[5] = shmem_numba.signal_fetch(sig)
 
 
+@cuda.jit
+def several(words, a, b, sig, out, pe):
+    """Each PE sets its word on all; then waits and tests of several words, and a put_signal_nbi."""
+    thread, me = cuda.threadIdx.x, shmem_numba.my_pe()
+    if thread < shmem_numba.n_pes():
+        shmem_numba.p(words[me:], 5, thread)
+    fine = shmem_numba.wait_until_all(shmem_numba.block, words, shmem_numba.ge, 5)
+    if thread == 0:
+        out[0] = fine
+        out[1] = shmem_numba.test_all(words, shmem_numba.eq, 5)
+        out[2] = shmem_numba.test_all(words, shmem_numba.gt, 5)
+        out[3] = shmem_numba.wait_until_any(words, shmem_numba.eq, 5)
+        out[4] = shmem_numba.test_any(words, shmem_numba.ne, 5)
+        out[5] = shmem_numba.wait_until_any(words[:0], shmem_numba.eq, 5)
+    shmem_numba.put_signal_nbi(shmem_numba.block, a, b, sig, 3, shmem_numba.signal_add, pe)
+    shmem_numba.signal_wait_until(shmem_numba.block, sig, shmem_numba.eq, 3)
+    if thread == 0:
+        out[6] = a[a.size - 1]
+
+
 def put_only(a, b):
     shmem_numba.put(shmem_numba.thread, a, b, 0)
 

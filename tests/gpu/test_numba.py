@@ -87,6 +87,21 @@ def test_barrier_waits_collectives(job, cp, kernels, around, meet):
         job.free(x)
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint64"])
+def test_several_words(job, cp, kernels, around, meet, dtype):
+    me, n, after, before = around
+    words, sig = job.zeros(n, dtype, device="cuda"), job.zeros(1, "uint64", device="cuda")
+    a, b = job.zeros(300, "float32", device="cuda"), cp.full(300, me + 1, "float32")
+    out = cp.zeros(7)
+    meet()
+    kernels.several[1, 64](words, a, b, sig, out, after)
+    meet()
+    assert out.get().tolist() == [1, 1, 0, 0, -1, -1, before + 1]
+    meet()
+    for x in (words, sig, a):
+        job.free(x)
+
+
 def test_what_is_wrong_is_found_when_compiling(job, cp, kernels, meet):
     from numba.cuda import jit
 

@@ -198,6 +198,17 @@ def test_comparisons(job, meet, dtype):
     assert out.tolist() == [[0, 2, 2, 2, 0, 0], [2, 0, 0, 2, 0, 2], [0, 2, 0, 0, 2, 2]]
 
 
+@pytest.mark.parametrize("dtype", ["int32", "int64", "uint64"])
+def test_several_words(job, kernels, around, meet, dtype):
+    me, n, after, before = around
+    words, sig = job.zeros(n, dtype), job.zeros(1, "uint64")
+    a, b, out = job.zeros(300, "float32"), np.full(300, me + 1, "float32"), np.zeros(7)
+    meet()
+    kernels.several[1, 16](words, a, b, sig, out, after)
+    assert out.tolist() == [1, 1, 0, 0, -1, -1, before + 1]
+    meet()
+
+
 @cuda.jit
 def unsigned(words, out):
     out[0] = sim.test(words, sim.gt, 1 << 63)

@@ -191,6 +191,7 @@ def _numba_kernels() -> list[tuple[object, tuple[object, ...]]]:
         *((tests.count, (kind,)) for kind in (i4, u4, i8, u8)),
         *((tests.values, (kind, kind, n)) for kind in (i4, u4, i8, u8)),
         (tests.together, (i8, u8, f4, f4, f4, n)),
+        *((tests.several, (kind, f4, f4, u8, f8, n)) for kind in (i4, i8, u8)),
     ]
 
 
@@ -216,7 +217,7 @@ def test_numba_kernels(numba_parts, nvrtc):
         for name, signature in declared.items():
             assert defined[name] == signature, name
         called |= set(declared)
-    assert len(called) >= 25
+    assert len(called) >= 30
 
 
 def test_numba_type_errors(numba_parts):

@@ -39,6 +39,19 @@
         __VA_ARGS__                                                                                          \
     }
 
+/* The same for the type of a word, which is `word` in it. */
+#define SHMEMX_BY_KIND(kind, ...)                                                                            \
+    if ((kind) == 32) {                                                                                      \
+        using word = int;                                                                                    \
+        __VA_ARGS__                                                                                          \
+    } else if ((kind) == 64) {                                                                               \
+        using word = long long;                                                                              \
+        __VA_ARGS__                                                                                          \
+    } else {                                                                                                 \
+        using word = unsigned long long;                                                                     \
+        __VA_ARGS__                                                                                          \
+    }
+
 namespace shmem
 {
 namespace detail
@@ -159,6 +172,18 @@ SHMEMX_DEVICE_C int shmem_device_put_signal(int scope, void *dst, const void *sr
     return 1;
 }
 
+SHMEMX_DEVICE_C int shmem_device_put_signal_nbi(int scope, void *dst, const void *src,
+                                                unsigned long long nbytes, void *sig,
+                                                unsigned long long value, int op, int pe)
+{
+    using shmem::detail::bytes;
+    SHMEMX_BY_SCOPE(scope,
+                    shmem::put_signal_nbi(s, static_cast<bytes *>(dst), static_cast<const bytes *>(src),
+                                          nbytes, static_cast<unsigned long long *>(sig), value,
+                                          static_cast<shmem::signal_kind>(op), pe);)
+    return 1;
+}
+
 /* By a block, through `memory` of its shared memory (shmem::stage): once _stage_open, then any number of
  * calls. */
 SHMEMX_DEVICE_C int shmem_device_stage_open(void *memory, unsigned memory_bytes)
@@ -230,6 +255,35 @@ SHMEMX_DEVICE_C int shmem_device_test32(const void *ivar, int cmp, int value)
 SHMEMX_DEVICE_C int shmem_device_test64(const void *ivar, int cmp, long long value)
 {
     return shmem::test(static_cast<const long long *>(ivar), static_cast<shmem::cmp>(cmp), value);
+}
+/* Of several words; kind is 32 or 64 (signed) or 65 (64 bits, unsigned). any: the index, or all ones for none. */
+SHMEMX_DEVICE_C int shmem_device_wait_until_all(int scope, const void *ivars, unsigned long long nelems,
+                                                int kind, int cmp, unsigned long long value)
+{
+    bool ok = false;
+    SHMEMX_BY_KIND(kind, SHMEMX_BY_SCOPE(scope, ok = shmem::wait_until_all(
+                                                    s, static_cast<const word *>(ivars), nelems, nullptr,
+                                                    static_cast<shmem::cmp>(cmp), static_cast<word>(value));))
+    return ok;
+}
+SHMEMX_DEVICE_C unsigned long long shmem_device_wait_until_any(const void *ivars, unsigned long long nelems,
+                                                               int kind, int cmp, unsigned long long value)
+{
+    SHMEMX_BY_KIND(kind,
+                   return shmem::wait_until_any(static_cast<const word *>(ivars), nelems, nullptr,
+                                                static_cast<shmem::cmp>(cmp), static_cast<word>(value));)
+}
+SHMEMX_DEVICE_C int shmem_device_test_all(const void *ivars, unsigned long long nelems, int kind, int cmp,
+                                          unsigned long long value)
+{
+    SHMEMX_BY_KIND(kind, return shmem::test_all(static_cast<const word *>(ivars), nelems, nullptr,
+                                                static_cast<shmem::cmp>(cmp), static_cast<word>(value));)
+}
+SHMEMX_DEVICE_C unsigned long long shmem_device_test_any(const void *ivars, unsigned long long nelems,
+                                                         int kind, int cmp, unsigned long long value)
+{
+    SHMEMX_BY_KIND(kind, return shmem::test_any(static_cast<const word *>(ivars), nelems, nullptr,
+                                                static_cast<shmem::cmp>(cmp), static_cast<word>(value));)
 }
 SHMEMX_DEVICE_C int shmem_device_signal_wait_until(int scope, const void *sig, int cmp,
                                                    unsigned long long value)
@@ -321,6 +375,7 @@ SHMEMX_DEVICE_C int shmem_device_reduce_f64(int op, unsigned team, void *dst, co
                                     static_cast<const double *>(src), nelems);
 }
 
+#undef SHMEMX_BY_KIND
 #undef SHMEMX_BY_WARPS
 #undef SHMEMX_BY_SCOPE
 
