@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import shlex
@@ -365,6 +366,7 @@ def _from_file(path: str, screen: _Screen) -> None:
 
 
 def _listed(function: Callable[..., None]) -> Callable[..., None]:
+    function.__doc__ = inspect.getdoc(function)  # unindented, as the lists that follow are
     for text, groups in (("Groups:", GROUPS), ("Groups of --device cuda:", GPU_GROUPS)):
         lines = "\n".join(f"  {name:<12} {what}" for name, what in groups.items())
         function.__doc__ = f"{function.__doc__}\n\n\b\n{text}\n{lines}\n"

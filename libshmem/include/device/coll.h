@@ -279,6 +279,7 @@ SHMEMX_DEVICE_FN void send_to_all(const Scope &scope, const members &t, u64 e, c
                        read_part(me, src, begin, static_cast<unsigned>(bytes)));
     }
 }
+
 /* Where member j's share of a vector begins, and how long it is: whole words of 16 bytes, the last has the
  * rest. */
 struct share_of {
