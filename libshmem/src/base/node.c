@@ -77,6 +77,18 @@ static int lock_byte(int pe, short type)
     return fcntl(node.fd, F_SETLK, &f);
 }
 
+static void flush_and_exit(int status)
+{
+    /* another thread may hold a stream's lock for good: never wait for it */
+    FILE *streams[] = {stdout, stderr};
+    for (int i = 0; i < 2; ++i)
+        if (ftrylockfile(streams[i]) == 0) {
+            fflush(streams[i]);
+            funlockfile(streams[i]);
+        }
+    _exit(status);
+}
+
 int shmemi_node_find_dead(int *pid)
 {
     if (!node.control)
@@ -89,24 +101,15 @@ int shmemi_node_find_dead(int *pid)
         struct flock f = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = i, .l_len = 1};
         if (fcntl(node.fd, F_GETLK, &f) == 0 && f.l_type == F_UNLCK &&
             atomic_load_explicit(&node.control->pe[i].state, memory_order_acquire) == PE_RUNNING) {
+            /* ended the job before it lost its lock, and this PE's watcher has not had a processor since */
+            if (atomic_load_explicit(&node.control->ending, memory_order_acquire))
+                flush_and_exit(atomic_load_explicit(&node.control->status, memory_order_relaxed));
             if (pid)
                 *pid = node.control->pe[i].pid;
             return node.world_of[i];
         }
     }
     return -1;
-}
-
-static void flush_and_exit(int status)
-{
-    /* another thread may hold a stream's lock for good: never wait for it */
-    FILE *streams[] = {stdout, stderr};
-    for (int i = 0; i < 2; ++i)
-        if (ftrylockfile(streams[i]) == 0) {
-            fflush(streams[i]);
-            funlockfile(streams[i]);
-        }
-    _exit(status);
 }
 
 /* Sleeps until somebody ends the job; once a second sees whether the launcher still lives. */
@@ -136,7 +139,8 @@ static void wake_watchers(void)
 
 void shmemi_node_end_all(int status)
 {
-    if (!node.control)
+    /* the first one's status counts: it tells the cause, later ones may be what the others made of it */
+    if (!node.control || atomic_load_explicit(&node.control->ending, memory_order_acquire))
         return;
     atomic_store_explicit(&node.control->status, status, memory_order_relaxed);
     /* release: a watcher that sees `ending` (acquire) reads this status */

@@ -23,9 +23,9 @@ int shmemi_node_open(const char *call, struct shmemi_bootstrap *b, size_t heap_b
 /* Local. This PE counts as having left properly from here on. */
 void shmemi_node_close(void);
 
-/* World number of a PE of this node that ended without finalize, or -1. */
+/* World number of a PE of this node that ended without finalize, or -1. Does not return where the job is being ended. */
 int shmemi_node_find_dead(int *pid);
-/* Tells every PE of the node to exit with `status` at once; returns. */
+/* Tells every PE of the node to exit with `status` at once, unless an earlier call did; returns. */
 void shmemi_node_end_all(int status);
 
 #endif
