@@ -235,16 +235,23 @@ static const size_t BULK_BYTES = 1u << 20;
  * stage is what counts. Stages: reduce_bulk.cu. */
 enum { BULK_BLOCKS = 14, BULK_STAGES = 6, BULK_REMOTE_BYTES = 16 << 10 };
 
+static unsigned bulk_shared(const struct group *g, unsigned chunk)
+{
+    return 128 + BULK_STAGES * (unsigned)g->t->n * chunk;
+}
+
 /* Bytes of a chunk, a power of two (5 KiB for 4 members took 670 us where 4 KiB took 604); 0 = not this way: for that
  * many members they would be too small. */
 static unsigned bulk_chunk(const struct group *g, size_t bytes, const void *dest, const void *source)
 {
     enum { LEAST = 512 };
-    unsigned chunk = BULK_REMOTE_BYTES;
-    while (chunk * (unsigned)(g->t->n - 1) > BULK_REMOTE_BYTES)
-        chunk /= 2;
-    bool fits = bytes >= BULK_BYTES && ((uintptr_t)dest | (uintptr_t)source) % 16 == 0;
-    return fits && chunk >= LEAST && g->t->n > 1 && shmemi_gpu_capability() >= 90 ? chunk : 0;
+    if (bytes < BULK_BYTES || ((uintptr_t)dest | (uintptr_t)source) % 16 || g->t->n == 1)
+        return 0;
+    for (unsigned chunk = BULK_REMOTE_BYTES; chunk >= LEAST; chunk /= 2)
+        if (chunk * (unsigned)(g->t->n - 1) <= BULK_REMOTE_BYTES &&
+            bulk_shared(g, chunk) <= shmemi_gpu_bulk_bytes())
+            return chunk;
+    return 0;
 }
 
 int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, const void *source,
@@ -277,8 +284,7 @@ int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, con
     if (chunk) {
         void *more[] = {&g.slot, &op, &dest, &source, &n, &chunk};
         return shmemi_gpu_kernel_shared(call, SHMEMI_K_REDUCE_BULK + type, BULK_BLOCKS,
-                                        chunk > 8192 ? 256 : 128,
-                                        128 + BULK_STAGES * (unsigned)g.t->n * chunk, more, stream);
+                                        chunk > 8192 ? 256 : 128, bulk_shared(&g, chunk), more, stream);
     }
     return shmemi_gpu_kernel(call, SHMEMI_K_REDUCE + type, copy_blocks(bytes / (size_t)g.t->n), THREADS,
                              arguments, stream);

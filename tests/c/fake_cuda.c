@@ -19,13 +19,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/cuda_driver.h"
 #include "device/state.h"
-
-typedef int CUresult;
-typedef unsigned long long CUdeviceptr;
-typedef struct {
-    char bytes[64];
-} handle_t; /* CUipcMemHandle */
 
 enum {
     OK = 0,
@@ -33,7 +28,6 @@ enum {
     OUT_OF_MEMORY = 2,
     INVALID_CONTEXT = 201,
     MAP_FAILED_ = 205,
-    ALREADY_REGISTERED = 712,
     NOT_REGISTERED = 713,
     NOT_SUPPORTED = 801
 };
@@ -360,7 +354,7 @@ API CUresult cuMemFree_v2(CUdeviceptr p)
 {
     return give_back(ALLOCATED, p);
 }
-API CUresult cuIpcGetMemHandle(handle_t *handle, CUdeviceptr p)
+API CUresult cuIpcGetMemHandle(CUipcMemHandle *handle, CUdeviceptr p)
 {
     MAY_FAIL;
     pthread_mutex_lock(&lock);
@@ -371,7 +365,7 @@ API CUresult cuIpcGetMemHandle(handle_t *handle, CUdeviceptr p)
     memcpy(handle, &named, sizeof named);
     return r ? OK : INVALID_VALUE;
 }
-API CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *p, handle_t handle, unsigned flags)
+API CUresult cuIpcOpenMemHandle_v2(CUdeviceptr *p, CUipcMemHandle handle, unsigned flags)
 {
     struct named named;
     char path[64];
@@ -463,25 +457,12 @@ API CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t n, void *str
     memmove((void *)(uintptr_t)to, (void *)(uintptr_t)from, n);
     return current ? OK : INVALID_CONTEXT;
 }
-API CUresult cuMemcpy2DAsync_v2(const void *rectangle, void *stream)
+API CUresult cuMemcpy2DAsync_v2(const CUmemcpy2D *r, void *stream)
 {
-    struct side {
-        size_t x, y;
-        int type;
-        const void *host;
-        CUdeviceptr device;
-        void *array;
-        size_t pitch;
-    };
-    struct {
-        struct side from, to;
-        size_t width, height;
-    } r;
     (void)stream;
-    memcpy(&r, rectangle, sizeof r);
-    for (size_t i = 0; i < r.height; ++i)
-        memcpy((char *)(uintptr_t)r.to.device + i * r.to.pitch,
-               (char *)(uintptr_t)r.from.device + i * r.from.pitch, r.width);
+    for (size_t i = 0; i < r->height; ++i)
+        memcpy((char *)(uintptr_t)r->dest.device + i * r->dest.pitch,
+               (char *)(uintptr_t)r->source.device + i * r->source.pitch, r->width);
     return current ? OK : INVALID_CONTEXT;
 }
 API CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char byte, size_t n, void *stream)

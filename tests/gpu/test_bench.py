@@ -14,7 +14,7 @@ PAIRS = ("p", "put_signal", "packets")  # ping-pong: from 2 PEs on
 
 def test_every_figure_is_there_and_positive(job, cp):
     if job.n_pes() > cp.cuda.runtime.getDeviceCount():
-        pytest.skip("one PE a GPU is measured")
+        pytest.skip("more PEs than GPUs: `pyshmem bench --device cuda` measures one PE a GPU")
     found: list[Figure] = []
     parts: list[float] = []
     report = Report(found.append, lambda stage, part: parts.append(part), lambda text: None)

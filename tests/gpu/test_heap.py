@@ -61,7 +61,7 @@ def test_dropped_arrays_are_given_back(job, cp):
     assert job.heap_info("cuda")[1] == before
 
 
-@pytest.mark.skipif(not fixed, reason="the heap grows")
+@pytest.mark.skipif(not fixed, reason="SHMEM_DEVICE_SHARING is not ipc: the heap grows, and is tested so")
 def test_heap_of_fixed_size(job, cp):
     total, _, largest = job.heap_info("cuda")
     with pytest.raises(MemoryError, match=r"cannot grow.*SHMEM_DEVICE_SYMMETRIC_SIZE"):
@@ -73,7 +73,7 @@ def test_heap_of_fixed_size(job, cp):
     assert "shared by ipc" in job.info()
 
 
-@pytest.mark.skipif(fixed, reason="the heap does not grow")
+@pytest.mark.skipif(fixed, reason="SHMEM_DEVICE_SHARING=ipc: the heap has a fixed size, tested above")
 def test_heap_grows_and_shrinks(job, cp, meet):
     total = job.heap_info("cuda")[0]
     a = job.empty(200 << 20, "uint8", device="cuda")

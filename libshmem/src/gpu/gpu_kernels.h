@@ -25,10 +25,9 @@ enum shmemi_kernel {
 /* Launches one; loads its module at the first. */
 int shmemi_gpu_kernel(const char *call, int kernel, unsigned blocks, unsigned threads, void **arguments,
                       void *stream);
-/* With that much dynamic shared memory, up to SHMEMI_GPU_SHARED_BYTES. */
+/* With that much dynamic shared memory, up to shmemi_gpu_bulk_bytes. */
 int shmemi_gpu_kernel_shared(const char *call, int kernel, unsigned blocks, unsigned threads,
                              unsigned shared_bytes, void **arguments, void *stream);
-enum { SHMEMI_GPU_SHARED_BYTES = 200 << 10 };
 /* When the device state ends. */
 void shmemi_gpu_unload_kernels(void);
 /* An atomic on PE pe's copy of `dst`, an address of this PE's GPU heap, in the order of the library's stream. A fetched

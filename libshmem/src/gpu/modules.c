@@ -85,7 +85,7 @@ static int load_kernel(const char *call, int kernel)
     if (rc == 0)
         rc = shmemi_gpu_function(call, loaded.module[module], function, &found);
     if (rc == 0 && kernel >= SHMEMI_K_REDUCE_BULK)
-        rc = shmemi_gpu_allow_shared(call, found, SHMEMI_GPU_SHARED_BYTES);
+        rc = shmemi_gpu_allow_shared(call, found, shmemi_gpu_bulk_bytes());
     if (rc == 0) /* release: pairs with the acquire of other threads, which then use the module */
         __atomic_store_n(&loaded.kernel[kernel], found, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&loaded.lock);
