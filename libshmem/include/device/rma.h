@@ -273,6 +273,12 @@ template <class Scope> SHMEMX_DEVICE_FN void settle(Scope scope)
     if (arch::lane(scope) == 0)
         arch::bulk_wait();
 }
+/* The same for one copy: without a stage it has not used the engine. */
+template <class Scope> SHMEMX_DEVICE_FN void settle_copy(const Scope &) {}
+SHMEMX_DEVICE_FN void settle_copy(const stage &scope)
+{
+    settle(scope);
+}
 
 } // namespace detail
 
@@ -338,7 +344,7 @@ template <class Scope, class T>
 SHMEMX_DEVICE_FN void get(const Scope &scope, T *dst, const T *src, size nelems, int pe)
 {
     get_nbi(scope, dst, src, nelems, pe);
-    detail::settle(scope);
+    detail::settle_copy(scope);
     arch::sync(scope);
 }
 

@@ -319,7 +319,7 @@ SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, s
             detail::copy_few(detail::at(dst, pe), src, bytes);
     } else {
         detail::copy<detail::from_here>(scope, detail::at(dst, pe), src, bytes);
-        detail::settle(scope);
+        detail::settle_copy(scope);
         arch::sync(scope);
     }
     if (leader) {
