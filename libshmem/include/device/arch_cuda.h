@@ -129,6 +129,12 @@ SHMEMX_DEVICE_FN bool all(block_scope, bool ok)
     return __syncthreads_and(ok) != 0;
 }
 
+/* The value of the lane whose number differs by `mask`; the whole warp calls. */
+SHMEMX_DEVICE_FN u32 shuffle_xor(u32 v, unsigned mask)
+{
+    return __shfl_xor_sync(0xffffffffu, v, static_cast<int>(mask));
+}
+
 /* ---- loads and stores at system scope ----------------------------------------------------------------- */
 
 SHMEMX_DEVICE_FN u8 load_relaxed(const u8 *p)

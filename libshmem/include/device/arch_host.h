@@ -58,7 +58,8 @@ class meeting
 };
 
 struct block_shared {
-    block_shared(unsigned threads, std::size_t bytes) : everybody(threads), memory(bytes + 128)
+    block_shared(unsigned threads, std::size_t bytes)
+        : everybody(threads), memory(bytes + 128), lanes(threads + warp_width)
     {
         for (unsigned i = 0; i < threads; i += warp_width)
             warps.push_back(std::make_unique<meeting>(threads - i < warp_width ? threads - i : warp_width));
@@ -66,6 +67,7 @@ struct block_shared {
     meeting everybody;
     std::vector<std::unique_ptr<meeting>> warps;
     std::vector<unsigned char> memory;
+    std::vector<u32> lanes; // what a shuffle passes from one lane to another
 };
 
 struct lane_state {
@@ -158,6 +160,15 @@ inline bool all(block_scope, bool ok)
 template <class Scope> inline void sync(Scope scope)
 {
     (void)all(scope, true);
+}
+inline u32 shuffle_xor(u32 v, unsigned mask)
+{
+    u32 *lanes = here().block->lanes.data();
+    lanes[thread_index()] = v;
+    sync(warp_scope{});
+    const u32 got = lanes[thread_index() ^ mask];
+    sync(warp_scope{});
+    return got;
 }
 
 /* ---- loads and stores ---------------------------------------------------------------------------------- */
