@@ -194,6 +194,8 @@ SHMEMX_API int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, co
 
 #include "shmemx_int8.h"
 #include "shmemx_moe.h"
+#include "shmemx_moe_gpu.h"
+#include "shmemx_moe_ll.h"
 #include "shmemx_stream.h"
 
 #endif

@@ -1,6 +1,8 @@
 /* MoE objects: create and destroy over the heap, and the handles they give out. */
 #include "moe.h"
 
+#include "moe_agree.h"
+
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -293,24 +295,12 @@ static const char *const field_names[FIELDS] = {
 #undef NAME
 };
 
-/* One PE's part of create, as all see it. */
-struct offer {
-    int64_t error; /* SHMEMX_ERR_*, 0 = fine */
-    uint64_t team; /* hash of the members' PE numbers; 0 = member of none */
-    int64_t ranks, bytes;
-    int64_t fields[FIELDS];
-};
-
-static void make_offer(const struct shmemx_moe *m, int error, struct offer *o)
+static void make_offer(const struct shmemx_moe *m, int error, struct shmemi_moe_offer *o)
 {
-    *o = (struct offer){.error = error};
+    *o = (struct shmemi_moe_offer){.error = error};
     if (error || m->ranks == 0)
         return;
-    uint64_t hash = 14695981039346656037u; /* FNV-1a */
-    for (int r = 0; r < m->ranks; r++)
-        hash = (hash ^ (uint64_t)(uint32_t)m->world[r]) * 1099511628211u;
-    o->team = hash | 1;
-    o->ranks = m->ranks;
+    shmemi_moe_offer_team(o, m->world, m->ranks);
     o->bytes = (int64_t)m->block_bytes;
     int i = 0;
 #define COPY(field) o->fields[i++] = m->c.field;
@@ -318,55 +308,13 @@ static void make_offer(const struct shmemx_moe *m, int error, struct offer *o)
 #undef COPY
 }
 
-/* The verdict on all offers: the same on every PE, members of other teams included, since all allocate
- * together. */
-static int judge(const char *call, const struct offer *all, int npes, int me, size_t *bytes)
-{
-    *bytes = 0;
-    for (int p = 0; p < npes; p++) {
-        if (all[p].error && all[me].error)
-            return (int)all[me].error; /* logged where it was found */
-        if (all[p].error)
-            return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                               "PE %d could not take part: SHMEMX_ERR_%s (%s); see its message", p,
-                               shmemx_error_name((int)all[p].error), shmemx_strerror((int)all[p].error));
-        if ((size_t)all[p].bytes > *bytes)
-            *bytes = (size_t)all[p].bytes;
-    }
-    for (int p = 0; p < npes; p++) {
-        if (all[p].team == 0)
-            continue;
-        int64_t same = 0;
-        for (int q = 0; q < npes; q++) {
-            if (all[q].team != all[p].team)
-                continue;
-            same++;
-            for (int f = 0; f < FIELDS; f++)
-                if (all[p].fields[f] != all[q].fields[f])
-                    return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "%s is %lld on PE %d and %lld on PE %d",
-                                       field_names[f], (long long)all[p].fields[f], p,
-                                       (long long)all[q].fields[f], q);
-        }
-        if (same != all[p].ranks)
-            return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                               "team of PE %d has %lld members, %lld PEs gave that team", p,
-                               (long long)all[p].ranks, (long long)same);
-    }
-    return SHMEMX_SUCCESS;
-}
-
-/* Shows `mine` to all PEs of the world and gets theirs. `scratch` is symmetric, npes + 1 offers. */
-static int show_offers(struct offer *scratch, const struct offer *mine, int npes)
-{
-    scratch[npes] = *mine;
-    return shmemx_fcollect(SHMEM_TEAM_WORLD, scratch, &scratch[npes], sizeof *mine);
-}
-
 /* ---- create, destroy ----------------------------------------------------------------------------------- */
 
 /* After the block is there: pointers to it, and empty lines. */
-static int connect_ranks(const char *call, struct shmemx_moe *m)
+static int connect_ranks(const char *call, void *object, void *block)
 {
+    struct shmemx_moe *m = object;
+    m->block = block;
     memset(m->block, 0, m->receive_at);
     size_t in = (size_t)m->c.max_tokens * m->record, back = (size_t)m->c.max_tokens * m->back_record;
     for (int r = 0; r < m->ranks; r++) {
@@ -381,37 +329,6 @@ static int connect_ranks(const char *call, struct shmemx_moe *m)
                                in > back ? in : back, m->world[r]);
     }
     return SHMEMX_SUCCESS;
-}
-
-/* The collective part. Every step ends alike on all PEs, so that none is left in the next one. */
-static int create(const char *call, struct shmemx_moe *m, int error)
-{
-    int npes = shmemi_world.npes, me = shmemi_world.me, rc;
-    struct offer *scratch, mine;
-    rc = shmemx_allocate((void **)&scratch, (size_t)(npes + 1) * sizeof *scratch, 0, 0, SHMEMX_MEM_HOST);
-    if (rc)
-        return error ? error : rc;
-    make_offer(m, error, &mine);
-    size_t bytes = 0;
-    rc = show_offers(scratch, &mine, npes);
-    if (!rc)
-        rc = judge(call, scratch, npes, me, &bytes);
-    void *block = NULL;
-    if (!rc)
-        rc = shmemx_allocate(&block, bytes, 4096, 0, SHMEMX_MEM_HOST);
-    if (!rc && block) {
-        m->block = block;
-        error = m->ranks ? connect_ranks(call, m) : SHMEMX_SUCCESS;
-        /* The second meeting is also the barrier behind which peers may write lines. */
-        make_offer(m, error, &mine);
-        rc = show_offers(scratch, &mine, npes);
-        if (!rc)
-            rc = judge(call, scratch, npes, me, &bytes);
-        if (rc)
-            (void)shmemx_free(block);
-    }
-    (void)shmemx_free(scratch);
-    return rc;
 }
 
 int shmemx_moe_create(const shmemx_moe_config_t *config, shmemx_moe_t **moe)
@@ -432,11 +349,18 @@ int shmemx_moe_create(const shmemx_moe_config_t *config, shmemx_moe_t **moe)
     }
     if (moe)
         *moe = NULL;
-    int rc = create(__func__, m, error);
+    struct shmemi_moe_offer mine;
+    struct shmemi_moe_creation how = {
+        .call = __func__, .names = field_names, .fields = FIELDS, .kind = SHMEMX_MEM_HOST, .ready = connect_ranks,
+        .object = m};
+    make_offer(m, error, &mine);
+    void *block;
+    int rc = shmemi_moe_create(&how, &mine, &block);
     if (rc) {
         free_object(m);
         return rc;
     }
+    m->block = block; /* also of PEs outside the teams */
     m->job = shmemi_world.jobs;
     pthread_mutex_lock(&lock);
     m->next = objects;

@@ -42,7 +42,8 @@ TYPES = {
 
 def modules() -> dict[str, list[str]]:
     """What nvcc is called with for each file: its source, the GPU, and for a type's reductions the type."""
-    found = {"kernels": ["kernels.cu", OLDEST]}
+    found = {"kernels": ["kernels.cu", OLDEST], "moe_ll": ["moe_ll.cu", OLDEST]}
+    found |= {"moe_normal": ["moe_normal.cu", BULK], "moe_normal_80": ["moe_normal.cu", OLDEST]}
     for name, cpp in TYPES.items():
         found[f"reduce_{name}"] = ["reduce.cu", OLDEST, f"-DSHMEMI_ELEMENT={cpp}"]
         found[f"reduce_bulk_{name}"] = ["reduce_bulk.cu", BULK, f"-DSHMEMI_ELEMENT={cpp}"]
@@ -55,7 +56,7 @@ def digest() -> str:
     other = ("arch_host.h", "wrappers.h")  # not included by the kernels
     headers = [path for path in sorted((include / "device").glob("*.h")) if path.name not in other]
     total = hashlib.sha256()
-    for path in [*sorted(SOURCES.glob("*.cu*")), include / "shmem_device.h", *headers]:
+    for path in [*sorted(SOURCES.glob("*.cu*")), *sorted(SOURCES.glob("*_args.h")), include / "shmem_device.h", *headers]:
         text = re.sub(r"//[^\n]*|/\*.*?\*/", " ", path.read_text(), flags=re.DOTALL)
         total.update(" ".join(text.split()).encode())
     return total.hexdigest()[:32]

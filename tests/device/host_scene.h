@@ -19,7 +19,7 @@ inline std::atomic<unsigned long> failures{0}, passed{0};
             passed.fetch_add(1, std::memory_order_relaxed);                                                  \
         } else if (failures.fetch_add(1) < 20) {                                                             \
             std::fprintf(stderr, "%s:%d: FAILED %s: PE %d: ", __FILE__, __LINE__, #condition,                \
-                         shmem::my_pe());                                                                    \
+                         shmem::arch::here().state != nullptr ? shmem::my_pe() : -1);                                                               \
             std::fprintf(stderr, __VA_ARGS__);                                                               \
             std::fputc('\n', stderr);                                                                        \
         }                                                                                                    \

@@ -135,6 +135,25 @@ SHMEMX_DEVICE_FN u32 shuffle_xor(u32 v, unsigned mask)
     return __shfl_xor_sync(0xffffffffu, v, static_cast<int>(mask));
 }
 
+/* The number of the lowest bit that is set; there is one. */
+SHMEMX_DEVICE_FN unsigned lowest_bit(u64 x)
+{
+    return static_cast<unsigned>(__ffsll(static_cast<long long>(x))) - 1;
+}
+SHMEMX_DEVICE_FN unsigned count_bits(u32 x)
+{
+    return static_cast<unsigned>(__popc(x));
+}
+/* Atomics on shared memory, for the threads of a block. */
+SHMEMX_DEVICE_FN void shared_add(u32 *p, u32 v)
+{
+    atomicAdd_block(p, v);
+}
+SHMEMX_DEVICE_FN void shared_or(u32 *p, u32 v)
+{
+    atomicOr_block(p, v);
+}
+
 /* ---- loads and stores at system scope ----------------------------------------------------------------- */
 
 SHMEMX_DEVICE_FN u8 load_relaxed(const u8 *p)
@@ -296,6 +315,12 @@ SHMEMX_DEVICE_FN u64 compare_swap(u64 *p, u64 condition, u64 v)
     return old;
 }
 
+/* In shared memory. */
+SHMEMX_DEVICE_FN void add_shared(u32 *p, u32 v)
+{
+    (void)atomicAdd(p, v);
+}
+
 /* ---- time ---------------------------------------------------------------------------------------------- */
 
 SHMEMX_DEVICE_FN u64 nanoseconds()
@@ -310,6 +335,21 @@ SHMEMX_DEVICE_FN void relax() {}
 SHMEMX_DEVICE_FN void nap()
 {
     asm volatile("nanosleep.u32 200;");
+}
+
+/* ---- copies into shared memory that run beside the thread ------------------------------------------------ */
+
+/* 16 bytes from global to shared memory, under way until async_wait of the same thread. */
+SHMEMX_DEVICE_FN void async_copy(void *shared, const void *global)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" ::"r"(
+                     static_cast<unsigned>(__cvta_generic_to_shared(shared))),
+                 "l"(global)
+                 : "memory");
+}
+SHMEMX_DEVICE_FN void async_wait()
+{
+    asm volatile("cp.async.wait_all;" ::: "memory");
 }
 
 /* ---- packets ------------------------------------------------------------------------------------------- */

@@ -17,7 +17,7 @@
 
 #define SHMEMX_DEVICE_FN inline
 #define SHMEMX_DEVICE_CALL inline
-#define SHMEMX_DEVICE_SLOW inline
+#define SHMEMX_DEVICE_SLOW static inline
 #define SHMEMX_DEVICE_UNROLL
 #define SHMEMX_DEVICE_ROLLED
 
@@ -170,6 +170,22 @@ inline u32 shuffle_xor(u32 v, unsigned mask)
     sync(warp_scope{});
     return got;
 }
+inline unsigned lowest_bit(u64 x)
+{
+    return static_cast<unsigned>(__builtin_ctzll(x));
+}
+inline unsigned count_bits(u32 x)
+{
+    return static_cast<unsigned>(__builtin_popcount(x));
+}
+inline void shared_add(u32 *p, u32 v)
+{
+    (void)__atomic_fetch_add(p, v, __ATOMIC_RELAXED);
+}
+inline void shared_or(u32 *p, u32 v)
+{
+    (void)__atomic_fetch_or(p, v, __ATOMIC_RELAXED);
+}
 
 /* ---- loads and stores ---------------------------------------------------------------------------------- */
 
@@ -277,6 +293,11 @@ template <class Word> inline Word compare_swap(Word *p, Word condition, Word v)
     return condition;
 }
 
+inline void add_shared(u32 *p, u32 v)
+{
+    (void)fetch_add(p, v);
+}
+
 /* ---- time ---------------------------------------------------------------------------------------------- */
 
 inline u64 nanoseconds()
@@ -290,6 +311,12 @@ inline void relax()
     std::this_thread::yield();
 }
 inline void nap() {}
+
+inline void async_copy(void *shared, const void *global)
+{
+    std::memcpy(shared, global, 16);
+}
+inline void async_wait() {}
 
 /* ---- packets: the flag of a line is stored after its data, and read before ----------------------------- */
 
@@ -342,12 +369,45 @@ inline bool bulk_reaches(const void *, const void *)
 {
     return true;
 }
-inline void bulk_open(u64 *done, unsigned count)
+/* The block's shared memory, and addresses in it. */
+inline unsigned char *block_memory()
+{
+    unsigned char *p = here().block->memory.data();
+    return p + (128 - reinterpret_cast<std::uintptr_t>(p) % 128) % 128;
+}
+inline unsigned shared_address(const void *p)
+{
+    return static_cast<unsigned>(static_cast<const unsigned char *>(p) - block_memory());
+}
+/* A completion word: loads of a phase in the upper 16 bits, then those that have come, below the phases done. */
+inline void bulk_open(u64 *done, unsigned count, unsigned loads = 1)
 {
     for (unsigned i = 0; i < count; ++i)
-        done[i] = 0;
+        done[i] = static_cast<u64>(loads) << 48;
 }
 inline void bulk_fence() {}
+/* Everything happens at once, but in the words' protocol. */
+inline void bulk_load(unsigned to, const unsigned char *from, unsigned bytes, unsigned done)
+{
+    std::memcpy(block_memory() + to, from, bytes);
+    u64 *word = reinterpret_cast<u64 *>(block_memory() + done);
+    u64 now = load_relaxed(word) + (1ull << 32);
+    if ((now >> 32 & 0xffff) == now >> 48)
+        now = (now >> 48 << 48 | (now & 0xffffffff)) + 1;
+    // observers: this lane, which stored the data, and those that wait in bulk_loaded
+    store_release(word, now);
+}
+inline void bulk_store(unsigned char *to, unsigned from, unsigned bytes)
+{
+    std::memcpy(to, block_memory() + from, bytes);
+}
+inline void bulk_commit() {}
+template <int Pending> inline void bulk_read() {}
+inline void bulk_loaded(unsigned done, unsigned phase)
+{
+    while ((load_acquire(reinterpret_cast<const u64 *>(block_memory() + done)) & 1) == phase)
+        relax();
+}
 inline void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, unsigned char *slot,
                       unsigned chunk, unsigned slots, u64 *done, unsigned &phases)
 {
@@ -388,8 +448,7 @@ void launch(const shmemx_device_state &state, unsigned blocks, unsigned threads,
 }
 inline unsigned char *shared()
 {
-    unsigned char *p = arch::here().block->memory.data();
-    return p + (128 - reinterpret_cast<std::uintptr_t>(p) % 128) % 128;
+    return arch::block_memory();
 }
 
 } // namespace host

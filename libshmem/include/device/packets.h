@@ -186,10 +186,10 @@ SHMEMX_DEVICE_FN void send_piece(const place<Lines> &me, unsigned char *to, bool
 }
 /* Waits for N groups at once, this lane's pieces at from[i], where wanted[i]: its line is inside the message.
  * False: the patience ended. */
-template <bool Lines, unsigned N>
+template <bool Lines, unsigned N, class Patience>
 SHMEMX_DEVICE_FN bool await_pieces(const place<Lines> &me, arch::vec16 (&v)[N],
                                    const unsigned char *const (&from)[N], const bool (&wanted)[N], u64 round,
-                                   patience &left)
+                                   Patience &left)
 {
     if constexpr (Lines) {
         return arch::lines_load(v, from, wanted, me.flag, round, left);

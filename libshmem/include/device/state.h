@@ -89,7 +89,10 @@ struct shmemx_device_state {
     X(PUT_PACKETS, "put_packets")                                                                            \
     X(RECV_PACKETS, "recv_packets")                                                                          \
     X(TEAM, "team")                                                                                          \
-    X(COLLECT, "collect")
+    X(COLLECT, "collect")                                                                                    \
+    X(MOE_DISPATCH, "moe dispatch")                                                                          \
+    X(MOE_COMBINE, "moe combine")                                                                            \
+    X(MOE_LAYOUT, "moe layout")
 enum shmemx_device_call {
 #define X(name, text) SHMEMX_DEVICE_CALL_##name,
     SHMEMX_DEVICE_CALLS(X)
@@ -104,7 +107,10 @@ enum {
     SHMEMX_DEVICE_ADDRESS, /* the `value` bytes at address are not in this PE's copy, or misaligned */
     SHMEMX_DEVICE_TEAM,    /* value: a team number that is not this PE's */
     SHMEMX_DEVICE_SCOPE, /* value: threads of a block that is smaller than a warp, in a call that needs one */
-    SHMEMX_DEVICE_ROOM   /* value: bytes of room at address; expected: bytes that there are */
+    SHMEMX_DEVICE_ROOM,  /* value: bytes of room at address; expected: bytes that there are */
+    SHMEMX_DEVICE_EXPERT, /* choice number `value` of topk_idx, at address, is no expert; expected: experts */
+    SHMEMX_DEVICE_LIMIT,  /* pe is to receive `value` rows and has room for `expected` */
+    SHMEMX_DEVICE_MISMATCH /* pe is in another call: its word at address is `value`, this PE's `expected` */
 };
 
 /* The mailbox: the first error of this PE's kernels, whose thread has set the word at `claim` from 0 to 1: that

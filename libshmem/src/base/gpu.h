@@ -31,6 +31,8 @@ enum { SHMEMI_GPU_LINKED, SHMEMI_GPU_UNLINKED, SHMEMI_GPU_UNSEEN };
 int shmemi_gpu_link(const unsigned char uuid[SHMEMI_GPU_UUID_BYTES]);
 /* Dynamic shared memory that a block may have for copies by the SM's copy engine; 0 = there is none (before 9.0). */
 unsigned shmemi_gpu_bulk_bytes(void);
+/* Multiprocessors of the device. */
+unsigned shmemi_gpu_processors(void);
 size_t shmemi_gpu_total_bytes(void);
 
 /* Memory that processes share, first way: virtual, chunk by chunk at chosen addresses. NULL where this device offers it,

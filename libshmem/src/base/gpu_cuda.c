@@ -27,6 +27,7 @@ static struct {
     size_t granularity, total;
     const char *lacks; /* for chunks */
     unsigned bulk_bytes;
+    int processors;
 } gpu = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static SHMEMI_COLD int failed(const char *call, const char *what, CUresult code)
@@ -115,6 +116,8 @@ static int open_device(const char *call, int local_rank)
     CHECKED(call, "cuDeviceGetAttribute", cu.device_attribute(&fd, ATTRIBUTE_POSIX_FD, gpu.device));
     CHECKED(call, "cuDeviceGetAttribute", cu.device_attribute(&major, ATTRIBUTE_MAJOR, gpu.device));
     CHECKED(call, "cuDeviceGetAttribute", cu.device_attribute(&shared, ATTRIBUTE_SHARED, gpu.device));
+    CHECKED(call, "cuDeviceGetAttribute",
+            cu.device_attribute(&gpu.processors, ATTRIBUTE_PROCESSORS, gpu.device));
     gpu.bulk_bytes = major >= 9 ? bulk_room(shared) : 0;
     gpu.lacks = !vmm ? "virtual memory management" : !fd ? "POSIX descriptors for its memory" : NULL;
     CHECKED(call, "cuDevicePrimaryCtxRetain", cu.primary_retain(&gpu.context, gpu.device));
@@ -199,6 +202,11 @@ int shmemi_gpu_link(const unsigned char uuid[SHMEMI_GPU_UUID_BYTES])
 unsigned shmemi_gpu_bulk_bytes(void)
 {
     return gpu.bulk_bytes;
+}
+
+unsigned shmemi_gpu_processors(void)
+{
+    return (unsigned)gpu.processors;
 }
 
 int shmemi_gpu_device(void)

@@ -17,6 +17,11 @@ enum shmemi_kernel {
     SHMEMI_K_COLLECT,
     SHMEMI_K_ALLTOALLS,
     SHMEMI_K_STRIDED,
+    SHMEMI_K_MOE_LL_DISPATCH,
+    SHMEMI_K_MOE_LL_COMBINE,
+    SHMEMI_K_MOE_LAYOUT,
+    SHMEMI_K_MOE_DISPATCH, /* and the next: up to shmemi_gpu_bulk_bytes of shared memory */
+    SHMEMI_K_MOE_COMBINE,
     SHMEMI_K_REDUCE_PACKETS, /* + enum shmemx_type */
     SHMEMI_K_REDUCE = SHMEMI_K_REDUCE_PACKETS + SHMEMX_TYPE_COUNT,
     SHMEMI_K_REDUCE_BULK = SHMEMI_K_REDUCE + SHMEMX_TYPE_COUNT, /* needs compute capability 9.0 */

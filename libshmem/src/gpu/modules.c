@@ -12,18 +12,29 @@ struct ptx {
 };
 extern const struct ptx shmemi_ptx[]; /* ends with a NULL name */
 
-static const char *const names[SHMEMI_K_REDUCE_PACKETS] = {
-    [SHMEMI_K_ATOMIC] = "shmem_k_atomic",
-    [SHMEMI_K_SIGNAL] = "shmem_k_signal",
-    [SHMEMI_K_SIGNAL_WAIT] = "shmem_k_signal_wait",
-    [SHMEMI_K_BARRIER] = "shmem_k_barrier",
-    [SHMEMI_K_BROADCAST_PACKETS] = "shmem_k_broadcast_packets",
-    [SHMEMI_K_EXCHANGE_PACKETS] = "shmem_k_exchange_packets",
-    [SHMEMI_K_EXCHANGE] = "shmem_k_exchange",
-    [SHMEMI_K_FETCH] = "shmem_k_fetch",
-    [SHMEMI_K_COLLECT] = "shmem_k_collect",
-    [SHMEMI_K_ALLTOALLS] = "shmem_k_alltoalls",
-    [SHMEMI_K_STRIDED] = "shmem_k_strided",
+/* The modules that are no type's, and the kernels in them. */
+enum file { KERNELS, MOE_LL, MOE_NORMAL, FILES };
+static const char *const files[FILES] = {[KERNELS] = "kernels", [MOE_LL] = "moe_ll", [MOE_NORMAL] = "moe_normal"};
+static const struct {
+    enum file file;
+    const char *name;
+} named[SHMEMI_K_REDUCE_PACKETS] = {
+    [SHMEMI_K_ATOMIC] = {KERNELS, "shmem_k_atomic"},
+    [SHMEMI_K_SIGNAL] = {KERNELS, "shmem_k_signal"},
+    [SHMEMI_K_SIGNAL_WAIT] = {KERNELS, "shmem_k_signal_wait"},
+    [SHMEMI_K_BARRIER] = {KERNELS, "shmem_k_barrier"},
+    [SHMEMI_K_BROADCAST_PACKETS] = {KERNELS, "shmem_k_broadcast_packets"},
+    [SHMEMI_K_EXCHANGE_PACKETS] = {KERNELS, "shmem_k_exchange_packets"},
+    [SHMEMI_K_EXCHANGE] = {KERNELS, "shmem_k_exchange"},
+    [SHMEMI_K_FETCH] = {KERNELS, "shmem_k_fetch"},
+    [SHMEMI_K_COLLECT] = {KERNELS, "shmem_k_collect"},
+    [SHMEMI_K_ALLTOALLS] = {KERNELS, "shmem_k_alltoalls"},
+    [SHMEMI_K_STRIDED] = {KERNELS, "shmem_k_strided"},
+    [SHMEMI_K_MOE_LL_DISPATCH] = {MOE_LL, "shmem_k_moe_ll_dispatch"},
+    [SHMEMI_K_MOE_LL_COMBINE] = {MOE_LL, "shmem_k_moe_ll_combine"},
+    [SHMEMI_K_MOE_LAYOUT] = {MOE_NORMAL, "shmem_k_moe_layout"},
+    [SHMEMI_K_MOE_DISPATCH] = {MOE_NORMAL, "shmem_k_moe_dispatch"},
+    [SHMEMI_K_MOE_COMBINE] = {MOE_NORMAL, "shmem_k_moe_combine"},
 };
 static const char *const types[SHMEMX_TYPE_COUNT] = {
     [SHMEMX_INT8] = "int8",         [SHMEMX_INT16] = "int16",     [SHMEMX_INT32] = "int32",
@@ -32,8 +43,8 @@ static const char *const types[SHMEMX_TYPE_COUNT] = {
     [SHMEMX_BFLOAT16] = "bfloat16", [SHMEMX_FLOAT32] = "float32", [SHMEMX_FLOAT64] = "float64",
 };
 
-/* Module 0 has the kernels of `names`, 1 + type a type's reductions, the last third those by the copy engine. */
-enum { MODULES = 1 + 2 * SHMEMX_TYPE_COUNT };
+/* Behind the files a type's reductions each, then those by the copy engine. */
+enum { MODULES = FILES + 2 * SHMEMX_TYPE_COUNT };
 static struct {
     pthread_mutex_t lock;
     void *module[MODULES], *kernel[SHMEMI_K_COUNT];
@@ -65,16 +76,22 @@ static int load_module(const char *call, const char *name, void **module)
 
 static int load_kernel(const char *call, int kernel)
 {
-    char module_name[32] = "kernels";
-    const char *function = kernel < SHMEMI_K_REDUCE_PACKETS ? names[kernel] : NULL;
-    int module = 0;
-    if (kernel >= SHMEMI_K_REDUCE_PACKETS) {
+    char module_name[32];
+    const char *function;
+    int module;
+    if (kernel < SHMEMI_K_REDUCE_PACKETS) {
+        module = (int)named[kernel].file;
+        /* two of one source: with the SM's copy engine, and for GPUs that have none */
+        const char *old = module == MOE_NORMAL && shmemi_gpu_bulk_bytes() == 0 ? "_80" : "";
+        snprintf(module_name, sizeof module_name, "%s%s", files[module], old);
+        function = named[kernel].name;
+    } else {
         int type = (kernel - SHMEMI_K_REDUCE_PACKETS) % SHMEMX_TYPE_COUNT;
         bool bulk = kernel >= SHMEMI_K_REDUCE_BULK;
         if (!types[type])
             return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "not on a GPU for this type");
         snprintf(module_name, sizeof module_name, "reduce_%s%s", bulk ? "bulk_" : "", types[type]);
-        module = 1 + type + (bulk ? SHMEMX_TYPE_COUNT : 0);
+        module = FILES + type + (bulk ? SHMEMX_TYPE_COUNT : 0);
         function = bulk                       ? "shmem_k_reduce_bulk"
                    : kernel < SHMEMI_K_REDUCE ? "shmem_k_reduce_packets"
                                               : "shmem_k_reduce";
@@ -84,7 +101,8 @@ static int load_kernel(const char *call, int kernel)
     void *found = NULL;
     if (rc == 0)
         rc = shmemi_gpu_function(call, loaded.module[module], function, &found);
-    if (rc == 0 && kernel >= SHMEMI_K_REDUCE_BULK)
+    bool large = kernel >= SHMEMI_K_REDUCE_BULK || (kernel >= SHMEMI_K_MOE_LL_DISPATCH && kernel <= SHMEMI_K_MOE_COMBINE);
+    if (rc == 0 && large && shmemi_gpu_bulk_bytes() != 0)
         rc = shmemi_gpu_allow_shared(call, found, shmemi_gpu_bulk_bytes());
     if (rc == 0) /* release: pairs with the acquire of other threads, which then use the module */
         __atomic_store_n(&loaded.kernel[kernel], found, __ATOMIC_RELEASE);

@@ -134,6 +134,25 @@ SHMEMX_DEVICE_FN u32 to_int8(float f) // of magnitude 127 at most, or NaN
 
 /* ---- groups ---------------------------------------------------------------------------------------------------------- */
 
+/* Correctly rounded, without the cases that these numbers have not: a third of the instructions of a division. */
+SHMEMX_DEVICE_FN float reciprocal(float x) // of a normal number whose reciprocal is one
+{
+#ifdef __CUDA_ARCH__
+    return __frcp_rn(x);
+#else
+    return 1.0f / x;
+#endif
+}
+SHMEMX_DEVICE_FN float over_127(float x)
+{
+#ifdef __CUDA_ARCH__
+    const float part = 0x1.020408p-7f, q = x * part; // 1 / 127, rounded
+    return __fmaf_rn(__fmaf_rn(q, -127.0f, x), part, q);
+#else
+    return x / 127.0f;
+#endif
+}
+
 struct scaling {
     float scale, inverse;
 };
@@ -142,21 +161,19 @@ SHMEMX_DEVICE_FN scaling scaling_of(const quantizer &q, float amax)
     if (q.how == as_int8) {
         if (amax == 0)
             return scaling{0, 0};
-        float s = amax / 127.0f; // held where 1 / scale and 127 * scale are finite and normal
+        float s = over_127(amax); // held where 1 / scale and 127 * scale are finite and normal
         s = s < 0x1p-126f ? 0x1p-126f : s > 0x1.020406p121f ? 0x1.020406p121f : s;
-        return scaling{s, 1.0f / s};
+        return scaling{s, reciprocal(s)};
     }
     amax = amax < 1e-4f ? 1e-4f : amax > 3.4028234e38f ? 3.4028234e38f : amax;
     if (q.ue8m0 == 0)
-        return scaling{amax / 448.0f, 448.0f / amax};
-    u32 b = bits_of_float(amax / 448.0f);
+        return scaling{amax * (1.0f / 448.0f), 448.0f * reciprocal(amax)};
+    u32 b = bits_of_float(amax * (1.0f / 448.0f));
     b = (b + 0x7fffffu) & 0x7f800000u; // up to a power of two
     return scaling{float_of_bits(b), float_of_bits((254u << 23) - b)};
 }
-SHMEMX_DEVICE_FN u64 quantize_vector(const quantizer &q, const arch::vec16 &v, float inverse)
+SHMEMX_DEVICE_FN u64 quantize_eight(const quantizer &q, const float (&f)[8], float inverse)
 {
-    float f[8];
-    unpack_bf16(v, f);
     u64 w = 0;
     if (q.how == as_int8) {
         SHMEMX_DEVICE_UNROLL
@@ -181,48 +198,118 @@ SHMEMX_DEVICE_FN void dequantize_word(const quantizer &q, u64 w, float scale, fl
         f[i] = (q.how == as_int8 ? static_cast<float>(static_cast<int>(b ^ 0x80u) - 128) : from_e4m3(b)) * scale;
     }
 }
-SHMEMX_DEVICE_FN float largest_of(const arch::vec16 &v)
+SHMEMX_DEVICE_FN float largest_of(const float (&f)[8])
 {
-    float f[8], m = 0;
-    unpack_bf16(v, f);
+    float m = 0;
     SHMEMX_DEVICE_UNROLL
     for (unsigned i = 0; i < 8; ++i)
         m = largest(m, magnitude(f[i]));
     return m;
 }
 
-/* The warps of `c` quantize one row: vector(w) gives its w-th vector and may be asked twice; word(w, eight values) and
- * scale(g, value) take the results, each once, from some lane. All lanes of the warps call. */
+/* Vectors of a row that a lane has in its hands at once: their loads are in flight together. */
+constexpr unsigned quantize_batch = 2;
+
+/* Lanes that share a group: the least power of two that gives each a vector, or a warp. */
+SHMEMX_DEVICE_FN unsigned lanes_of_group(unsigned vectors)
+{
+    unsigned team = arch::warp_width;
+    while (team / 2 >= vectors)
+        team /= 2;
+    return team;
+}
+/* The largest of the lanes of a group. */
+SHMEMX_DEVICE_FN float largest_of_lanes(float amax, unsigned team)
+{
+    SHMEMX_DEVICE_ROLLED
+    for (unsigned m = 1; m < team; m *= 2)
+        amax = largest(amax, float_of_bits(arch::shuffle_xor(bits_of_float(amax), m)));
+    return amax;
+}
+
+/* The warps of `c` quantize one row. fill(w, f) gives the floats of words w[0], w[1], .. (no_word = none; f is 0 then)
+ * and may be asked twice; word(w, eight values) and scale(g, value) take the results, each once, from some lane. All
+ * lanes of the warps call. */
+constexpr unsigned no_word = ~0u;
+template <class Fill, class Word, class Scale>
+SHMEMX_DEVICE_FN void quantize_floats(const detail::crew &c, const quantizer &q, Fill fill, Word word, Scale scale)
+{
+    constexpr unsigned N = quantize_batch;
+    const unsigned vectors = (q.group + 7) / 8, team = lanes_of_group(vectors); // vectors of a group
+    const unsigned lane = arch::lane(warp), sub = lane % team, teams = arch::warp_width / team;
+    const unsigned groups = q.groups(), all = q.words(), step = c.warps * teams;
+    if (vectors <= team) { // a vector each lane: several groups at once
+        SHMEMX_DEVICE_ROLLED
+        for (unsigned u = c.mine * teams; u < groups; u += N * step) {
+            unsigned w[N];
+            float f[N][8] = {};
+            SHMEMX_DEVICE_UNROLL
+            for (unsigned i = 0; i < N; ++i) {
+                const unsigned g = u + i * step + lane / team, at = g * vectors + sub;
+                w[i] = g < groups && sub < vectors && at < all ? at : no_word;
+            }
+            fill(w, f);
+            SHMEMX_DEVICE_UNROLL
+            for (unsigned i = 0; i < N; ++i) {
+                if (u + i * step >= groups) // of all lanes
+                    break;
+                const unsigned g = u + i * step + lane / team;
+                const scaling s = scaling_of(q, largest_of_lanes(largest_of(f[i]), team));
+                if (sub == 0 && g < groups)
+                    scale(g, s.scale);
+                if (w[i] != no_word)
+                    word(w[i], quantize_eight(q, f[i], s.inverse));
+            }
+        }
+        return;
+    }
+    SHMEMX_DEVICE_ROLLED
+    for (unsigned g = c.mine; g < groups; g += c.warps) { // a warp each group, all its vectors twice
+        const unsigned begin = g * vectors, end = begin + vectors < all ? begin + vectors : all;
+        float amax = 0;
+        scaling s = {0, 0};
+        SHMEMX_DEVICE_ROLLED
+        for (unsigned pass = 0; pass < 2; ++pass) {
+            SHMEMX_DEVICE_ROLLED
+            for (unsigned at = begin + lane; at < end; at += N * arch::warp_width) {
+                unsigned w[N];
+                float f[N][8] = {};
+                SHMEMX_DEVICE_UNROLL
+                for (unsigned i = 0; i < N; ++i)
+                    w[i] = at + i * arch::warp_width < end ? at + i * arch::warp_width : no_word;
+                fill(w, f);
+                SHMEMX_DEVICE_UNROLL
+                for (unsigned i = 0; i < N; ++i)
+                    if (pass == 0)
+                        amax = largest(amax, largest_of(f[i]));
+                    else if (w[i] != no_word)
+                        word(w[i], quantize_eight(q, f[i], s.inverse));
+            }
+            if (pass == 0) {
+                s = scaling_of(q, largest_of_lanes(amax, team));
+                if (lane == 0)
+                    scale(g, s.scale);
+            }
+        }
+    }
+}
+/* The same for a row of BF16: vector(w) gives its w-th 16 bytes. */
 template <class Vector, class Word, class Scale>
 SHMEMX_DEVICE_FN void quantize_row(const detail::crew &c, const quantizer &q, Vector vector, Word word, Scale scale)
 {
-    const unsigned vectors = (q.group + 7) / 8; // of a group
-    unsigned team = arch::warp_width; // lanes of a group: the least power of two that gives each a vector, or a warp
-    while (team / 2 >= vectors)
-        team /= 2;
-    const unsigned lane = arch::lane(warp), sub = lane % team, teams = arch::warp_width / team;
-    const unsigned groups = q.groups(), all = q.words();
-    SHMEMX_DEVICE_ROLLED
-    for (unsigned u = c.mine * teams; u < groups; u += c.warps * teams) {
-        const unsigned g = u + lane / team, first = g * vectors + sub;
-        const unsigned end = g < groups ? (g * vectors + vectors < all ? g * vectors + vectors : all) : 0;
-        const arch::vec16 v = first < end ? vector(first) : arch::make_vec16(0, 0);
-        float amax = largest_of(v);
-        SHMEMX_DEVICE_ROLLED
-        for (unsigned i = first + team; i < end; i += team)
-            amax = largest(amax, largest_of(vector(i)));
-        SHMEMX_DEVICE_ROLLED
-        for (unsigned m = 1; m < team; m *= 2)
-            amax = largest(amax, float_of_bits(arch::shuffle_xor(bits_of_float(amax), m)));
-        const scaling s = scaling_of(q, amax);
-        if (sub == 0 && g < groups)
-            scale(g, s.scale);
-        if (first < end)
-            word(first, quantize_vector(q, v, s.inverse));
-        SHMEMX_DEVICE_ROLLED
-        for (unsigned i = first + team; i < end; i += team)
-            word(i, quantize_vector(q, vector(i), s.inverse));
-    }
+    quantize_floats(
+        c, q,
+        [&](const unsigned(&w)[quantize_batch], float(&f)[quantize_batch][8]) {
+            arch::vec16 v[quantize_batch];
+            // loads without conditions, so that all are in flight before the first is used
+            SHMEMX_DEVICE_UNROLL
+            for (unsigned i = 0; i < quantize_batch; ++i)
+                v[i] = vector(w[i] != no_word ? w[i] : 0);
+            SHMEMX_DEVICE_UNROLL
+            for (unsigned i = 0; i < quantize_batch; ++i)
+                unpack_bf16(w[i] != no_word ? v[i] : arch::make_vec16(0, 0), f[i]);
+        },
+        word, scale);
 }
 
 } // namespace moe

@@ -1,0 +1,26 @@
+/* The MoE kernels for large batches; moe_gpu.c launches them. */
+#include "moe_normal_combine.cuh"
+#include "moe_normal_dispatch.cuh"
+
+using namespace shmem;
+
+extern __shared__ __align__(128) unsigned char shared_memory[];
+
+extern "C" __global__ void __launch_bounds__(1024)
+    shmem_k_moe_layout(const __grid_constant__ shmemi_moen o, const __grid_constant__ shmemi_moen_layout a)
+{
+    moe::normal::layout(o, a, shared_memory);
+}
+
+extern "C" __global__ void __launch_bounds__(512, 1)
+    shmem_k_moe_dispatch(const __grid_constant__ shmemi_moen o,
+                         const __grid_constant__ shmemi_moen_dispatch a)
+{
+    moe::normal::dispatch(o, a, shared_memory);
+}
+
+extern "C" __global__ void __launch_bounds__(512, 1)
+    shmem_k_moe_combine(const __grid_constant__ shmemi_moen o, const __grid_constant__ shmemi_moen_combine a)
+{
+    moe::normal::combine(o, a, shared_memory);
+}

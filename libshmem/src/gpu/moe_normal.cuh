@@ -1,0 +1,263 @@
+/* What the MoE kernels for large batches share, and where tokens go. The others: moe_normal_dispatch.cuh,
+ * moe_normal_combine.cuh. Compiled for GPUs (moe_normal.cu) and for CPU threads (tests/device). */
+#ifndef SHMEMI_GPU_MOE_NORMAL_CUH
+#define SHMEMI_GPU_MOE_NORMAL_CUH
+
+#include "moe_normal_args.h"
+#include "moe_normal_quant.cuh"
+
+/* Is there a copy engine, or what stands for it on CPU threads? */
+#if !defined(__CUDACC__) || (defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900)
+#define SHMEMI_MOEN_BULK 1
+#else
+#define SHMEMI_MOEN_BULK 0
+#endif
+
+namespace shmem
+{
+namespace moe
+{
+namespace normal
+{
+
+using detail::members;
+
+/* Ranks are shared out to the lanes of a warp: lane, lane + 32, .. */
+constexpr unsigned lane_ranks = SHMEMI_MOEN_MAX_RANKS / arch::warp_width;
+
+template <class T> SHMEMX_DEVICE_FN T *at(u64 address)
+{
+    return reinterpret_cast<T *>(address);
+}
+SHMEMX_DEVICE_FN long long choice(u64 idx, unsigned wide, u64 i)
+{
+    return wide != 0 ? at<const long long>(idx)[i] : at<const int>(idx)[i];
+}
+
+/* Which experts are whose. */
+struct owners {
+    unsigned base, extra;
+
+    SHMEMX_DEVICE_FN owners(unsigned experts, unsigned ranks) : base(experts / ranks), extra(experts % ranks)
+    {
+    }
+    SHMEMX_DEVICE_FN unsigned first(unsigned rank) const
+    {
+        return rank * base + (rank < extra ? rank : extra);
+    }
+    SHMEMX_DEVICE_FN unsigned count(unsigned rank) const
+    {
+        return base + (rank < extra ? 1 : 0);
+    }
+    SHMEMX_DEVICE_FN unsigned owner(unsigned e) const
+    {
+        const unsigned wide = extra * (base + 1);
+        return e < wide ? e / (base + 1) : extra + (e - wide) / base;
+    }
+    SHMEMX_DEVICE_FN bool has(unsigned rank, long long e) const
+    {
+        return e >= first(rank) && e < first(rank) + count(rank);
+    }
+};
+
+/* A routing's arrays. */
+struct routing {
+    shmemi_moen_routing *head;
+    int *count, *chosen, *mine, *pos;
+
+    SHMEMX_DEVICE_FN routing(const shmemi_moen &o, u64 address, unsigned ranks)
+    {
+        const shmemi_moen_places p = shmemi_moen_place_all(ranks, o.most, o.experts);
+        head = at<shmemi_moen_routing>(address);
+        count = at<int>(address + p.count);
+        chosen = at<int>(address + p.chosen);
+        mine = at<int>(address + p.mine);
+        pos = at<int>(address + p.pos);
+    }
+};
+
+/* ---- where tokens go --------------------------------------------------------------------------------------------------- */
+
+/* Tokens that a thread takes at a time; shared memory: a byte for each, and two words a thread. */
+constexpr unsigned layout_run = 16;
+
+/* Sums of all threads' values up to the own one, which is included. */
+SHMEMX_DEVICE_FN u32 running_sum(u32 value, u32 *sums, u32 &total)
+{
+    const unsigned lane = arch::lane(block), width = arch::width(block);
+    u32 *from = sums, *to = sums + width;
+    from[lane] = value;
+    arch::sync(block);
+    SHMEMX_DEVICE_ROLLED
+    for (unsigned apart = 1; apart < width; apart *= 2) {
+        value += lane >= apart ? from[lane - apart] : 0;
+        to[lane] = value;
+        arch::sync(block);
+        u32 *const swap = from;
+        from = to;
+        to = swap;
+    }
+    total = from[width - 1];
+    arch::sync(block);
+    return value;
+}
+
+/* One rank's column, by a block. */
+SHMEMX_DEVICE_FN void layout_rank(const shmemi_moen &o, const shmemi_moen_layout &a, const members &m,
+                                  unsigned rank, u32 *shared)
+{
+    const unsigned lane = arch::lane(block), width = arch::width(block), ranks = static_cast<unsigned>(m.n);
+    const owners who(o.experts, ranks);
+    const routing r(o, a.routing, ranks);
+    auto *goes = reinterpret_cast<u8 *>(shared + 2 * width);
+    u32 before = 0;
+    for (unsigned from = 0; from < a.tokens; from += layout_run * width) {
+        const unsigned left = a.tokens - from, tile = left < layout_run * width ? left : layout_run * width;
+        const unsigned run = (tile + width - 1) / width;
+        for (unsigned i = lane; i < tile; i += width) { // neighbours read neighbouring tokens
+            bool here = false;
+            for (unsigned k = 0; k < o.topk; ++k)
+                here = here || who.has(rank, choice(a.idx, a.wide, static_cast<u64>(from + i) * o.topk + k));
+            goes[i] = here;
+            if (a.in_rank != 0)
+                at<u8>(a.in_rank)[static_cast<u64>(from + i) * ranks + rank] = here;
+        }
+        arch::sync(block);
+        const unsigned begin = lane * run < tile ? lane * run : tile,
+                       end = begin + run < tile ? begin + run : tile;
+        u32 here = 0, total;
+        for (unsigned i = begin; i < end; ++i)
+            here += goes[i];
+        u32 next = before + running_sum(here, shared, total) - here;
+        for (unsigned i = begin; a.routing != 0 && i < end; ++i)
+            r.pos[static_cast<u64>(from + i) * ranks + rank] = goes[i] != 0 ? static_cast<int>(next++) : -1;
+        before += total;
+        arch::sync(block);
+    }
+    if (lane != 0)
+        return;
+    if (a.per_rank != 0)
+        at<int>(a.per_rank)[rank] = static_cast<int>(before);
+    if (a.routing == 0)
+        return;
+    r.count[static_cast<unsigned>(m.me) * ranks + rank] = static_cast<int>(before);
+    if (rank == 0)
+        *r.head = shmemi_moen_routing{0, static_cast<int>(a.tokens), {0, 0}};
+}
+
+/* Choices of each expert, by a block that also reports what is no expert. */
+SHMEMX_DEVICE_FN void layout_experts(const shmemi_moen &o, const shmemi_moen_layout &a, const members &m,
+                                     u32 *shared)
+{
+    const unsigned lane = arch::lane(block), width = arch::width(block);
+    const routing r(o, a.routing, static_cast<unsigned>(m.n));
+    const u64 all = static_cast<u64>(a.tokens) * o.topk;
+    const unsigned window = SHMEMI_MOEN_WINDOW;
+    for (unsigned base = 0; base < o.experts; base += window) {
+        const unsigned left = o.experts - base, n = left < window ? left : window;
+        for (unsigned e = lane; e < n; e += width)
+            shared[e] = 0;
+        arch::sync(block);
+        for (u64 i = lane; i < all; i += width) {
+            const long long e = choice(a.idx, a.wide, i);
+            if (e >= base && e < base + n)
+                arch::add_shared(shared + (static_cast<unsigned>(e) - base), 1);
+            else if (base == 0 && (e < -1 || e >= o.experts))
+                detail::report(SHMEMX_DEVICE_EXPERT, SHMEMX_DEVICE_CALL_MOE_LAYOUT, -1, at<const u8>(a.idx),
+                               i, o.experts);
+        }
+        arch::sync(block);
+        for (unsigned e = lane; e < n; e += width) {
+            if (a.per_expert != 0)
+                at<int>(a.per_expert)[base + e] = static_cast<int>(shared[e]);
+            if (a.routing != 0)
+                r.mine[base + e] = static_cast<int>(shared[e]);
+        }
+        arch::sync(block);
+    }
+}
+
+/* Blocks: one a rank, and one more. Shared memory: shmemi_moen_layout_shared. */
+SHMEMX_DEVICE_FN void layout(const shmemi_moen &o, const shmemi_moen_layout &a, unsigned char *shared)
+{
+    const members m = detail::find(thread, static_cast<team>(o.team), SHMEMX_DEVICE_CALL_MOE_LAYOUT);
+    const unsigned b = arch::block_index();
+    if (m.n == 0)
+        return;
+    if (b < static_cast<unsigned>(m.n))
+        layout_rank(o, a, m, b, reinterpret_cast<u32 *>(shared));
+    else
+        layout_experts(o, a, m, reinterpret_cast<u32 *>(shared));
+}
+
+/* ---- what dispatch and combine share -------------------------------------------------------------------------------------- */
+
+/* The block waits until n words have reached a round; word i is of rank i / each. */
+SHMEMX_DEVICE_FN bool await(const members &m, unsigned call, const u64 *words, unsigned n, unsigned each,
+                            u64 round)
+{
+    bool ok = true;
+    for (unsigned i = arch::lane(block); i < n; i += arch::width(block))
+        ok = detail::wait_for(call, words + i, ge, round,
+                              [&] { return detail::world_pe(m, static_cast<int>(i / each)); }) &&
+             ok;
+    return arch::all(block, ok);
+}
+
+#if SHMEMI_MOEN_BULK
+
+/* What a warp that uses the copy engine has in shared memory. */
+struct pipeline {
+    unsigned char *room;                 // its slots
+    unsigned done, bytes, slots, phases; // done: address of the slots' completion words; phases: a bit a slot
+
+    SHMEMX_DEVICE_FN pipeline(const shmemi_moen_pipe &p, unsigned char *shared, unsigned mine)
+        : room(shared + p.head + static_cast<u64>(mine) * p.slots * p.slot),
+          done(arch::shared_address(shared) + 8 * mine * p.slots), bytes(p.slot), slots(p.slots), phases(0)
+    {
+    }
+    SHMEMX_DEVICE_FN unsigned char *slot(unsigned s) const
+    {
+        return room + s * bytes;
+    }
+    SHMEMX_DEVICE_FN void wait(unsigned s)
+    {
+        arch::bulk_loaded(done + 8 * s, phases >> s & 1);
+        phases ^= 1u << s;
+    }
+};
+
+/* Before quantizing into a slot: what this lane has stored from it has been read. */
+SHMEMX_DEVICE_FN void slot_free(const pipeline &p)
+{
+    if (p.slots == 1)
+        arch::bulk_read<0>();
+    else
+        arch::bulk_read<1>(); // one token's stores are of the slot before
+    arch::sync(warp);
+}
+/* A row of BF16 in a slot becomes values and scales in it. The whole warp; on return lane 0 may store them and load into
+ * the slot's beginning. */
+SHMEMX_DEVICE_FN void quantize_slot(const quantizer &q, unsigned char *slot, unsigned values, unsigned scales,
+                                    unsigned scale_bytes)
+{
+    auto *to = reinterpret_cast<u64 *>(slot + values);
+    auto *scale_to = reinterpret_cast<u32 *>(slot + scales);
+    quantize(
+        q, [=](unsigned w) { return arch::load_plain(reinterpret_cast<const arch::vec16 *>(slot) + w); },
+        [=](unsigned w, u64 eight) { arch::store_plain(to + w, eight); },
+        [=](unsigned g, float scale) { arch::store_plain(scale_to + g, bits_of_float(scale)); });
+    for (unsigned g = q.groups() + arch::lane(warp); g < scale_bytes / 4; g += arch::warp_width)
+        arch::store_plain(scale_to + g, 0u);
+    // observers: this lane, which has written values and scales, and the copy engine, which reads them after the barrier
+    arch::bulk_fence();
+    arch::sync(warp);
+}
+
+#endif // SHMEMI_MOEN_BULK
+
+} // namespace normal
+} // namespace moe
+} // namespace shmem
+
+#endif

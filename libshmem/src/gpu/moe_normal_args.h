@@ -1,0 +1,128 @@
+/* What the host passes to the MoE kernels for large batches (moe_normal.cuh): plain C, fixed widths, no padding inside.
+ * R ranks, E experts, K choices a token, M = max_tokens. Addresses are of this PE's own copy. */
+#ifndef SHMEMI_GPU_MOE_NORMAL_ARGS_H
+#define SHMEMI_GPU_MOE_NORMAL_ARGS_H
+
+typedef unsigned long long shmemi_moen_u64;
+
+/* CHUNK: rows that a combine's flag stands for. A warp sends them and then waits for their arrival and for a fence, some
+ * 5 us, of the 70 us that 16 rows of 14 KiB take where 96 warps share a link. */
+enum {
+    SHMEMI_MOEN_CHUNK = 16,
+    SHMEMI_MOEN_MAX_RANKS = 64,
+    SHMEMI_MOEN_WINDOW = 8192 /* experts counted at a time */
+};
+
+/* enum shmemx_moe_gpu_format */
+enum { SHMEMI_MOEN_BF16, SHMEMI_MOEN_INT8, SHMEMI_MOEN_FP8, SHMEMI_MOEN_BYTES };
+
+/* An object. All words hold a round (from 1 on, in the upper half where there is a value below) and are never cleared;
+ * row s of a matrix is written by rank s. */
+struct shmemi_moen {
+    unsigned team; /* number in the device's table */
+    unsigned hidden, experts, topk, max_tokens, capacity;
+    unsigned most; /* experts of rank 0, which has the most */
+    unsigned reserved;
+    shmemi_moen_u64 begun;      /* u64 [R]: round << 32 | what: that rank is in a dispatch, of this kind */
+    shmemi_moen_u64 counts;     /* u64 [R][R]: round << 32 | rows from s to d */
+    shmemi_moen_u64 chosen;     /* u64 [R][most]: round << 32 | choices of my experts by rank s */
+    shmemi_moen_u64 arrived;    /* u64 [R]: round: all rows from rank s are here */
+    shmemi_moen_u64 back_begun; /* u64 [R]: round: that rank is in a combine, and done with those before */
+    shmemi_moen_u64 chunks;     /* u64 [R][(M + CHUNK - 1) / CHUNK]: round: the rows of that chunk are back */
+    shmemi_moen_u64 back;       /* [2][R][M] rows, back_row bytes each: round n uses half n % 2 */
+    shmemi_moen_u64 back_row;
+    shmemi_moen_u64 back_weights; /* float [2][R][M][K] */
+    shmemi_moen_u64 local;        /* struct shmemi_moen_local */
+};
+
+/* In local GPU memory; zero at first, only kernels write it. */
+struct shmemi_moen_local {
+    shmemi_moen_u64 dispatches, combines; /* rounds done */
+    shmemi_moen_u64 failed[2]; /* round of a dispatch, of a combine, in which a block has waited in vain */
+    unsigned finished[2];      /* blocks of a launch that are done */
+    unsigned taken, reserved;  /* chunks of a combine that warps have taken */
+};
+
+/* The head of a routing; then int32 arrays, each from a multiple of 16 bytes on (shmemi_moen_place_all):
+ *     count [R][R], rows from s to d    chosen [most], of my experts by all ranks    mine [E], choices of my tokens
+ *     pos [T][R], the token's number among those of mine that go to r, or -1 */
+struct shmemi_moen_routing {
+    int valid; /* 1: dispatched */
+    int tokens, reserved[2];
+};
+#ifdef __CUDACC__
+#define SHMEMI_MOEN_FN __host__ __device__ static inline
+#else
+#define SHMEMI_MOEN_FN static inline
+#endif
+struct shmemi_moen_places {
+    shmemi_moen_u64 count, chosen, mine, pos; /* bytes from the routing's begin */
+};
+SHMEMI_MOEN_FN struct shmemi_moen_places shmemi_moen_place_all(unsigned ranks, unsigned most,
+                                                               unsigned experts)
+{
+    struct shmemi_moen_places p;
+    p.count = sizeof(struct shmemi_moen_routing);
+    p.chosen = p.count + ((shmemi_moen_u64)ranks * ranks + 3) / 4 * 16;
+    p.mine = p.chosen + ((shmemi_moen_u64)most + 3) / 4 * 16;
+    p.pos = p.mine + ((shmemi_moen_u64)experts + 3) / 4 * 16;
+    return p;
+}
+
+/* One of a receive buffer's arrays each, and where the host looks. */
+struct shmemi_moen_result {
+    shmemi_moen_u64 x, scales, topk_idx, topk_weights, source_token; /* symmetric */
+    shmemi_moen_u64 rows, per_expert, per_source;                    /* int32, local */
+    shmemi_moen_u64
+        host; /* u64 [1 + most], pinned: ticket << 32 | rows or SHMEMI_MOEN_NO_..; choices of each expert */
+};
+enum {
+    SHMEMI_MOEN_MOST_ROWS = 0x7ffffff0, /* more are: */
+    SHMEMI_MOEN_NO_ROOM = 0x7ffffff1,
+    SHMEMI_MOEN_NO_PEER,
+    SHMEMI_MOEN_NO_MATCH
+};
+
+struct shmemi_moen_layout {
+    shmemi_moen_u64 idx;     /* int32 or int64 [tokens][K] */
+    shmemi_moen_u64 routing; /* or 0, as the others */
+    shmemi_moen_u64 per_rank, per_expert, in_rank;
+    unsigned tokens, wide; /* wide: ids have 64 bits */
+};
+
+/* The dynamic shared memory of a block: `head` bytes, then for each warp that sends `slots` slots of `slot` bytes; no
+ * slots: rows are copied as vectors. A slot: the row as it comes, then as it travels (if quantized), then scales. */
+struct shmemi_moen_pipe {
+    unsigned head, slot, slots, warps;
+    unsigned values, scales; /* where a slot's quantized values and its scales are */
+};
+
+struct shmemi_moen_dispatch {
+    struct shmemi_moen_result result;
+    struct shmemi_moen_pipe pipe;
+    shmemi_moen_u64 routing;
+    shmemi_moen_u64 x, x_stride;
+    shmemi_moen_u64 x_scales, x_scales_row, x_scales_column; /* bytes; 0 = none */
+    shmemi_moen_u64 idx, weights;                            /* 0 = do not travel */
+    unsigned tokens, wide;
+    unsigned format, row_bytes;                 /* as the row travels */
+    unsigned group, groups, scale_bytes, ue8m0; /* scale_bytes: of a row, a multiple of 16; 0 = no scales */
+    unsigned bulk_scales;                       /* the caller's scale rows may be loaded by the copy engine */
+    unsigned cached, worst_case, alignment;
+    unsigned what, ticket; /* what: of `begun` */
+};
+
+struct shmemi_moen_combine {
+    struct shmemi_moen_pipe pipe;
+    shmemi_moen_u64 routing;
+    shmemi_moen_u64 y, y_stride;
+    shmemi_moen_u64 weights, out_weights; /* float [rows][K], [tokens][K], or 0 */
+    shmemi_moen_u64 idx, topk_weights;    /* or 0 */
+    shmemi_moen_u64 bias[2];
+    shmemi_moen_u64 out, out_stride;
+    unsigned tokens, wide;
+    unsigned format, row_bytes; /* as the row travels, scales included */
+    unsigned group, shift;      /* columns of a scale are 1 << shift; 31 = the row */
+};
+
+#endif

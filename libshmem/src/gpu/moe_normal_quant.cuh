@@ -1,0 +1,159 @@
+/* Quantizing for large batches: bit by bit what quantize_row of moe_quant.cuh makes, in fewer instructions. All rows of a
+ * batch pass through a few SMs, which at INT8 have some 12 instructions an element before they, not NVLink, are the limit.
+ *
+ * Four units (a vector of 8 columns a lane each) are taken at once. Their maxima are compared as integers, two at a time;
+ * NaN and infinity, which compare above all others, are left to quantize_row. The lanes of a group halve the units
+ * between them twice while they reduce, so that each computes one scale and not four. */
+#ifndef SHMEMI_GPU_MOE_NORMAL_QUANT_CUH
+#define SHMEMI_GPU_MOE_NORMAL_QUANT_CUH
+
+#include "moe_quant.cuh"
+
+namespace shmem
+{
+namespace moe
+{
+namespace normal
+{
+
+SHMEMX_DEVICE_FN u32 larger(u32 a, u32 b)
+{
+    return a > b ? a : b;
+}
+/* Of both halves. */
+SHMEMX_DEVICE_FN u32 larger_pair(u32 a, u32 b)
+{
+#ifdef __CUDA_ARCH__
+    return __vmaxu2(a, b);
+#else
+    return larger(a & 0xffff, b & 0xffff) | larger(a >> 16, b >> 16) << 16;
+#endif
+}
+/* The largest magnitude of eight BF16, as its 15 bits. */
+SHMEMX_DEVICE_FN u32 largest_bits(const arch::vec16 &v)
+{
+    const u32 sign = 0x7fff7fffu;
+    const u32 m = larger_pair(larger_pair(static_cast<u32>(v.x) & sign, static_cast<u32>(v.x >> 32) & sign),
+                              larger_pair(static_cast<u32>(v.y) & sign, static_cast<u32>(v.y >> 32) & sign));
+    return larger(m & 0xffff, m >> 16);
+}
+
+/* x * inverse to the nearest integer, as the low byte: x is finite, so the product is within 127. Two roundings, as
+ * everywhere: a fused multiply-add would round once. */
+SHMEMX_DEVICE_FN u32 int8_bits(float x, float inverse)
+{
+    const float magic = 12582912.0f; // 1.5 * 2^23
+#ifdef __CUDA_ARCH__
+    return bits_of_float(__fadd_rn(__fmul_rn(x, inverse), magic));
+#else
+    const float scaled = x * inverse;
+    return bits_of_float(scaled + magic);
+#endif
+}
+SHMEMX_DEVICE_FN u32 low_bytes(u32 a, u32 b, u32 c, u32 d)
+{
+#ifdef __CUDA_ARCH__
+    return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
+#else
+    return (a & 0xff) | (b & 0xff) << 8 | (c & 0xff) << 16 | d << 24;
+#endif
+}
+template <bool Int8> SHMEMX_DEVICE_FN u64 quantize_finite(const arch::vec16 &v, float inverse)
+{
+    float f[8];
+    unpack_bf16(v, f);
+    if (Int8) {
+        u32 b[8];
+        SHMEMX_DEVICE_UNROLL
+        for (unsigned i = 0; i < 8; ++i)
+            b[i] = int8_bits(f[i], inverse);
+        return low_bytes(b[0], b[1], b[2], b[3]) | static_cast<u64>(low_bytes(b[4], b[5], b[6], b[7])) << 32;
+    }
+    u64 w = 0;
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; i < 4; ++i)
+        w |= static_cast<u64>(to_e4m3_pair(f[2 * i] * inverse, f[2 * i + 1] * inverse)) << 16 * i;
+    return w;
+}
+
+SHMEMX_DEVICE_FN float shuffle_float(float v, unsigned mask)
+{
+    return float_of_bits(arch::shuffle_xor(bits_of_float(v), mask));
+}
+
+/* Whether quantize_quick can: groups of a power of two of vectors, at least 4 and no more than the warp has lanes. */
+SHMEMX_DEVICE_FN bool is_quick(const quantizer &q)
+{
+    const unsigned vectors = q.group / 8;
+    return q.group % 8 == 0 && vectors >= 4 && vectors <= arch::warp_width && (vectors & (vectors - 1)) == 0;
+}
+/* A warp quantizes a row: arguments as for quantize_row. False: there is a value that is not finite, and results are
+ * to be written again. */
+template <bool Int8, class Vector, class Word, class Scale>
+SHMEMX_DEVICE_FN bool quantize_quick(const quantizer &q, Vector vector, Word word, Scale scale)
+{
+    constexpr unsigned units = 4, width = arch::warp_width;
+    const unsigned team = q.group / 8, lane = arch::lane(warp), all = q.words();
+    const bool upper = (lane & team / 2) != 0, odd = (lane & team / 4) != 0;
+    SHMEMX_DEVICE_ROLLED
+    for (unsigned base = 0; base < all; base += units * width) {
+        arch::vec16 v[units];
+        u32 m[units];
+        SHMEMX_DEVICE_UNROLL
+        for (unsigned i = 0; i < units; ++i) {
+            const unsigned w = base + i * width + lane;
+            v[i] = w < all ? vector(w) : arch::make_vec16(0, 0);
+        }
+        SHMEMX_DEVICE_UNROLL
+        for (unsigned i = 0; i < units; ++i)
+            m[i] = largest_bits(v[i]);
+        // the upper half of a group's lanes keeps units 2 and 3, then the odd quarters the second of two
+        const u32 a = larger(upper ? m[2] : m[0], arch::shuffle_xor(upper ? m[0] : m[2], team / 2));
+        const u32 b = larger(upper ? m[3] : m[1], arch::shuffle_xor(upper ? m[1] : m[3], team / 2));
+        u32 most = larger(odd ? b : a, arch::shuffle_xor(odd ? a : b, team / 4));
+        SHMEMX_DEVICE_ROLLED
+        for (unsigned mask = team / 8; mask != 0; mask /= 2)
+            most = larger(most, arch::shuffle_xor(most, mask));
+        if (!arch::all(warp, most < 0x7f80))
+            return false;
+        const scaling s = scaling_of(q, float_of_bits(most << 16));
+        const unsigned unit = (upper ? 2u : 0u) + (odd ? 1u : 0u);
+        const unsigned g = (base + unit * width + lane / team * team) / team;
+        if (lane % (team / 4) == 0 && g < q.groups())
+            scale(g, s.scale);
+        const float other = shuffle_float(s.inverse, team / 4);
+        const float even_one = odd ? other : s.inverse, odd_one = odd ? s.inverse : other;
+        const float even_two = shuffle_float(even_one, team / 2), odd_two = shuffle_float(odd_one, team / 2);
+        const float inverse[units] = {upper ? even_two : even_one, upper ? odd_two : odd_one,
+                                      upper ? even_one : even_two, upper ? odd_one : odd_two};
+        SHMEMX_DEVICE_UNROLL
+        for (unsigned i = 0; i < units; ++i) {
+            const unsigned w = base + i * width + lane;
+            if (w < all)
+                word(w, quantize_finite<Int8>(v[i], inverse[i]));
+        }
+    }
+    return true;
+}
+
+/* Out of line: rare, but for scales of whole rows, and it would take registers from the rest. */
+template <class Vector, class Word, class Scale>
+SHMEMX_DEVICE_CALL void quantize_any(quantizer q, Vector vector, Word word, Scale scale)
+{
+    quantize_row(detail::crew{0, 1}, q, vector, word, scale);
+}
+/* A warp quantizes a row, the quick way if it can. Results may be written twice. */
+template <class Vector, class Word, class Scale>
+SHMEMX_DEVICE_FN void quantize(const quantizer &q, Vector vector, Word word, Scale scale)
+{
+    if (is_quick(q) && (q.how == as_int8 ? quantize_quick<true>(q, vector, word, scale)
+                                         : quantize_quick<false>(q, vector, word, scale)))
+        return;
+    quantize_any(q, vector, word, scale);
+}
+
+} // namespace normal
+} // namespace moe
+} // namespace shmem
+
+#endif
