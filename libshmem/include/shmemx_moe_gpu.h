@@ -30,10 +30,12 @@
  * differ. Rows in result i stay until the next dispatch into i begins on this rank: no peer writes before.
  *
  * Errors. 0, or a negative SHMEMX_ERR_* for what can be seen at the call: then nothing is launched, and the other ranks
- * time out unless their call fails as well. What kernels find is reported by the next shmemx_stream_check and by the next
- * call here: TIMEOUT (who was waited for; the ranks are out of step, destroy the object), LIMIT (more rows for some rank
- * than `capacity`: on all ranks alike, no row is sent, result and routing are empty, the object goes on), MISMATCH (a
- * rank uses another result or routing mode), ARGUMENT (an id out of range).
+ * time out unless their call fails as well. What kernels find is reported by the next shmemx_stream_check, or the next call
+ * of shmemx_stream.h; the calls here go on in spite of it, since the other ranks wait for them. It is TIMEOUT (who was waited
+ * for; the ranks are out of step, destroy the object), LIMIT (more rows for some rank than `capacity`: on all ranks alike,
+ * no row is sent, result and routing are empty, the object goes on), MISMATCH (a rank uses another result or routing mode)
+ * or ARGUMENT (an id out of range). The first three are errors of counts too, of the dispatch that it is asked about, and
+ * are then not reported once more.
  *
  * Source of the algorithm: rank de-duplication, local ids and unweighted combine as in DeepEP's normal kernels; direct
  * stores at places computed from all ranks' counts, without queues, as in its V2; round numbers as flags, so that

@@ -18,6 +18,10 @@
  * this object from then on: nothing is sent to it, nothing expected from it; rows that it had begun to send are unspecified.
  * The others go on. shmemx_moe_ll_dead says which, shmemx_moe_ll_mask changes it.
  *
+ * Errors. 0, or a negative SHMEMX_ERR_* for what can be seen at the call: then nothing is launched or counted. What kernels
+ * find is reported by the next shmemx_stream_check, or the next call of shmemx_stream.h; the calls here go on in spite of it,
+ * since the other ranks wait for them.
+ *
  * A launch's blocks wait for other ranks' blocks: all must be on the GPU at once, beside whatever else runs there.
  *
  * Source: rank de-duplication and pre-reduction as in DeepEP's normal kernels, hooks and packed output as in its

@@ -359,11 +359,13 @@ static int check_blocks(const char *call, int blocks, unsigned *n)
                                              : SHMEMX_SUCCESS;
 }
 
+/* What kernels of this PE have reported stays for shmemx_stream_check: a call that stopped for it on this PE alone would
+ * let the other ranks wait. */
 static struct shmemx_moe_gpu *enter(const char *call, shmemx_moe_gpu_t *moe, const void *args, int64_t tokens,
                                     int *rc)
 {
     struct shmemx_moe_gpu *m = find(call, moe, rc);
-    if (m == NULL || (*rc = shmemi_stream_ready(call)) != 0 || (*rc = check_tokens(call, m, tokens)) != 0)
+    if (m == NULL || (*rc = check_tokens(call, m, tokens)) != 0)
         return NULL;
     if (args == NULL)
         *rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "args is NULL");
@@ -476,6 +478,28 @@ int shmemx_moe_gpu_dispatch(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_dispatch
     return rc;
 }
 
+/* Why a dispatch received nothing. The kernel's own report says more, if it is the one in the mailbox; another one stays
+ * there for shmemx_stream_check. */
+static int nothing_came(const char *call, const struct shmemx_moe_gpu *m, uint32_t problem)
+{
+    const struct shmemx_device_error *report = pointer(shmemi_gpu_state()->mailbox);
+    unsigned kind = problem == SHMEMI_MOEN_NO_ROOM   ? SHMEMX_DEVICE_LIMIT
+                    : problem == SHMEMI_MOEN_NO_PEER ? SHMEMX_DEVICE_TIMEOUT
+                                                     : SHMEMX_DEVICE_MISMATCH;
+    /* relaxed: only asked what it is; shmemi_gpu_mailbox acquires */
+    int rc =
+        __atomic_load_n(&report->kind, __ATOMIC_RELAXED) == kind ? shmemi_gpu_mailbox(call) : SHMEMX_SUCCESS;
+    if (rc)
+        return rc;
+    if (kind == SHMEMX_DEVICE_LIMIT)
+        return shmemi_fail(SHMEMX_ERR_LIMIT, call,
+                           "some rank was to receive more rows than its capacity, %lld",
+                           (long long)m->c.capacity);
+    if (kind == SHMEMX_DEVICE_TIMEOUT)
+        return shmemi_fail(SHMEMX_ERR_TIMEOUT, call, "the dispatch has waited for a rank in vain");
+    return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "a rank was in another kind of dispatch, or result");
+}
+
 int shmemx_moe_gpu_counts(shmemx_moe_gpu_t *moe, int result, int64_t *rows, int32_t *per_expert)
 {
     const char *call = "shmemx_moe_gpu_counts";
@@ -495,19 +519,8 @@ int shmemx_moe_gpu_counts(shmemx_moe_gpu_t *moe, int result, int64_t *rows, int3
             if ((rc = shmemi_wait_step(&w)) != 0)
                 return rc;
         uint32_t value = (uint32_t)word;
-        if (i == 0 && value > SHMEMI_MOEN_MOST_ROWS) {
-            if (value == SHMEMI_MOEN_NO_ROOM)
-                return shmemi_fail(SHMEMX_ERR_LIMIT, call,
-                                   "some rank was to receive more rows than its capacity, %lld",
-                                   (long long)m->c.capacity);
-            rc = shmemi_gpu_mailbox(call); /* the kernel has said more */
-            if (rc)
-                return rc;
-            return value == SHMEMI_MOEN_NO_PEER
-                       ? shmemi_fail(SHMEMX_ERR_TIMEOUT, call, "the dispatch has waited for a rank in vain")
-                       : shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                                     "a rank was in another kind of dispatch, or result");
-        }
+        if (i == 0 && value > SHMEMI_MOEN_MOST_ROWS)
+            return nothing_came(call, m, value);
         if (i == 0 && rows)
             *rows = (int64_t)value;
         if (i > 0)
@@ -571,7 +584,7 @@ int shmemx_moe_gpu_combine(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_combine_t
     for (unsigned bit = 5; c->group && bit <= 7; ++bit)
         a.shift = c->group == 1 << bit ? bit : a.shift;
     unsigned shared =
-        shmemi_moen_shape_combine(&a, &m->object, (unsigned)m->ranks, shmemi_gpu_bulk_bytes(), WARPS);
+        shmemi_moen_shape_combine(&a, &m->object, (unsigned)m->ranks, shmemi_gpu_bulk_bytes(), WARPS, blocks);
     void *arguments[] = {&m->object, &a};
     return shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_COMBINE, blocks, WARPS * THREADS_A_WARP, shared,
                                     arguments, stream);

@@ -253,11 +253,13 @@ static int check_stride(const char *call, const char *name, ptrdiff_t stride, in
                        (long long)multiple, (long long)least);
 }
 
+/* What kernels of this PE have reported stays for shmemx_stream_check: a call that stopped for it on this PE alone would
+ * let the other ranks wait. */
 static int check_call(const char *call, struct shmemx_moe_ll *moe, const void *args, int phases, int64_t tokens,
                       const shmemx_moe_ll_handle_t *h)
 {
-    int rc = shmemi_stream_ready(call);
-    if (rc || (rc = find(call, moe)) != 0)
+    int rc = find(call, moe);
+    if (rc)
         return rc;
     if (args == NULL)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "args is NULL");
@@ -272,8 +274,8 @@ static int check_call(const char *call, struct shmemx_moe_ll *moe, const void *a
     return check_pointer(call, "handle.routed", h->routed, 8);
 }
 
-/* Counts what is under way; `kind` 0: dispatch, 1: combine. */
-static int count_phases(const char *call, struct shmemx_moe_ll *m, int kind, int phases)
+/* Is there room for a SEND, something to RECV? `kind` 0: dispatch, 1: combine. */
+static int check_phases(const char *call, const struct shmemx_moe_ll *m, int kind, int phases)
 {
     uint64_t open = m->sent[kind] - m->received[kind];
     if ((phases & SHMEMX_MOE_LL_SEND) && open >= (phases & SHMEMX_MOE_LL_RECV ? 1 : LIVE_RESULTS))
@@ -282,9 +284,15 @@ static int count_phases(const char *call, struct shmemx_moe_ll *m, int kind, int
                            (unsigned long long)open);
     if (phases == SHMEMX_MOE_LL_RECV && open == 0)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "nothing has been sent that could be received");
-    m->sent[kind] += (phases & SHMEMX_MOE_LL_SEND) != 0;
-    m->received[kind] += (phases & SHMEMX_MOE_LL_RECV) != 0;
     return SHMEMX_SUCCESS;
+}
+
+/* Counts what is under way, once it is. */
+static int launched(struct shmemx_moe_ll *m, int kind, int phases, int rc)
+{
+    m->sent[kind] += rc == 0 && (phases & SHMEMX_MOE_LL_SEND) != 0;
+    m->received[kind] += rc == 0 && (phases & SHMEMX_MOE_LL_RECV) != 0;
+    return rc;
 }
 
 static struct shmemi_moe_ll_handle handle_of(const shmemx_moe_ll_handle_t *h)
@@ -325,7 +333,7 @@ int shmemx_moe_ll_dispatch(shmemx_moe_ll_t *moe, const shmemx_moe_ll_dispatch_t 
         rc = check_sent(call, moe, args);
     if (rc == 0 && (phases & SHMEMX_MOE_LL_RECV))
         rc = check_received(call, moe, args);
-    if (rc || (rc = count_phases(call, moe, 0, phases)) != 0)
+    if (rc || (rc = check_phases(call, moe, 0, phases)) != 0)
         return rc;
     struct shmemi_moe_ll_dispatch a = {
         .x = (uintptr_t)args->x,
@@ -346,9 +354,10 @@ int shmemx_moe_ll_dispatch(shmemx_moe_ll_t *moe, const shmemx_moe_ll_dispatch_t 
         .phases = (unsigned)phases,
     };
     void *arguments[] = {&moe->o, &a};
-    return shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_LL_DISPATCH,
-                                    blocks(SHMEMI_MOE_LL_DISPATCH_BLOCKS, moe->o.dispatch_shared), SHMEMI_MOE_LL_THREADS,
-                                    moe->o.dispatch_shared, arguments, stream);
+    rc = shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_LL_DISPATCH,
+                                  blocks(SHMEMI_MOE_LL_DISPATCH_BLOCKS, moe->o.dispatch_shared), SHMEMI_MOE_LL_THREADS,
+                                  moe->o.dispatch_shared, arguments, stream);
+    return launched(moe, 0, phases, rc);
 }
 
 int shmemx_moe_ll_combine(shmemx_moe_ll_t *moe, const shmemx_moe_ll_combine_t *args, int phases, void *stream)
@@ -362,7 +371,7 @@ int shmemx_moe_ll_combine(shmemx_moe_ll_t *moe, const shmemx_moe_ll_combine_t *a
         if (rc == 0 && args->out_stride)
             rc = check_stride(call, "out_stride", args->out_stride, moe->c.hidden * 2, 8);
     }
-    if (rc || (rc = count_phases(call, moe, 1, phases)) != 0)
+    if (rc || (rc = check_phases(call, moe, 1, phases)) != 0)
         return rc;
     struct shmemi_moe_ll_combine a = {
         .y = (uintptr_t)args->y,
@@ -374,9 +383,10 @@ int shmemx_moe_ll_combine(shmemx_moe_ll_t *moe, const shmemx_moe_ll_combine_t *a
         .phases = (unsigned)phases,
     };
     void *arguments[] = {&moe->o, &a};
-    return shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_LL_COMBINE,
-                                    blocks(SHMEMI_MOE_LL_COMBINE_BLOCKS, moe->o.combine_shared), SHMEMI_MOE_LL_THREADS,
-                                    moe->o.combine_shared, arguments, stream);
+    rc = shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_LL_COMBINE,
+                                  blocks(SHMEMI_MOE_LL_COMBINE_BLOCKS, moe->o.combine_shared), SHMEMI_MOE_LL_THREADS,
+                                  moe->o.combine_shared, arguments, stream);
+    return launched(moe, 1, phases, rc);
 }
 
 /* ---- dead ranks ---------------------------------------------------------------------------------------------------------------- */

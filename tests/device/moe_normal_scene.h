@@ -396,7 +396,7 @@ class job_of_ranks
             a.format = b.format;
             a.group = b.group != 0 ? b.group : s.hidden;
             a.shift = b.group == 32 ? 5 : b.group == 64 ? 6 : b.group == 128 ? 7 : 31;
-            shared = shmemi_moen_shape_combine(&a, &r.object, n, b.room, b.warps);
+            shared = shmemi_moen_shape_combine(&a, &r.object, n, b.room, b.warps, b.blocks);
         }
         job.run(b.blocks, b.warps * shmem::arch::warp_width, shared, [&] {
             const unsigned me = rank_of(static_cast<unsigned>(shmem::my_pe()));

@@ -145,7 +145,7 @@ static void test_overlap(scene &job, routing_kind kind, unsigned rounds)
                     c.tokens = r.tokens;
                     c.group = h;
                     c.shift = 31;
-                    shared = shmemi_moen_shape_combine(&c, &r.object, ranks.n, round % 2 * 65536, 2 * warps);
+                    shared = shmemi_moen_shape_combine(&c, &r.object, ranks.n, round % 2 * 65536, 2 * warps, blocks);
                     shmem::host::launch(job.states[me], blocks, 2 * warps * shmem::arch::warp_width, shared,
                                         [&] { normal::combine(r.object, c, shmem::host::shared()); });
                     bool same = true;

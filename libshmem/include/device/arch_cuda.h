@@ -135,6 +135,11 @@ SHMEMX_DEVICE_FN u32 shuffle_xor(u32 v, unsigned mask)
     return __shfl_xor_sync(0xffffffffu, v, static_cast<int>(mask));
 }
 
+/* A bit for each lane that says yes; the whole warp calls. */
+SHMEMX_DEVICE_FN u32 ballot(bool yes)
+{
+    return __ballot_sync(0xffffffffu, yes);
+}
 /* The number of the lowest bit that is set; there is one. */
 SHMEMX_DEVICE_FN unsigned lowest_bit(u64 x)
 {
@@ -442,6 +447,24 @@ SHMEMX_DEVICE_FN void bulk_load(unsigned to, const unsigned char *from, unsigned
         "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
         "l"(from), "r"(bytes), "r"(done)
         : "memory");
+}
+/* Several loads on one word that was opened for one: each so, then bulk_expect with the sum of their bytes. */
+SHMEMX_DEVICE_FN void bulk_load_of_many(unsigned to, const unsigned char *from, unsigned bytes, unsigned done)
+{
+    asm volatile(
+        "cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];" ::"r"(to),
+        "l"(from), "r"(bytes), "r"(done)
+        : "memory");
+}
+SHMEMX_DEVICE_FN void bulk_expect(unsigned done, unsigned bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(done), "r"(bytes) : "memory");
+}
+/* Threads use such a word among themselves: it completes when as many have arrived as it was opened for.
+ * release; observers: who arrives, and who waits in bulk_loaded. */
+SHMEMX_DEVICE_FN void bulk_arrive(unsigned done)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(done) : "memory");
 }
 SHMEMX_DEVICE_FN void bulk_store(unsigned char *to, unsigned from, unsigned bytes)
 {

@@ -170,6 +170,16 @@ inline u32 shuffle_xor(u32 v, unsigned mask)
     sync(warp_scope{});
     return got;
 }
+inline u32 ballot(bool yes)
+{
+    u32 *lanes = here().block->lanes.data() + thread_index() / warp_width * warp_width, bits = 0;
+    lanes[thread_index() % warp_width] = yes;
+    sync(warp_scope{});
+    for (unsigned i = 0; i < warp_width; ++i)
+        bits |= lanes[i] << i;
+    sync(warp_scope{});
+    return bits;
+}
 inline unsigned lowest_bit(u64 x)
 {
     return static_cast<unsigned>(__builtin_ctzll(x));
@@ -387,15 +397,30 @@ inline void bulk_open(u64 *done, unsigned count, unsigned loads = 1)
 }
 inline void bulk_fence() {}
 /* Everything happens at once, but in the words' protocol. */
-inline void bulk_load(unsigned to, const unsigned char *from, unsigned bytes, unsigned done)
+inline void bulk_arrive(unsigned done)
+{
+    u64 *word = reinterpret_cast<u64 *>(block_memory() + done), now = load_relaxed(word), next, seen;
+    do {
+        seen = now;
+        next = now + (1ull << 32);
+        if ((next >> 32 & 0xffff) == next >> 48)
+            next = (next >> 48 << 48 | (next & 0xffffffff)) + 1;
+        // observers: this lane, which stored the data, and those that wait in bulk_loaded
+        now = compare_swap(word, seen, next);
+    } while (now != seen);
+}
+inline void bulk_load_of_many(unsigned to, const unsigned char *from, unsigned bytes, unsigned)
 {
     std::memcpy(block_memory() + to, from, bytes);
-    u64 *word = reinterpret_cast<u64 *>(block_memory() + done);
-    u64 now = load_relaxed(word) + (1ull << 32);
-    if ((now >> 32 & 0xffff) == now >> 48)
-        now = (now >> 48 << 48 | (now & 0xffffffff)) + 1;
-    // observers: this lane, which stored the data, and those that wait in bulk_loaded
-    store_release(word, now);
+}
+inline void bulk_expect(unsigned done, unsigned)
+{
+    bulk_arrive(done);
+}
+inline void bulk_load(unsigned to, const unsigned char *from, unsigned bytes, unsigned done)
+{
+    bulk_load_of_many(to, from, bytes, done);
+    bulk_arrive(done);
 }
 inline void bulk_store(unsigned char *to, unsigned from, unsigned bytes)
 {

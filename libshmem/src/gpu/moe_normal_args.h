@@ -9,6 +9,8 @@ typedef unsigned long long shmemi_moen_u64;
  * 5 us, of the 70 us that 16 rows of 14 KiB take where 96 warps share a link. */
 enum {
     SHMEMI_MOEN_CHUNK = 16,
+    SHMEMI_MOEN_STAGES = 3, /* of a ring: two are on their way while one is added */
+    SHMEMI_MOEN_LISTS = 8,  /* tokens that the filling warp looks up at once */
     SHMEMI_MOEN_MAX_RANKS = 64,
     SHMEMI_MOEN_WINDOW = 8192 /* experts counted at a time */
 };
@@ -97,6 +99,14 @@ struct shmemi_moen_pipe {
     unsigned values, scales; /* where a slot's quantized values and its scales are */
 };
 
+/* The shared memory of a combine's block that only adds, behind the tables: at `words`, two completion words and a list of
+ * addends for each stage, and the lists of the warp that fills them; at `at`, the stages, each up to `rows` parts of rows, a
+ * part one in `parts` of a row, `slot` bytes apart. Blocks from `senders` on are such; senders = 0: there are none, each block
+ * sends and adds. */
+struct shmemi_moen_ring {
+    unsigned senders, at, words, parts, rows, slot;
+};
+
 struct shmemi_moen_dispatch {
     struct shmemi_moen_result result;
     struct shmemi_moen_pipe pipe;
@@ -114,6 +124,7 @@ struct shmemi_moen_dispatch {
 
 struct shmemi_moen_combine {
     struct shmemi_moen_pipe pipe;
+    struct shmemi_moen_ring ring;
     shmemi_moen_u64 routing;
     shmemi_moen_u64 y, y_stride;
     shmemi_moen_u64 weights, out_weights; /* float [rows][K], [tokens][K], or 0 */
@@ -123,6 +134,7 @@ struct shmemi_moen_combine {
     unsigned tokens, wide;
     unsigned format, row_bytes; /* as the row travels, scales included */
     unsigned group, shift;      /* columns of a scale are 1 << shift; 31 = the row */
+    unsigned parts, reserved;   /* a row is sent in so many parts, a slot each */
 };
 
 #endif

@@ -1,6 +1,6 @@
 /* Combine of MoE for large batches: rows go back to their tokens' owner, and are added there.
  *
- * In one launch the first warps of each block send and the others add. A row goes to the owner's buffer, to the place of
+ * In one launch the first warps of each block send and the others add (moe_normal_ring.cuh, moe_normal_add.cuh). A row goes to the owner's buffer, to the place of
  * (this rank, the token's number among those that came here), which both sides know from the dispatch. Rows are sent in
  * chunks of one owner, the owners in turn; a chunk's flag is released when its rows have arrived, and a warp that adds
  * waits for just the chunks that its token needs, so that adding runs a little behind the sending. Rows of the own rank
@@ -11,7 +11,7 @@
 #ifndef SHMEMI_GPU_MOE_NORMAL_COMBINE_CUH
 #define SHMEMI_GPU_MOE_NORMAL_COMBINE_CUH
 
-#include "moe_normal.cuh"
+#include "moe_normal_ring.cuh"
 
 namespace shmem
 {
@@ -19,46 +19,6 @@ namespace moe
 {
 namespace normal
 {
-
-/* A row to add, in shared memory. */
-struct addend {
-    u64 row;
-    float factor;
-    u32 quantized;
-};
-
-/* A combine as a block sees it. */
-struct combining {
-    const shmemi_moen &o;
-    const shmemi_moen_combine &a;
-    const members m;
-    const u64 round;
-    const unsigned ranks, me;
-    const routing r;
-    int *first, *rows; // shared memory, [R]: where rank s's rows begin here, how many there are
-
-    SHMEMX_DEVICE_FN unsigned chunks() const // of a rank
-    {
-        return (o.max_tokens + SHMEMI_MOEN_CHUNK - 1) / SHMEMI_MOEN_CHUNK;
-    }
-    /* Place of the row that rank `from` sends as its number `pos`, in the owner's buffer. */
-    SHMEMX_DEVICE_FN u64 place(unsigned from, unsigned pos) const
-    {
-        return ((round & 1) * ranks + from) * o.max_tokens + pos;
-    }
-    SHMEMX_DEVICE_FN quantizer codec() const
-    {
-        return quantizer{as_int8, o.hidden, a.group, 0};
-    }
-    SHMEMX_DEVICE_FN unsigned scales_at() const // in a quantized row
-    {
-        return (o.hidden + 15) / 16 * 16;
-    }
-    SHMEMX_DEVICE_FN const unsigned char *mine(u64 row) const
-    {
-        return at<const unsigned char>(a.y + row * a.y_stride);
-    }
-};
 
 /* ---- sending --------------------------------------------------------------------------------------------------------------- */
 
@@ -96,26 +56,36 @@ SHMEMX_DEVICE_FN void send_chunk_bulk(const combining &c, const chunk &k, pipeli
 {
     const bool leads = arch::lane(warp) == 0, quantizes = c.a.format != SHMEMI_MOEN_BF16;
     const unsigned slots = pipe.slots, ahead = quantizes || slots == 1 ? slots : slots - 1;
-    const auto load = [&](unsigned i) {
-        if (leads && i < k.rows)
-            arch::bulk_load(arch::shared_address(pipe.slot(i % slots)), c.mine(k.from + i), c.o.hidden * 2,
+    const unsigned parts = c.a.parts, columns = c.o.hidden / parts, all = k.rows * parts;
+    const unsigned scales = parts == 1 ? c.a.row_bytes - c.scales_at() : (columns >> c.a.shift) * 4;
+    const auto load = [&](unsigned i) { // the i-th part
+        if (leads && i < all)
+            arch::bulk_load(arch::shared_address(pipe.slot(i % slots)),
+                            c.mine(k.from + i / parts) + i % parts * columns * 2, columns * 2,
                             pipe.done + 8 * (i % slots));
     };
     const auto store = [&](unsigned i) {
-        if (leads) {
-            arch::bulk_store(k.to + i * c.o.back_row,
-                             arch::shared_address(pipe.slot(i % slots)) + c.a.pipe.values, c.a.row_bytes);
-            arch::bulk_commit();
+        if (!leads)
+            return;
+        const unsigned from = arch::shared_address(pipe.slot(i % slots)), part = i % parts;
+        unsigned char *row = k.to + i / parts * c.o.back_row;
+        if (parts == 1) { // the scales follow the values, as at the owner
+            arch::bulk_store(row, from + c.a.pipe.values, c.a.row_bytes);
+        } else {
+            arch::bulk_store(row + part * columns, from + c.a.pipe.values, columns);
+            arch::bulk_store(row + c.scales_at() + part * scales, from + c.a.pipe.scales, scales);
         }
+        arch::bulk_commit();
     };
+    quantizer codec = c.codec();
+    codec.hidden = columns;
     for (unsigned i = 0; i < ahead; ++i)
         load(i);
-    for (unsigned i = 0; i < k.rows; ++i) {
+    for (unsigned i = 0; i < all; ++i) {
         pipe.wait(i % slots);
         if (quantizes) {
             slot_free(pipe);
-            quantize_slot(c.codec(), pipe.slot(i % slots), c.a.pipe.values, c.a.pipe.scales,
-                          c.a.row_bytes - c.scales_at());
+            quantize_slot(codec, pipe.slot(i % slots), c.a.pipe.values, c.a.pipe.scales, scales);
             load(i + slots);
             store(i);
         } else {
@@ -182,197 +152,6 @@ SHMEMX_DEVICE_FN void send_back(const combining &c, unsigned char *shared, unsig
     }
 }
 
-/* ---- adding ------------------------------------------------------------------------------------------------------------------ */
-
-/* Vectors (8 columns) of a row that a lane adds at a time: with two rows and 8 warps some 32 KiB an SM are in flight, what a
- * microsecond takes at its share of 20 bytes/ns. */
-constexpr unsigned deep = 4;
-
-SHMEMX_DEVICE_FN float int8_of(u64 w, unsigned i) // byte i
-{
-#ifdef __CUDA_ARCH__
-    // the bytes of 2^23 + (q + 128), then exactly q
-    const u32 half = i < 4 ? static_cast<u32>(w) : static_cast<u32>(w >> 32);
-    return float_of_bits(__byte_perm(half ^ 0x80808080u, 0x4b000000u, 0x7440u | i % 4)) - 8388736.0f;
-#else
-    return static_cast<float>(static_cast<signed char>(w >> 8 * i & 0xff));
-#endif
-}
-
-/* A row's vectors v, v + 32, ..: BF16, or words of int8 with the bits of their scales. Mixed: rows may be quantized. */
-template <bool Mixed>
-SHMEMX_DEVICE_FN void load_row(const combining &c, const addend &from, unsigned v, arch::vec16 (&e)[deep])
-{
-    const unsigned vectors = c.o.hidden / 8;
-    const auto *row = at<const unsigned char>(from.row);
-    if (Mixed && from.quantized != 0) {
-        SHMEMX_DEVICE_UNROLL
-        for (unsigned i = 0; i < deep; ++i)
-            if (const unsigned w = v + i * arch::warp_width; w < vectors)
-                e[i] = arch::make_vec16(arch::load_plain(reinterpret_cast<const u64 *>(row) + w),
-                                        arch::load_plain(reinterpret_cast<const u32 *>(row + c.scales_at()) +
-                                                         (w * 8 >> c.a.shift)));
-    } else {
-        SHMEMX_DEVICE_UNROLL
-        for (unsigned i = 0; i < deep; ++i)
-            if (const unsigned w = v + i * arch::warp_width; w < vectors)
-                e[i] = arch::load_plain(reinterpret_cast<const arch::vec16 *>(row) + w);
-    }
-}
-/* What lies behind the row's end was not loaded, and is not used. */
-template <bool Mixed>
-SHMEMX_DEVICE_FN void add_row(float (&sum)[deep][8], const addend &from, const arch::vec16 (&e)[deep])
-{
-    const float factor = from.factor;
-    if (Mixed && from.quantized != 0) {
-        SHMEMX_DEVICE_UNROLL
-        for (unsigned i = 0; i < deep; ++i) {
-            const float s = float_of_bits(static_cast<u32>(e[i].y)) * factor;
-            SHMEMX_DEVICE_UNROLL
-            for (unsigned k = 0; k < 8; ++k)
-                sum[i][k] += int8_of(e[i].x, k) * s;
-        }
-    } else {
-        SHMEMX_DEVICE_UNROLL
-        for (unsigned i = 0; i < deep; ++i) {
-            float f[8];
-            unpack_bf16(e[i], f);
-            SHMEMX_DEVICE_UNROLL
-            for (unsigned k = 0; k < 8; ++k)
-                sum[i][k] += f[k] * factor;
-        }
-    }
-}
-
-/* Token t: the n rows in order; the lanes take vectors. */
-template <bool Mixed>
-SHMEMX_DEVICE_FN void add_rows(const combining &c, const addend *rows, unsigned n, unsigned t)
-{
-    const unsigned vectors = c.o.hidden / 8, width = arch::warp_width;
-    auto *out = at<arch::vec16>(c.a.out + t * c.a.out_stride);
-    SHMEMX_DEVICE_ROLLED
-    for (unsigned v = arch::lane(warp); v < vectors; v += deep * width) {
-        float sum[deep][8] = {};
-        unsigned k = 0;
-        SHMEMX_DEVICE_ROLLED
-        for (; k + 2 <= n; k += 2) { // two rows' loads are in flight together
-            arch::vec16 a[deep] = {}, b[deep] = {};
-            load_row<Mixed>(c, rows[k], v, a);
-            load_row<Mixed>(c, rows[k + 1], v, b);
-            add_row<Mixed>(sum, rows[k], a);
-            add_row<Mixed>(sum, rows[k + 1], b);
-        }
-        if (k < n) {
-            arch::vec16 a[deep] = {};
-            load_row<Mixed>(c, rows[k], v, a);
-            add_row<Mixed>(sum, rows[k], a);
-        }
-        SHMEMX_DEVICE_UNROLL
-        for (unsigned i = 0; i < deep; ++i)
-            if (v + i * width < vectors)
-                arch::store_plain(out + v + i * width,
-                                  arch::make_vec16(pack_bf16(sum[i][0], sum[i][1], sum[i][2], sum[i][3]),
-                                                   pack_bf16(sum[i][4], sum[i][5], sum[i][6], sum[i][7])));
-    }
-}
-
-/* The factor of a rank's row: the sum of the token's weights there. */
-SHMEMX_DEVICE_FN float factor_of(const combining &c, unsigned rank, unsigned t)
-{
-    if (c.a.topk_weights == 0)
-        return 1;
-    const owners who(c.o.experts, c.ranks);
-    float sum = 0;
-    for (unsigned k = 0; k < c.o.topk; ++k) {
-        const u64 i = static_cast<u64>(t) * c.o.topk + k;
-        if (who.has(rank, choice(c.a.idx, c.a.wide, i)))
-            sum += at<const float>(c.a.topk_weights)[i];
-    }
-    return sum;
-}
-
-/* A warp waits for the rows of token t and lists them in the order of the ranks, then the biases; false: some did not
- * come. `some`: there are rows at all. */
-SHMEMX_DEVICE_FN bool gather_rows(const combining &c, const int *pos, unsigned t, bool some, addend *rows,
-                                  unsigned &n)
-{
-    bool ok = true;
-    n = 0;
-    for (unsigned j = 0; some && j < c.ranks; ++j)
-        n += pos[j] >= 0;
-    for (unsigned b = 0; b < 2; ++b)
-        if (c.a.bias[b] != 0) {
-            if (arch::lane(warp) == 0)
-                rows[n] = addend{c.a.bias[b] + static_cast<u64>(t) * c.o.hidden * 2, 1, 0};
-            ++n;
-        }
-    for (unsigned j = arch::lane(warp); some && j < c.ranks; j += arch::warp_width) {
-        if (pos[j] < 0)
-            continue;
-        unsigned before = 0;
-        for (unsigned i = 0; i < j; ++i)
-            before += pos[i] >= 0;
-        const auto p = static_cast<unsigned>(pos[j]);
-        addend row = {0, factor_of(c, j, t), c.a.format != SHMEMI_MOEN_BF16};
-        if (j == c.me) {
-            row.row = c.a.y + (static_cast<u64>(static_cast<unsigned>(c.first[j])) + p) * c.a.y_stride;
-            row.quantized = 0;
-        } else {
-            row.row = c.o.back + c.place(j, p) * c.o.back_row;
-            ok = detail::wait_for(SHMEMX_DEVICE_CALL_MOE_COMBINE,
-                                  at<const u64>(c.o.chunks) + j * c.chunks() + p / SHMEMI_MOEN_CHUNK, ge,
-                                  c.round, [&] { return detail::world_pe(c.m, static_cast<int>(j)); }) &&
-                 ok;
-        }
-        rows[before] = row;
-    }
-    return arch::all(warp, ok); // the lanes' acquires come before all lanes' loads of rows
-}
-
-/* What came back for each choice. */
-SHMEMX_DEVICE_FN void add_weights(const combining &c, const int *pos, unsigned t)
-{
-    for (unsigned k = arch::lane(warp); k < c.o.topk; k += arch::warp_width) {
-        float sum = 0;
-        for (unsigned j = 0; j < c.ranks; ++j) {
-            if (pos[j] < 0)
-                continue;
-            const auto p = static_cast<unsigned>(pos[j]);
-            const float *from = j == c.me
-                                    ? at<const float>(c.a.weights) +
-                                          (static_cast<unsigned>(c.first[j]) + p) * static_cast<u64>(c.o.topk)
-                                    : at<const float>(c.o.back_weights) + c.place(j, p) * c.o.topk;
-            sum += from[k];
-        }
-        at<float>(c.a.out_weights)[static_cast<u64>(t) * c.o.topk + k] = sum;
-    }
-}
-
-/* A warp that adds takes every so-manieth token. rows: shared memory of this warp, [R + 2]. */
-SHMEMX_DEVICE_FN void add_tokens(const combining &c, unsigned mine, unsigned warps, addend *rows)
-{
-    const bool empty = c.r.head->valid == 0; // the dispatch did not fit: no rows
-    for (unsigned t = arch::block_index() + mine * arch::blocks(); t < c.a.tokens;
-         t += arch::blocks() * warps) {
-        const int *pos = c.r.pos + static_cast<u64>(t) * c.ranks;
-        unsigned n = 0;
-        if (!gather_rows(c, pos, t, !empty, rows, n))
-            return; // reported; the others' rows will not come either
-        if (c.a.format == SHMEMI_MOEN_BF16)
-            add_rows<false>(c, rows, n, t);
-        else
-            add_rows<true>(c, rows, n, t);
-        if (c.a.out_weights != 0) {
-            if (!empty)
-                add_weights(c, pos, t);
-            else
-                for (unsigned k = arch::lane(warp); k < c.o.topk; k += arch::warp_width)
-                    at<float>(c.a.out_weights)[static_cast<u64>(t) * c.o.topk + k] = 0;
-        }
-        arch::sync(warp); // the list has been read
-    }
-}
-
 /* ---- combine ----------------------------------------------------------------------------------------------------------------- */
 
 /* Tells all ranks that this one has begun, and waits until they have begun the round before. */
@@ -413,6 +192,8 @@ SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a
     if (a.pipe.slots != 0) {
         if (lane == 0)
             arch::bulk_open(reinterpret_cast<u64 *>(shared), senders * a.pipe.slots);
+        if (lane == 0 && a.ring.senders != 0)
+            ring::open(a.ring, shared, arch::width(block) / arch::warp_width - 1);
         // observers: this thread, which sees what the stream did before, and the copy engine, which reads it
         arch::bulk_fence();
     }
@@ -425,9 +206,17 @@ SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a
         rows[j] = c.r.count[j * ranks + c.me];
     }
     if (meet_back(c)) {
-        if (mine < senders)
+#if SHMEMI_MOEN_BULK
+        if (a.ring.senders != 0 && arch::block_index() >= a.ring.senders) {
+            if (mine == 0)
+                ring(c, shared).fill_all();
+            else
+                ring(c, shared).add_all(mine - 1, arch::width(block) / arch::warp_width - 1);
+        } else
+#endif
+            if (mine < senders)
             send_back(c, shared, mine, words + mine);
-        else
+        else if (a.ring.senders == 0)
             add_tokens(c, mine - senders, arch::width(block) / arch::warp_width - senders,
                        lists + (mine - senders) * (ranks + 2));
     }

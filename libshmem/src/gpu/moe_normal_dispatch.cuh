@@ -252,9 +252,15 @@ struct bulk_sender {
     {
         SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < lane_ranks; ++i) {
-            const unsigned j = arch::lane(warp) + i * arch::warp_width;
+            const unsigned j = rank(i);
             shift[i] = j < d.ranks ? detail::copy_of(d.m, static_cast<int>(j)) - arch::state().copy : 0;
         }
+    }
+    /* This lane's i-th rank; `ranks` = none. Lane 0 has the rank behind this one: not all go to one at once. */
+    SHMEMX_DEVICE_FN unsigned rank(unsigned i) const
+    {
+        const unsigned j = arch::lane(warp) + i * arch::warp_width, k = d.me + 1 + j;
+        return j >= d.ranks ? d.ranks : k < d.ranks ? k : k - d.ranks;
     }
     SHMEMX_DEVICE_FN unsigned token(unsigned i) const
     {
@@ -297,7 +303,7 @@ struct bulk_sender {
     {
         SHMEMX_DEVICE_UNROLL
         for (unsigned k = 0; k < lane_ranks; ++k) {
-            const unsigned j = arch::lane(warp) + k * arch::warp_width;
+            const unsigned j = rank(k);
             pos[k] = i < n && j < d.ranks ? d.r.pos[static_cast<u64>(token(i)) * d.ranks + j] : -1;
         }
     }
@@ -309,7 +315,7 @@ struct bulk_sender {
         SHMEMX_DEVICE_UNROLL
         for (unsigned k = 0; k < lane_ranks; ++k)
             if (pos[k] >= 0) {
-                const u64 row = static_cast<u64>(d.start[arch::lane(warp) + k * arch::warp_width] + pos[k]);
+                const u64 row = static_cast<u64>(d.start[rank(k)] + pos[k]);
                 arch::bulk_store(at<unsigned char>(d.a.result.x + shift[k] + row * d.a.row_bytes),
                                  from + d.a.pipe.values, d.a.row_bytes);
                 if (scales)

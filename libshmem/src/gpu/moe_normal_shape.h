@@ -109,24 +109,96 @@ static inline unsigned shmemi_moen_shape_dispatch(struct shmemi_moen_dispatch *a
     return p->head + p->warps * p->slots * p->slot;
 }
 
-/* The same for a combine of `warps` warps in all; those that send are pipe.warps. */
-static inline unsigned shmemi_moen_shape_combine(struct shmemi_moen_combine *a, const struct shmemi_moen *o,
-                                                 unsigned ranks, unsigned room, unsigned warps)
+/* May rows be taken in so many parts? Parts, and their scales, begin at multiples of 16 bytes. */
+static inline int shmemi_moen_parts(const struct shmemi_moen_combine *a, unsigned hidden, unsigned parts)
 {
-    unsigned h = o->hidden, quantizes = a->format != SHMEMI_MOEN_BF16;
+    unsigned columns = hidden / parts;
+    if (parts == 1)
+        return 1;
+    if (hidden % parts || columns % 16)
+        return 0;
+    return a->format == SHMEMI_MOEN_BF16 || a->shift == 31 ||
+           (((columns >> a->shift) << a->shift) == columns && (columns >> a->shift) % 4 == 0);
+}
+/* A ring from `from` on in `room` bytes, for tokens of up to `rows` rows; parts as large as three stages allow. Returns where
+ * it ends, 0 if there is no room. */
+static inline unsigned shmemi_moen_fill_ring(struct shmemi_moen_combine *a, unsigned hidden, unsigned rows, unsigned from,
+                                             unsigned room)
+{
+    struct shmemi_moen_ring *r = &a->ring;
+    unsigned words = 16 * SHMEMI_MOEN_STAGES + 16 * (rows + 1) * (SHMEMI_MOEN_STAGES + SHMEMI_MOEN_LISTS), parts;
+    for (parts = 1; parts <= 32; ++parts) {
+        if (!shmemi_moen_parts(a, hidden, parts))
+            continue;
+        r->words = from;
+        r->at = (unsigned)shmemi_moen_up(from + words, 128);
+        r->parts = parts;
+        r->rows = rows;
+        /* the last part's scales may be read beyond their end */
+        r->slot = (unsigned)shmemi_moen_up(2 * (hidden / parts) + 16, 128);
+        if (r->at + SHMEMI_MOEN_STAGES * rows * r->slot <= room)
+            return r->at + SHMEMI_MOEN_STAGES * rows * r->slot;
+    }
+    return 0;
+}
+
+/* How many of a combine's blocks send, where the others add. Measured on 4 H100 (2 H100), 4096 tokens of 7168: BF16 by 24
+ * blocks, where all did both, took 763 us; with 8, 10, 12, 14 that send 525, 489, 497, 541 (250, 287, 337); by 64 blocks with
+ * 16, 21, 32 478, 483, 495 (193, 202, 264): ten fill the link. INT8, whose arithmetic is the limit: 10, 14, 16 of 24: 845, 672,
+ * 786 (430 with 10). */
+static inline unsigned shmemi_moen_senders(unsigned quantizes, unsigned ranks, unsigned blocks)
+{
+    unsigned some = blocks * (quantizes ? (ranks > 2 ? 7 : 5) : (ranks > 2 ? 5 : 4)) / 12;
+    some = quantizes || some < 16 ? some : 16;
+    return some ? some : 1;
+}
+
+/* The same for a combine by `blocks` blocks of `warps` warps; those that send are pipe.warps. With the copy engine, two
+ * blocks or more and up to 8 ranks some blocks send and the others add. */
+static inline unsigned shmemi_moen_shape_combine(struct shmemi_moen_combine *a, const struct shmemi_moen *o,
+                                                 unsigned ranks, unsigned room, unsigned warps, unsigned blocks)
+{
+    unsigned h = o->hidden, quantizes = a->format != SHMEMI_MOEN_BF16, most = quantizes ? warps : 4, end;
+    unsigned rows = (ranks < o->topk ? ranks : o->topk) + (a->bias[0] != 0) + (a->bias[1] != 0);
+    unsigned tables = 4 * (2 * ranks + warps) + 16 + 16 * (ranks + 2) * warps; /* addends, if all warps had them */
     struct shmemi_moen_pipe *p = &a->pipe;
     a->row_bytes =
         quantizes ? shmemi_moen_record(h, shmemi_moen_groups(h, a->group == h ? 0 : a->group)) : 2 * h;
-    p->values = quantizes ? (unsigned)shmemi_moen_up(2 * h, 128) : 0;
-    p->scales = p->values + (unsigned)shmemi_moen_up(h, 16);
-    p->slot = p->values + (unsigned)shmemi_moen_up(a->row_bytes, 128);
-    unsigned tables =
-        4 * (2 * ranks + warps) + 16 + 16 * (ranks + 2) * warps; /* addends, if all warps had them */
-    shmemi_moen_fill(p, tables + 640, room, warps / 2, quantizes ? 1 : 3, quantizes ? 4 : 8);
-    if (!p->slots)
-        p->warps = warps / 2;
+    a->ring.senders = blocks > 1 && warps > 1 && ranks <= 8 ? shmemi_moen_senders(quantizes, ranks, blocks) : 0;
+    for (a->parts = 1; a->parts <= 4; ++a->parts) {
+        unsigned columns = h / a->parts;
+        if (!shmemi_moen_parts(a, h, a->parts) || (a->parts > 1 && (!quantizes || a->shift == 31)))
+            continue; /* a row's one scale wants the whole row */
+        p->values = quantizes ? (unsigned)shmemi_moen_up(2 * columns, 128) : 0;
+        p->scales = p->values + (unsigned)shmemi_moen_up(columns, 16);
+        p->slot = p->values + (unsigned)shmemi_moen_up(a->parts == 1 ? a->row_bytes : columns + columns / 8 + 16, 128);
+        shmemi_moen_fill(p, tables + 640, room, a->ring.senders ? (warps < most ? warps : most) : warps / 2,
+                         quantizes ? 1 : 3, quantizes ? 1 : 8);
+        if (p->slots && (p->warps == warps || !quantizes))
+            break;
+    }
+    if (a->parts > 4) { /* as many warps as whole rows leave */
+        a->parts = 1;
+        p->values = quantizes ? (unsigned)shmemi_moen_up(2 * h, 128) : 0;
+        p->scales = p->values + (unsigned)shmemi_moen_up(h, 16);
+        p->slot = p->values + (unsigned)shmemi_moen_up(a->row_bytes, 128);
+        shmemi_moen_fill(p, tables + 640, room, a->ring.senders ? (warps < most ? warps : most) : warps / 2,
+                         quantizes ? 1 : 3, quantizes ? 1 : 8);
+    }
     p->head = (unsigned)shmemi_moen_up(shmemi_moen_up(8 * p->warps * p->slots, 16) + tables, 128);
-    return p->head + p->warps * p->slots * p->slot;
+    if (!p->slots) {
+        a->ring.senders = 0;
+        p->warps = warps / 2;
+    }
+    end = p->head + p->warps * p->slots * p->slot;
+    if (a->ring.senders) {
+        unsigned other = shmemi_moen_fill_ring(a, h, rows, p->head, room);
+        if (other)
+            return end > other ? end : other;
+        a->ring.senders = 0;
+        return shmemi_moen_shape_combine(a, o, ranks, room, warps, 1);
+    }
+    return end;
 }
 
 #endif
