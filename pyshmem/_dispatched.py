@@ -95,7 +95,7 @@ class Dispatched:
         return f"<Dispatched {form}{', int8' if self.quantized else ''}>"
 
     def _living(self) -> None:
-        if self._handle is None or self._owner._object.moe == ffi.NULL:
+        if self._handle is None or self._owner._object.pointer == ffi.NULL:
             raise _ArgumentError("recv_x is gone: its ExpertParallel is closed; copy it to keep it")
         check(lib.shmemx_moe_received(self._handle, self._view))
         if self._view.x == ffi.NULL:

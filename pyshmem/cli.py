@@ -385,7 +385,7 @@ def _listed(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--slice-us", type=click.FloatRange(1, 1e6), hidden=True, help="Microseconds of a timed loop.")
 @click.option("--peer", is_flag=True,
               help="The same on mpi4py, and shmem4py where installed, in the same rounds; "
-                   "on GPUs on NVSHMEM and NCCL, afterwards.")  # fmt: skip
+                   "on GPUs on NVSHMEM, NCCL and DeepEP, afterwards.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each figure instead of tables.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Tables in Markdown.")
 @click.option(

@@ -20,23 +20,34 @@ and the object stays usable. Algorithm and wire format: shmemx_moe.h.
 
 from __future__ import annotations
 
-import weakref
 from types import TracebackType
-from typing import Any, Literal, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
-from . import setup
 from ._core import ffi, lib
 from ._dispatched import Array, Dispatched, Float32s, Int32s, Int64s, address
+from ._objects import Owned, keep, reclaim
 from .errors import CLASSES, check
 from .setup import ensure, state
 from .team import TEAM_WORLD, Team
 from .types import CData
 
-__all__ = ["Dispatched", "ExpertParallel", "Layout", "Stats"]
+if TYPE_CHECKING:
+    from .device.moe_ll import LowLatency
+
+__all__ = ["Dispatched", "ExpertParallel", "Layout", "LowLatency", "Stats"]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "LowLatency":  # of GPUs alone: imported when first named
+        from .device.moe_ll import LowLatency
+
+        return LowLatency
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
 
 Quant = Literal["none", "int8"]
 
@@ -94,68 +105,6 @@ def _type_of(dtype: npt.DTypeLike) -> tuple[np.dtype[Any], int]:
     return kind, _TYPES[kind]
 
 
-# ---- objects that were dropped ----------------------------------------------------------------------------
-
-
-class _Object:
-    """One object of the library. Destroying it is collective, so a destructor only sets `dropped`."""
-
-    __slots__ = ("dropped", "moe", "results")
-
-    def __init__(self, moe: CData) -> None:
-        self.moe = moe
-        self.dropped = False
-        self.results: weakref.WeakSet[Dispatched] = weakref.WeakSet()
-
-    def destroy(self) -> int:
-        """Ends object and results; collective, after finalize local. Returns the library's code."""
-        for result in list(self.results):
-            result._release()  # their handles end with the object
-        code: int = lib.shmemx_moe_destroy(self.moe)
-        if not code:
-            self.moe = ffi.NULL
-        return code
-
-
-# In the order of creation, which is the same on all PEs.
-_objects: list[_Object] = []
-_SCRATCH_BYTES = 512  # one bit an object
-_scratch: Array | None = None  # symmetric, rows: mine, result
-_VIEWS = object()  # in state.held: arrays that show the heap may outlive the job
-
-
-def _forget_all() -> None:
-    global _scratch
-    for item in _objects:
-        item.destroy()
-    _objects.clear()
-    _scratch = None
-    state.held.discard(_VIEWS)
-
-
-setup.after_finalize.append(_forget_all)
-
-
-def _reclaim() -> None:
-    """Destroys the objects that all PEs have dropped; collective."""
-    global _scratch
-    if not _objects:
-        return
-    if _scratch is None:
-        out = ffi.new("void **")
-        check(lib.shmemx_allocate(out, 2 * _SCRATCH_BYTES, 0, 1, lib.SHMEMX_MEM_HOST))
-        _scratch = np.frombuffer(ffi.buffer(out[0], 2 * _SCRATCH_BYTES), np.uint8).reshape(2, -1)
-    items = _objects[: 8 * _SCRATCH_BYTES]
-    bits = np.packbits(np.array([item.dropped for item in items], np.bool_))
-    _scratch[0, : bits.size] = bits
-    mine, result = (ffi.from_buffer(row) for row in _scratch)
-    world = ffi.cast("shmem_team_t", lib.SHMEMX_TEAM_WORLD)
-    check(lib.shmemx_reduce(world, lib.SHMEMX_REDUCE_AND, lib.SHMEMX_UINT8, result, mine, bits.size))
-    for i in np.flatnonzero(np.unpackbits(_scratch[1, : bits.size], count=len(items))):
-        check(items[i].destroy())
-        _objects.remove(items[i])
-
-
 # ---- the object -------------------------------------------------------------------------------------------
 
 
@@ -193,6 +142,9 @@ class ExpertParallel:
         Each expert's rows begin at a multiple of it in the expert form.
     results : int
         Results whose recv_x lives at a time, at least 1.
+    device : {"cpu", "cuda"}
+        "cuda": `pyshmem.device.moe.ExpertParallel`, the same on CuPy and PyTorch arrays, in the order of a
+        stream; its documentation has what differs.
 
     Raises
     ------
@@ -211,6 +163,15 @@ class ExpertParallel:
         The experts of this rank.
     """
 
+    def __new__(cls, *args: Any, device: str = "cpu", **options: Any) -> ExpertParallel:
+        if device not in ("cpu", "cuda"):
+            raise _ArgumentError(f"ExpertParallel: device is {device!r}, possible are 'cpu' and 'cuda'")
+        if cls is ExpertParallel and device == "cuda":
+            from .device.moe import ExpertParallel as OnGPU
+
+            cls = OnGPU
+        return super().__new__(cls)
+
     def __init__(
         self,
         num_experts: int,
@@ -228,11 +189,12 @@ class ExpertParallel:
         capacity: int | None = None,
         expert_alignment: int = 1,
         results: int = 2,
+        device: str = "cpu",
     ) -> None:
-        self._object = _Object(ffi.NULL)
+        self._object = Owned(lib.shmemx_moe_destroy)
         if not state.ready:
             ensure()
-        _reclaim()
+        reclaim()
         out = ffi.new("shmemx_moe_t **")
         config = ffi.new("shmemx_moe_config_t *")
         try:
@@ -251,9 +213,7 @@ class ExpertParallel:
             lib.shmemx_moe_create(ffi.NULL, out)  # the others wait for this PE: they are told
             raise
         check(lib.shmemx_moe_create(config, out))
-        self._object.moe = out[0]
-        _objects.append(self._object)
-        state.held.add(_VIEWS)
+        keep(self._object, out[0])
         self._out = ffi.new("shmemx_moe_handle_t **")
         self._args = ffi.new("shmemx_moe_combine_t *")
         self._info = ffi.new("shmemx_moe_info_t *")
@@ -291,17 +251,14 @@ class ExpertParallel:
         An object that is dropped without close, or left through an exception, is freed when a later
         ExpertParallel is created after all PEs have dropped it, or at the end of the job.
         """
-        item = self._object
-        if item.moe == ffi.NULL:
-            return
-        check(item.destroy())
-        _objects.remove(item)
+        self._object.close()
 
     def __del__(self) -> None:
-        self._object.dropped = True  # a destructor never starts a collective
+        if hasattr(self, "_object"):  # not if the arguments had wrong names
+            self._object.dropped = True  # a destructor never starts a collective
 
     def __repr__(self) -> str:
-        if self._object.moe == ffi.NULL:
+        if self._object.pointer == ffi.NULL:
             return "<ExpertParallel, closed>"
         return (
             f"<ExpertParallel rank {self.rank} of {self.ranks}: {self.num_experts} experts, "
@@ -309,7 +266,7 @@ class ExpertParallel:
         )
 
     def _moe(self) -> CData:
-        moe = self._object.moe
+        moe = self._object.pointer
         if moe == ffi.NULL:
             raise _ArgumentError("this ExpertParallel is closed")
         return moe
@@ -475,7 +432,7 @@ class ExpertParallel:
     def _count(self, got: Dispatched) -> None:
         info = self._info
         remote, local = info.dispatch_bytes_remote, info.dispatch_bytes_local
-        check(lib.shmemx_moe_info(self._object.moe, info))
+        check(lib.shmemx_moe_info(self._object.pointer, info))
         got.bytes_remote = info.dispatch_bytes_remote - remote
         got.bytes_local = info.dispatch_bytes_local - local
 

@@ -68,15 +68,16 @@ typedef struct {
     int ranks, rank;
     int64_t first_expert; /* of this rank */
     int64_t local_experts;
-    int64_t groups;       /* scales of a row */
+    int64_t groups;                                     /* scales of a row */
     int64_t choices_bytes, present_bytes, routed_bytes; /* of a handle's parts */
-    int64_t heap_bytes;   /* of the symmetric block */
+    int64_t heap_bytes;                                 /* of the symmetric block */
 } shmemx_moe_ll_info_t;
 SHMEMX_API int shmemx_moe_ll_info(shmemx_moe_ll_t *moe, shmemx_moe_ll_info_t *info);
 
 /* What a dispatch leaves for its combine: local GPU memory of the caller's, of the sizes that info says, 8-byte aligned. */
 typedef struct {
-    void *choices; /* uint64 [R][M][K] for what came: bits of the float32 weight << 32 | row of the output; all ones = none */
+    void *
+        choices; /* uint64 [R][M][K] for what came: bits of the float32 weight << 32 | row of the output; all ones = none */
     void *present; /* uint32 [R][(M + 31) / 32]: a bit for each token that came */
     void *routed;  /* uint64 [M]: bits of the ranks that each of my tokens goes to */
 } shmemx_moe_ll_handle_t;
@@ -84,18 +85,19 @@ typedef struct {
 /* Arguments of a dispatch; GPU memory. With SEND alone the outputs are not touched, with RECV alone x, topk_idx and
  * topk_weights are not; both calls give the same handle. */
 typedef struct {
-    const void *x;        /* [tokens][hidden] BF16, 16-byte aligned */
-    ptrdiff_t x_stride;   /* bytes from row to row, a multiple of 16; 0 = without gaps */
-    int64_t tokens;       /* T, 0 to M */
-    const void *topk_idx; /* [tokens][K], -1 = none; other ids out of range are reported (ARGUMENT, by the next
+    const void *x;      /* [tokens][hidden] BF16, 16-byte aligned */
+    ptrdiff_t x_stride; /* bytes from row to row, a multiple of 16; 0 = without gaps */
+    int64_t tokens;     /* T, 0 to M */
+    const void
+        *topk_idx; /* [tokens][K], -1 = none; other ids out of range are reported (ARGUMENT, by the next
                              shmemx_stream_check) and dropped */
-    int idx_type;         /* SHMEMX_INT64 or SHMEMX_INT32 */
+    int idx_type;  /* SHMEMX_INT64 or SHMEMX_INT32 */
     const float *topk_weights; /* [tokens][K], NULL = 1 each */
-    void *recv_x;              /* [L][R * M][hidden], BF16 or 1 byte; each expert's first recv_count rows are written */
-    void *recv_scales;         /* INT8, FP8: float32 at e * scale_expert + row * scale_row + g * scale_group */
+    void *recv_x; /* [L][R * M][hidden], BF16 or 1 byte; each expert's first recv_count rows are written */
+    void *recv_scales; /* INT8, FP8: float32 at e * scale_expert + row * scale_row + g * scale_group */
     ptrdiff_t scale_expert, scale_row, scale_group; /* bytes */
-    int scale_packed;    /* with ue8m0: a byte, the exponent, at e * scale_expert + row * scale_row + g / 4 * scale_group + g % 4 */
-    int32_t *recv_count; /* [L] rows of each expert */
+    int scale_packed; /* with ue8m0: a byte, the exponent, at e * scale_expert + row * scale_row + g / 4 * scale_group + g % 4 */
+    int32_t *recv_count;  /* [L] rows of each expert */
     int32_t *recv_source; /* [L][R * M]: rank * M + token of each row written; or NULL */
     shmemx_moe_ll_handle_t handle;
 } shmemx_moe_ll_dispatch_t;
@@ -104,12 +106,13 @@ SHMEMX_API int shmemx_moe_ll_dispatch(shmemx_moe_ll_t *moe, const shmemx_moe_ll_
 
 /* Arguments of a combine; GPU memory. */
 typedef struct {
-    const void *y;         /* [L][R * M][hidden] BF16, 16-byte aligned: what the experts make of recv_x */
-    const float *topk_weights; /* [tokens][K] of my tokens, brought to the experts now (on all ranks or on none); NULL =
+    const void *y; /* [L][R * M][hidden] BF16, 16-byte aligned: what the experts make of recv_x */
+    const float *
+        topk_weights; /* [tokens][K] of my tokens, brought to the experts now (on all ranks or on none); NULL =
                                   those of the dispatch */
-    void *out;             /* [tokens][hidden] BF16, 16-byte aligned; a token that went nowhere gets 0 */
-    ptrdiff_t out_stride;  /* bytes from row to row, a multiple of 8; 0 = without gaps */
-    int64_t tokens;        /* T of the dispatch */
+    void *out;        /* [tokens][hidden] BF16, 16-byte aligned; a token that went nowhere gets 0 */
+    ptrdiff_t out_stride; /* bytes from row to row, a multiple of 8; 0 = without gaps */
+    int64_t tokens;       /* T of the dispatch */
     shmemx_moe_ll_handle_t handle;
 } shmemx_moe_ll_combine_t;
 SHMEMX_API int shmemx_moe_ll_combine(shmemx_moe_ll_t *moe, const shmemx_moe_ll_combine_t *args, int phases,

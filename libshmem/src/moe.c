@@ -350,9 +350,12 @@ int shmemx_moe_create(const shmemx_moe_config_t *config, shmemx_moe_t **moe)
     if (moe)
         *moe = NULL;
     struct shmemi_moe_offer mine;
-    struct shmemi_moe_creation how = {
-        .call = __func__, .names = field_names, .fields = FIELDS, .kind = SHMEMX_MEM_HOST, .ready = connect_ranks,
-        .object = m};
+    struct shmemi_moe_creation how = {.call = __func__,
+                                      .names = field_names,
+                                      .fields = FIELDS,
+                                      .kind = SHMEMX_MEM_HOST,
+                                      .ready = connect_ranks,
+                                      .object = m};
     make_offer(m, error, &mine);
     void *block;
     int rc = shmemi_moe_create(&how, &mine, &block);

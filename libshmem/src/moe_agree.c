@@ -13,7 +13,8 @@ void shmemi_moe_offer_team(struct shmemi_moe_offer *offer, const int *world, int
 }
 
 /* Members of one team gave the same, and all of them came. */
-static int judge_team(const struct shmemi_moe_creation *how, const struct shmemi_moe_offer *all, int npes, int p)
+static int judge_team(const struct shmemi_moe_creation *how, const struct shmemi_moe_offer *all, int npes,
+                      int p)
 {
     int64_t same = 0;
     for (int q = 0; q < npes; q++) {
@@ -23,11 +24,13 @@ static int judge_team(const struct shmemi_moe_creation *how, const struct shmemi
         for (int f = 0; f < how->fields; f++)
             if (all[p].fields[f] != all[q].fields[f])
                 return shmemi_fail(SHMEMX_ERR_MISMATCH, how->call, "%s is %lld on PE %d and %lld on PE %d",
-                                   how->names[f], (long long)all[p].fields[f], p, (long long)all[q].fields[f], q);
+                                   how->names[f], (long long)all[p].fields[f], p, (long long)all[q].fields[f],
+                                   q);
     }
     if (same != all[p].ranks)
-        return shmemi_fail(SHMEMX_ERR_MISMATCH, how->call, "team of PE %d has %lld members, %lld PEs gave that team",
-                           p, (long long)all[p].ranks, (long long)same);
+        return shmemi_fail(SHMEMX_ERR_MISMATCH, how->call,
+                           "team of PE %d has %lld members, %lld PEs gave that team", p,
+                           (long long)all[p].ranks, (long long)same);
     return SHMEMX_SUCCESS;
 }
 
@@ -61,7 +64,8 @@ static int meet(const struct shmemi_moe_creation *how, struct shmemi_moe_offer *
     return rc ? rc : judge(how, scratch, bytes);
 }
 
-int shmemi_moe_create(const struct shmemi_moe_creation *how, const struct shmemi_moe_offer *mine, void **block)
+int shmemi_moe_create(const struct shmemi_moe_creation *how, const struct shmemi_moe_offer *mine,
+                      void **block)
 {
     /* Every step ends alike on all PEs, so that none is left in the next one. */
     struct shmemi_moe_offer *scratch, again = *mine;

@@ -32,6 +32,7 @@ struct shmemi_moe_creation {
 /* Team and ranks of an offer. */
 void shmemi_moe_offer_team(struct shmemi_moe_offer *offer, const int *world, int ranks);
 /* Collective over the world; the same verdict on every PE. The memory is as large as the largest offer. */
-int shmemi_moe_create(const struct shmemi_moe_creation *how, const struct shmemi_moe_offer *mine, void **block);
+int shmemi_moe_create(const struct shmemi_moe_creation *how, const struct shmemi_moe_offer *mine,
+                      void **block);
 
 #endif

@@ -49,8 +49,8 @@ static int find(const char *call, struct shmemx_moe_ll *moe)
     bool found = moe && *link_of(moe) == moe && moe->job == shmemi_world.jobs;
     pthread_mutex_unlock(&lock);
     if (!found)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%p is no low-latency MoE object of this job (destroyed already?)",
-                           (void *)moe);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "%p is no low-latency MoE object of this job (destroyed already?)", (void *)moe);
     if (moe->ranks == 0)
         return shmemi_fail(SHMEMX_ERR_TEAM, call, "this PE is no member of the object's team");
     return SHMEMX_SUCCESS;
@@ -65,7 +65,8 @@ static int bad(const char *call, const char *name, int64_t value, const char *wa
 
 static int check_config(const char *call, const shmemx_moe_ll_config_t *c)
 {
-    if (c->format != SHMEMX_MOE_GPU_BF16 && c->format != SHMEMX_MOE_GPU_INT8 && c->format != SHMEMX_MOE_GPU_FP8)
+    if (c->format != SHMEMX_MOE_GPU_BF16 && c->format != SHMEMX_MOE_GPU_INT8 &&
+        c->format != SHMEMX_MOE_GPU_FP8)
         return bad(call, "format", c->format, "SHMEMX_MOE_GPU_BF16, _INT8 or _FP8");
     if (c->combine_format != SHMEMX_MOE_GPU_BF16 && c->combine_format != SHMEMX_MOE_GPU_INT8)
         return bad(call, "combine_format", c->combine_format, "SHMEMX_MOE_GPU_BF16 or _INT8");
@@ -127,11 +128,12 @@ static int prepare(const char *call, struct shmemx_moe_ll *m, struct shmemi_moe_
     end = (end + 127) / 128 * 128;
     o->local = end; /* an offset until there is memory */
     if (o->dispatch_shared > most_shared() || o->combine_shared > most_shared())
-        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                           "hidden %u, %u experts on %d ranks and %u tokens want %u and %u bytes of shared memory for a "
-                           "block; there are %u",
-                           o->hidden, o->experts, team->n, o->max_tokens, o->dispatch_shared, o->combine_shared,
-                           most_shared());
+        return shmemi_fail(
+            SHMEMX_ERR_UNSUPPORTED, call,
+            "hidden %u, %u experts on %d ranks and %u tokens want %u and %u bytes of shared memory for a "
+            "block; there are %u",
+            o->hidden, o->experts, team->n, o->max_tokens, o->dispatch_shared, o->combine_shared,
+            most_shared());
     m->ranks = team->n;
     m->me = team->me;
     int64_t ranks = m->ranks, each = m->c.num_experts / ranks, more = m->c.num_experts % ranks;
@@ -211,8 +213,8 @@ int shmemx_moe_ll_destroy(shmemx_moe_ll_t *moe)
     bool found = moe && *link_of(moe) == moe;
     pthread_mutex_unlock(&lock);
     if (!found)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__, "%p is no low-latency MoE object (destroyed already?)",
-                           (void *)moe);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__,
+                           "%p is no low-latency MoE object (destroyed already?)", (void *)moe);
     int rc = SHMEMX_SUCCESS;
     if (shmemi_world.npes && moe->job == shmemi_world.jobs) /* else the heap that held the block is gone */
         rc = shmemx_free(moe->block);
@@ -242,21 +244,23 @@ static int check_pointer(const char *call, const char *name, const void *p, size
 {
     if (p && (uintptr_t)p % alignment == 0)
         return SHMEMX_SUCCESS;
-    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is %p, must be an address aligned to %zu bytes", name, p, alignment);
+    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is %p, must be an address aligned to %zu bytes", name,
+                       p, alignment);
 }
 
 static int check_stride(const char *call, const char *name, ptrdiff_t stride, int64_t least, int64_t multiple)
 {
     if (stride >= least && stride % multiple == 0)
         return SHMEMX_SUCCESS;
-    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is %td bytes, must be a multiple of %lld, at least %lld", name, stride,
+    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                       "%s is %td bytes, must be a multiple of %lld, at least %lld", name, stride,
                        (long long)multiple, (long long)least);
 }
 
 /* What kernels of this PE have reported stays for shmemx_stream_check: a call that stopped for it on this PE alone would
  * let the other ranks wait. */
-static int check_call(const char *call, struct shmemx_moe_ll *moe, const void *args, int phases, int64_t tokens,
-                      const shmemx_moe_ll_handle_t *h)
+static int check_call(const char *call, struct shmemx_moe_ll *moe, const void *args, int phases,
+                      int64_t tokens, const shmemx_moe_ll_handle_t *h)
 {
     int rc = find(call, moe);
     if (rc)
@@ -266,8 +270,8 @@ static int check_call(const char *call, struct shmemx_moe_ll *moe, const void *a
     if (phases < 1 || phases > (SHMEMX_MOE_LL_SEND | SHMEMX_MOE_LL_RECV))
         return bad(call, "phases", phases, "SHMEMX_MOE_LL_SEND, SHMEMX_MOE_LL_RECV or both");
     if (tokens < 0 || tokens > moe->c.max_tokens)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "tokens is %lld, this object is for 0 to %lld", (long long)tokens,
-                           (long long)moe->c.max_tokens);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "tokens is %lld, this object is for 0 to %lld",
+                           (long long)tokens, (long long)moe->c.max_tokens);
     if ((rc = check_pointer(call, "handle.choices", h->choices, 8)) != 0 ||
         (rc = check_pointer(call, "handle.present", h->present, 4)) != 0)
         return rc;
@@ -279,9 +283,10 @@ static int check_phases(const char *call, const struct shmemx_moe_ll *m, int kin
 {
     uint64_t open = m->sent[kind] - m->received[kind];
     if ((phases & SHMEMX_MOE_LL_SEND) && open >= (phases & SHMEMX_MOE_LL_RECV ? 1 : LIVE_RESULTS))
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
-                           "%llu before this one have been sent and not received; call their RECV phase first",
-                           (unsigned long long)open);
+        return shmemi_fail(
+            SHMEMX_ERR_ARGUMENT, call,
+            "%llu before this one have been sent and not received; call their RECV phase first",
+            (unsigned long long)open);
     if (phases == SHMEMX_MOE_LL_RECV && open == 0)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "nothing has been sent that could be received");
     return SHMEMX_SUCCESS;
@@ -318,14 +323,16 @@ static int check_sent(const char *call, const struct shmemx_moe_ll *m, const shm
 static int check_received(const char *call, const struct shmemx_moe_ll *m, const shmemx_moe_ll_dispatch_t *a)
 {
     int rc = check_pointer(call, "recv_x", a->recv_x, 8);
-    if (rc || (rc = check_pointer(call, "recv_count", a->recv_count, 4)) != 0 || m->c.format == SHMEMX_MOE_GPU_BF16)
+    if (rc || (rc = check_pointer(call, "recv_count", a->recv_count, 4)) != 0 ||
+        m->c.format == SHMEMX_MOE_GPU_BF16)
         return rc;
     if (a->scale_packed && !m->c.ue8m0)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "scale_packed wants an object with ue8m0");
     return check_pointer(call, "recv_scales", a->recv_scales, 4);
 }
 
-int shmemx_moe_ll_dispatch(shmemx_moe_ll_t *moe, const shmemx_moe_ll_dispatch_t *args, int phases, void *stream)
+int shmemx_moe_ll_dispatch(shmemx_moe_ll_t *moe, const shmemx_moe_ll_dispatch_t *args, int phases,
+                           void *stream)
 {
     const char *call = "shmemx_moe_ll_dispatch";
     int rc = check_call(call, moe, args, phases, args ? args->tokens : 0, args ? &args->handle : NULL);
@@ -355,8 +362,8 @@ int shmemx_moe_ll_dispatch(shmemx_moe_ll_t *moe, const shmemx_moe_ll_dispatch_t 
     };
     void *arguments[] = {&moe->o, &a};
     rc = shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_LL_DISPATCH,
-                                  blocks(SHMEMI_MOE_LL_DISPATCH_BLOCKS, moe->o.dispatch_shared), SHMEMI_MOE_LL_THREADS,
-                                  moe->o.dispatch_shared, arguments, stream);
+                                  blocks(SHMEMI_MOE_LL_DISPATCH_BLOCKS, moe->o.dispatch_shared),
+                                  SHMEMI_MOE_LL_THREADS, moe->o.dispatch_shared, arguments, stream);
     return launched(moe, 0, phases, rc);
 }
 
@@ -384,8 +391,8 @@ int shmemx_moe_ll_combine(shmemx_moe_ll_t *moe, const shmemx_moe_ll_combine_t *a
     };
     void *arguments[] = {&moe->o, &a};
     rc = shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_LL_COMBINE,
-                                  blocks(SHMEMI_MOE_LL_COMBINE_BLOCKS, moe->o.combine_shared), SHMEMI_MOE_LL_THREADS,
-                                  moe->o.combine_shared, arguments, stream);
+                                  blocks(SHMEMI_MOE_LL_COMBINE_BLOCKS, moe->o.combine_shared),
+                                  SHMEMI_MOE_LL_THREADS, moe->o.combine_shared, arguments, stream);
     return launched(moe, 1, phases, rc);
 }
 
@@ -413,8 +420,8 @@ int shmemx_moe_ll_mask(shmemx_moe_ll_t *moe, uint64_t ranks)
     if (rc)
         return rc;
     if (moe->ranks < 64 && ranks >> moe->ranks)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__, "ranks is 0x%llx, there are %d", (unsigned long long)ranks,
-                           moe->ranks);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__, "ranks is 0x%llx, there are %d",
+                           (unsigned long long)ranks, moe->ranks);
     rc = shmemi_gpu_copy(__func__, dead_word(moe), &ranks, sizeof ranks, shmemi_gpu_stream());
     return rc ? rc : shmemi_gpu_sync(__func__, shmemi_gpu_stream());
 }

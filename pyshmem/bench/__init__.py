@@ -6,5 +6,5 @@ starting a job with it), `show` (table, Markdown, picture). The C side is libshm
 its own: its loops hold no Python.
 
 On GPUs: `gpu_plan` (sizes and loops), `gpu` with gpu_kernels.cu (a run inside a job), `gpu_peers` with
-peer_nvshmem.cu and `peer_nccl` (the same on NVSHMEM and NCCL, afterwards).
+peer_nvshmem.cu, `peer_nccl` and `peer_deepep` (the same on NVSHMEM, NCCL and DeepEP, afterwards).
 """

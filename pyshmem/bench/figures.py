@@ -43,10 +43,11 @@ GPU_GROUPS = {
     "atomics": "fetch_add, round trip",
     "sync": "sync and barrier in a kernel, barrier on a stream",
     "collectives": "alltoall, fcollect and sum of float32 on a stream; bytes in all",
+    "moe": "MoE dispatch and combine in BF16, FP8 and INT8; bytes of rows for other GPUs (needs PyTorch)",
 }
 """What ``--device cuda`` measures, from 2 PEs on; one PE has nobody to play ping-pong with."""
 
-GPU_FACES = ("libshmem", "NVSHMEM", "NCCL")
+GPU_FACES = ("libshmem", "NVSHMEM", "NCCL", "DeepEP")
 """Whose calls on GPUs a figure is of: ours, then the peers'."""
 
 

@@ -301,3 +301,36 @@ def run(options: Options, report: Report) -> None:
         bench.stream.synchronize()
     bench.close()
     bench.cupy.get_default_memory_pool().free_all_blocks()  # peers may come next
+    if "moe" in options.groups:
+        _moe(options, report)
+
+
+def _moe(options: Options, report: Report) -> None:
+    """The group that PyTorch is needed for."""
+    from . import gpu_moe
+    from .moe_load import Timing, moe_plan
+
+    first, npes = shmem.my_pe() == 0, shmem.n_pes()
+    plan = moe_plan(options.rounds if options.quick else None, options.quick)
+    why = ""
+    if importlib.util.find_spec("torch") is None:
+        why = "it uses PyTorch's arrays: pip install 'sushmem[torch]'"
+    elif not gpu_moe.divides(plan, npes):
+        why = f"{npes} PEs do not divide the numbers of experts"
+    if why:
+        if first:
+            report.note(f"moe is left out: {why}")
+        return
+
+    def say(timing: Timing) -> None:
+        report.figure(figure(GPU_FACES[0], npes=npes, **timing.figure()))
+
+    if first:
+        report.progress("MoE", 1.0)
+    try:
+        gpu_moe.measure(plan, say)
+    except gpu_moe.WrongResult as error:
+        raise GpuError(str(error)) from None
+    import torch
+
+    torch.cuda.empty_cache()

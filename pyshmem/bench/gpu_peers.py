@@ -1,8 +1,8 @@
-"""The same on NVSHMEM and NCCL, after our own job has ended: the GPUs are theirs alone.
+"""The same on NVSHMEM, NCCL and DeepEP, after our own job has ended: the GPUs are theirs alone.
 
 NVSHMEM: peer_nvshmem.cu, compiled by nvcc against the pip wheel into a temporary folder. NCCL: peer_nccl.py,
-torch.distributed. A peer that is not there is named and left out. NVLink multicast (NVLS) is off in both, as
-it is in libshmem: what is compared is the same links.
+torch.distributed. DeepEP: peer_deepep.py, its package as it is installed. A peer that is not there is named
+and left out. NVLink multicast (NVLS) is off in all, as it is in libshmem: what is compared is the same links.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 from .figures import GPU_GROUPS, Figure, figure
 from .gpu_plan import Plan, plan
 from .launch import environment, python_command
+from .moe_load import moe_plan
 from .run import Options, Report
 
 __all__ = ["PeerMissing", "figures_of", "run"]
@@ -148,22 +149,49 @@ def _nvshmem(p: Plan, npes: int) -> str:
 def _nccl(p: Plan, npes: int) -> str:
     if importlib.util.find_spec("torch") is None:
         raise PeerMissing("it is measured through PyTorch: pip install 'sushmem[torch]'")
+    return _torch_ranks(npes, python_command(json.dumps(asdict(p)), main="pyshmem.bench.peer_nccl"), {})
+
+
+def _torch_ranks(npes: int, command: list[str], more: dict[str, str]) -> str:
+    """Processes of torch.distributed, as torchrun would start them."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = {
         "WORLD_SIZE": str(npes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-        "NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+        "NCCL_NVLS_ENABLE": "0", "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1", **more,
     }  # fmt: skip
-    command = python_command(json.dumps(asdict(p)), main="pyshmem.bench.peer_nccl")
     ranks = [{**common, "RANK": str(i), "LOCAL_RANK": str(i)} for i in range(npes)]
     return _together("its benchmark", [(command, variables) for variables in ranks])
 
 
+# ---- DeepEP ------------------------------------------------------------------------------------------------
+
+
+def _deepep(p: Plan, npes: int) -> str:
+    if importlib.util.find_spec("deep_ep") is None:
+        raise PeerMissing(
+            "its package deep_ep is missing; on machines without a NIC it also needs NVSHMEM's wheel"
+        )
+    plan = moe_plan(p.rounds if p.quick else None, p.quick)
+    variables = {
+        "NVSHMEM_REMOTE_TRANSPORT": "none", "NVSHMEM_DISABLE_NVLS": "1",
+        "NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME": "lo",
+    }  # fmt: skip
+    try:
+        paths = [str(_wheel() / "lib"), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
+        variables["LD_LIBRARY_PATH"] = os.pathsep.join(paths)
+    except PeerMissing:
+        pass  # it may have been built against another
+    command = python_command(json.dumps(asdict(plan)), main="pyshmem.bench.peer_deepep")
+    return _torch_ranks(npes, command, variables)
+
+
 # What each of them can be asked for.
 _PEERS: tuple[tuple[str, tuple[str, ...], Callable[[Plan, int], str]], ...] = (
-    ("NVSHMEM", tuple(GPU_GROUPS), _nvshmem),
+    ("NVSHMEM", tuple(g for g in GPU_GROUPS if g != "moe"), _nvshmem),
     ("NCCL", ("collectives",), _nccl),
+    ("DeepEP", ("moe",), _deepep),
 )
 
 

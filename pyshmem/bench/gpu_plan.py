@@ -38,6 +38,11 @@ class Plan:
     packets_bytes: tuple[int, ...] = (120, 14_400, 65_520)
     collective_bytes: tuple[int, ...] = (4096, 65_536, _MIB, 16 * _MIB, 128 * _MIB)
 
+    @property
+    def quick(self) -> bool:
+        """Whether it is the short one."""
+        return self.copy_bytes < Plan.copy_bytes
+
     def calls(self, nbytes: int) -> int:
         """Collectives of that size in a row."""
         return self.small_calls if nbytes <= _MIB else self.large_calls

@@ -65,12 +65,19 @@ def new(
     strides: tuple[int, ...] | None = None,
 ) -> Any:  # fmt: skip
     """A cupy.ndarray over a new block of the GPU heap. Collective. Zeros, on all PEs, with `clear`."""
-    global _opened_in
-    cupy = _cupy()
+    _cupy()
     block = heap.take_block(nbytes, align, clear, lib.SHMEMX_MEM_DEVICE)
     owner = _Owner(block)
+    adopt_device()
+    return _array_over(block.address, nbytes, owner, shape, dtype, strides, order)
+
+
+def adopt_device() -> None:
+    """The GPU heap is open: its device becomes the current one of this thread, and modules learn of it."""
+    global _opened_in
     device = lib.shmemx_device()
-    if cupy.cuda.runtime.getDevice() != device:
+    cupy = sys.modules.get("cupy")
+    if cupy is not None and cupy.cuda.runtime.getDevice() != device:
         cupy.cuda.Device(device).use()
     if _opened_in != state.epoch():
         _opened_in = state.epoch()
@@ -78,7 +85,6 @@ def new(
         if package is not None and package.cuda.is_available():
             package.cuda.set_device(device)  # its copy of the CUDA runtime keeps a number of its own
         state.heap_opened()
-    return _array_over(block.address, nbytes, owner, shape, dtype, strides, order)
 
 
 def array(obj: Any, dtype: npt.DTypeLike | None, order: str, align: int) -> Any:
@@ -243,7 +249,9 @@ def settle(a: Any) -> None:
 def finish_kernels() -> None:
     """Waits for all work on the heap's device; before memory is freed."""
     device = lib.shmemx_device()
-    cupy = sys.modules.get("cupy")
+    cupy, package = sys.modules.get("cupy"), sys.modules.get("torch")
     if device >= 0 and cupy is not None:
         with cupy.cuda.Device(device):
             cupy.cuda.runtime.deviceSynchronize()
+    elif device >= 0 and package is not None and package.cuda.is_available():
+        package.cuda.synchronize(device)

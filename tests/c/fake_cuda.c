@@ -1,6 +1,6 @@
 /* A libcuda.so.1 without a GPU, for tests of the GPU heap's host side: "device memory" is shared memory of this machine,
  * so that descriptors of VMM chunks and IPC handles work between processes. Copies are done at once; streams and events
- * are numbers; kernels cannot be launched. Stricter than it need be: what the real driver refuses is refused here, so
+ * are numbers; a launch fails, or calls what the test has given to fake_cuda_on_launch. Stricter than it need be: what the real driver refuses is refused here, so
  * that a call out of turn is seen. It has the functions of DRIVER in base/cuda_driver.h; the library's message names one
  * that is missing here. The environment says what device it is:
  *
@@ -31,7 +31,7 @@ enum {
     NOT_REGISTERED = 713,
     NOT_SUPPORTED = 801
 };
-enum { PAGE = 4096, LARGE_PAGE = 2 << 20, MOST = 4096 };
+enum { PAGE = 4096, LARGE_PAGE = 2 << 20, MOST = 4096, PLAIN_SHARED = 48 << 10 };
 enum kind { FREE, RESERVED, MAPPED, ALLOCATED, OPENED, PINNED };
 
 #define API __attribute__((visibility("default")))
@@ -128,6 +128,15 @@ API int fake_cuda_ranges(void)
     for (int i = 0; i < MOST; ++i)
         n += ranges[i].kind != FREE;
     return n;
+}
+
+/* For tests: what stands for all kernels, called by each launch with the kernel's name; NULL = launches fail. */
+typedef void kernel_fn(const char *name, unsigned blocks, unsigned threads, unsigned shared,
+                       void **arguments);
+static kernel_fn *kernel;
+API void fake_cuda_on_launch(kernel_fn *f)
+{
+    kernel = f;
 }
 
 /* ---- device ------------------------------------------------------------------------------------------------ */
@@ -516,10 +525,11 @@ API CUresult cuModuleUnload(void *module)
 {
     return module ? OK : INVALID_VALUE;
 }
+/* A function is its name, which is a constant of the library's. */
 API CUresult cuModuleGetFunction(void **function, void *module, const char *name)
 {
-    *function = module;
-    return name ? OK : INVALID_VALUE;
+    memcpy(function, &name, sizeof name);
+    return module && name ? OK : INVALID_VALUE;
 }
 API CUresult cuFuncSetAttribute(void *function, int attribute, int value)
 {
@@ -535,7 +545,15 @@ API CUresult cuModuleGetGlobal_v2(CUdeviceptr *at, size_t *bytes, void *module, 
 API CUresult cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                             unsigned bz, unsigned shared, void *stream, void **arguments, void **extra)
 {
-    (void)f, (void)gx, (void)gy, (void)gz, (void)bx, (void)by, (void)bz, (void)shared, (void)stream;
-    (void)arguments, (void)extra;
-    return NOT_SUPPORTED;
+    (void)stream, (void)extra;
+    MAY_FAIL;
+    if (!kernel)
+        return NOT_SUPPORTED;
+    if (!current)
+        return INVALID_CONTEXT;
+    if (!f || gx < 1 || gy != 1 || gz != 1 || bx < 1 || bx > 1024 || by != 1 || bz != 1 ||
+        shared > PLAIN_SHARED)
+        return INVALID_VALUE;
+    kernel(f, gx, bx, shared, arguments);
+    return OK;
 }

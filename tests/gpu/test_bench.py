@@ -20,7 +20,7 @@ def test_every_figure_is_there_and_positive(job, cp):
     report = Report(found.append, lambda stage, part: parts.append(part), lambda text: None)
     job.reclaim()  # what earlier tests have dropped must not be freed in between
     used = job.heap_info("cuda")[1]
-    gpu.run(Options(tuple(GPU_GROUPS), 2, device="cuda", quick=True), report)
+    gpu.run(Options(tuple(g for g in GPU_GROUPS if g != "moe"), 2, device="cuda", quick=True), report)
     assert job.heap_info("cuda")[1] == used
     if job.my_pe() != 0:
         assert not found
@@ -47,3 +47,26 @@ def test_every_figure_is_there_and_positive(job, cp):
             "GB/s" if f.op.startswith(("put_on", "get")) or f.op == "put" else "ns"
         )
     assert parts == sorted(parts) and parts[-1] == 1
+
+
+def test_moe_figures(job, cp):
+    pytest.importorskip("torch")
+    if job.n_pes() > cp.cuda.runtime.getDeviceCount() or 64 % job.n_pes():
+        pytest.skip("one PE a GPU, and a number of PEs that divides 64 experts")
+    found: list[Figure] = []
+    report = Report(found.append, lambda stage, part: None, lambda text: None)
+    gpu.run(Options(("moe",), 2, device="cuda", quick=True), report)
+    if job.my_pe() != 0:
+        assert not found
+        return
+    ops = {f.op for f in found}
+    normal = {
+        f"normal_dispatch{way}_{kind}"
+        for way in ("", "_nosync", "_cached")
+        for kind in ("bf16", "fp8", "int8")
+    }
+    assert ops >= normal | {"normal_combine_bf16", "normal_combine_int8"}
+    assert ops >= {f"ll_pair_graph_{pair}" for pair in ("bf16_bf16", "fp8_bf16", "int8_int8")}
+    for f in found:
+        assert f.group == "moe" and f.unit == "ns" and 0 < f.q1 <= f.median <= f.q3, f
+        assert (f.bytes > 0) == (job.n_pes() > 1) and (f.blocks > 0) == f.op.startswith("normal"), f

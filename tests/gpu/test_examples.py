@@ -17,6 +17,8 @@ _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
         ("gpu_ring_cupy", "cupy", ["--rounds", "10"]),
         ("gpu_numba", "numba.cuda", ["--points", "240", "--steps", "20"]),
         ("gpu_triton", "triton", ["--elements", "100001", "--rounds", "3"]),
+        ("moe_layer", "torch", ["--tokens", "200", "--hidden", "512", "--inter", "128", "--rounds", "2"]),
+        ("moe_layer", "torch", ["--quant", "int8", "--combine-quant", "int8", "--rounds", "1"]),
     ],
 )
 def test_example(meet, monkeypatch, capsys, around, name, needs, arguments):
@@ -24,6 +26,7 @@ def test_example(meet, monkeypatch, capsys, around, name, needs, arguments):
     spec = importlib.util.spec_from_file_location(name, _EXAMPLES / f"{name}.py")
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, name, module)  # where its dataclasses look for their names
     spec.loader.exec_module(module)
     monkeypatch.setattr(sys, "argv", [name, *arguments])
     module.main()

@@ -8,6 +8,7 @@ import re
 import shutil
 import sys
 import types
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
@@ -15,9 +16,10 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from pyshmem import cli
-from pyshmem.bench import gpu, gpu_peers, show
+from pyshmem.bench import gpu, gpu_moe, gpu_peers, moe_load, peer_deepep, show
 from pyshmem.bench.figures import GPU_FACES, GPU_GROUPS, TARGETS, Figure, figure, from_json
 from pyshmem.bench.gpu_plan import Plan, plan
+from pyshmem.bench.moe_load import moe_plan
 from pyshmem.bench.run import Options, Report
 from pyshmem.device import raw
 
@@ -258,9 +260,10 @@ def test_a_missing_peer_is_named_and_the_rest_goes_on(monkeypatch: pytest.Monkey
     monkeypatch.setattr(gpu_peers.importlib.util, "find_spec", lambda name: None)
     to, found, notes = report()
     gpu_peers.run(Options(tuple(GPU_GROUPS), 3, device="cuda"), 2, to)
-    assert not found and len(notes) == 2
+    assert not found and len(notes) == 3
     assert "NVSHMEM is left out" in notes[0] and "nvidia-nvshmem-cu13" in notes[0]
     assert "NCCL is left out" in notes[1] and "sushmem[torch]" in notes[1]
+    assert "DeepEP is left out" in notes[2] and "deep_ep is missing" in notes[2]
     monkeypatch.setattr(
         gpu_peers, "_PEERS", (("NVSHMEM", ("get",), lambda p, n: _PRINTED), gpu_peers._PEERS[1])
     )
@@ -301,6 +304,21 @@ def test_processes_of_a_peer_end_together() -> None:
         gpu_peers._together("x", [endless], deadline=0.2)
     with pytest.raises(gpu_peers.PeerMissing, match="x cannot be started"):
         gpu_peers._together("x", [(["/no/such/program"], {})])
+
+
+def test_moe_figures_of_both() -> None:
+    """Ours and DeepEP's of one shape share a row."""
+    plan = moe_plan(quick=True)
+    assert peer_deepep._plan(json.dumps(asdict(plan))) == plan and gpu_moe.divides(plan, 4)
+    assert not gpu_moe.divides(plan, 3) and moe_plan().reps == 30 and moe_plan(7).reps == 7
+    timing = moe_load.Timing("normal_dispatch_bf16", [400.0, 410.0, 500.0], 159_000_000, plan.large, 24)
+    line = timing.line(4)
+    assert (line["us"], line["q1"], line["q3"], line["GBps"], line["sms"]) == (410, 400, 500, 387.8, 24)
+    (theirs,) = gpu_peers.figures_of("DeepEP", 4, json.dumps(timing.figure()))
+    mine = figure("libshmem", npes=4, **timing.figure())
+    assert (theirs.op, theirs.bytes, theirs.blocks, theirs.median) == (mine.op, mine.bytes, 24, 410_000)
+    text = show.markdown([mine, theirs])
+    assert "| normal_dispatch_bf16, 512 x 2048, top-6 of 64 |" in text and "| 1.00 |" in text
 
 
 def test_faces() -> None:

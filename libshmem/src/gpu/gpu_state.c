@@ -278,17 +278,19 @@ int shmemi_gpu_mailbox(const char *call)
                            "%s: %llu bytes are to come to 0x%llx, which has room for %llu", where, e.expected,
                            e.address, e.value);
     case SHMEMX_DEVICE_EXPERT:
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
-                           "%s: choice %llu of topk_idx, at 0x%llx, is neither -1 nor one of the %llu experts", where,
-                           e.value, e.address, e.expected);
+        return shmemi_fail(
+            SHMEMX_ERR_ARGUMENT, call,
+            "%s: choice %llu of topk_idx, at 0x%llx, is neither -1 nor one of the %llu experts", where,
+            e.value, e.address, e.expected);
     case SHMEMX_DEVICE_LIMIT:
-        return shmemi_fail(SHMEMX_ERR_LIMIT, call, "%s: PE %d is to receive %llu rows and has room for %llu", where, e.pe,
-                           e.value, e.expected);
+        return shmemi_fail(SHMEMX_ERR_LIMIT, call, "%s: PE %d is to receive %llu rows and has room for %llu",
+                           where, e.pe, e.value, e.expected);
     case SHMEMX_DEVICE_MISMATCH:
-        return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                           "%s: PE %d makes another call, or with other arguments: its word at 0x%llx is 0x%llx, this PE's "
-                           "0x%llx",
-                           where, e.pe, e.address, e.value, e.expected);
+        return shmemi_fail(
+            SHMEMX_ERR_MISMATCH, call,
+            "%s: PE %d makes another call, or with other arguments: its word at 0x%llx is 0x%llx, this PE's "
+            "0x%llx",
+            where, e.pe, e.address, e.value, e.expected);
     case SHMEMX_DEVICE_TEAM:
         return shmemi_fail(SHMEMX_ERR_TEAM, call, "%s: team %llu is none of this PE", where, e.value);
     default:

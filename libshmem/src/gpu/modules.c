@@ -14,7 +14,8 @@ extern const struct ptx shmemi_ptx[]; /* ends with a NULL name */
 
 /* The modules that are no type's, and the kernels in them. */
 enum file { KERNELS, MOE_LL, MOE_NORMAL, FILES };
-static const char *const files[FILES] = {[KERNELS] = "kernels", [MOE_LL] = "moe_ll", [MOE_NORMAL] = "moe_normal"};
+static const char *const files[FILES] = {
+    [KERNELS] = "kernels", [MOE_LL] = "moe_ll", [MOE_NORMAL] = "moe_normal"};
 static const struct {
     enum file file;
     const char *name;
@@ -101,7 +102,8 @@ static int load_kernel(const char *call, int kernel)
     void *found = NULL;
     if (rc == 0)
         rc = shmemi_gpu_function(call, loaded.module[module], function, &found);
-    bool large = kernel >= SHMEMI_K_REDUCE_BULK || (kernel >= SHMEMI_K_MOE_LL_DISPATCH && kernel <= SHMEMI_K_MOE_COMBINE);
+    bool large = kernel >= SHMEMI_K_REDUCE_BULK ||
+                 (kernel >= SHMEMI_K_MOE_LL_DISPATCH && kernel <= SHMEMI_K_MOE_COMBINE);
     if (rc == 0 && large && shmemi_gpu_bulk_bytes() != 0)
         rc = shmemi_gpu_allow_shared(call, found, shmemi_gpu_bulk_bytes());
     if (rc == 0) /* release: pairs with the acquire of other threads, which then use the module */

@@ -14,19 +14,21 @@ typedef unsigned long long shmemi_moe_u64;
 struct shmemi_moe_ll {
     unsigned team; /* number in the device's table */
     unsigned hidden, experts, topk, max_tokens;
-    unsigned group;      /* columns of a scale */
-    unsigned ue8m0;      /* FP8: scales are powers of two */
+    unsigned group;         /* columns of a scale */
+    unsigned ue8m0;         /* FP8: scales are powers of two */
     unsigned how, back_how; /* enum format of moe_quant.cuh, out and back */
     /* Bytes of a record's parts, out and back; heads are whole groups of the wire. */
     unsigned head, row, back_head, back_row;
-    unsigned maps, any_at, bit_words; /* of that message: bytes, where the last bits begin, words of 4 bytes of each */
+    unsigned maps, any_at,
+        bit_words;       /* of that message: bytes, where the last bits begin, words of 4 bytes of each */
     unsigned most_local; /* experts that a rank has at most */
     unsigned dispatch_shared, combine_shared; /* shared memory of a block */
-    shmemi_moe_u64 block; /* this PE's copy of the object's memory */
-    shmemi_moe_u64 half;  /* bytes */
+    shmemi_moe_u64 block;                     /* this PE's copy of the object's memory */
+    shmemi_moe_u64 half;                      /* bytes */
     shmemi_moe_u64 maps_at, maps_bytes, rows_at, row_bytes, back_at, back_bytes, weights_at, weights_bytes;
-    shmemi_moe_u64 acks_at; /* from the block's begin: uint64 [2][ranks], rounds that a rank has received: dispatch, combine */
-    shmemi_moe_u64 local;   /* struct shmemi_moe_ll_local */
+    shmemi_moe_u64
+        acks_at; /* from the block's begin: uint64 [2][ranks], rounds that a rank has received: dispatch, combine */
+    shmemi_moe_u64 local;      /* struct shmemi_moe_ll_local */
     shmemi_moe_u64 timeout_ns; /* deadline of a wait for a rank; 0 = none */
 };
 
@@ -34,8 +36,9 @@ static inline unsigned shmemi_moe_ll_up(unsigned n, unsigned multiple)
 {
     return (n + multiple - 1) / multiple * multiple;
 }
-static inline shmemi_moe_u64 shmemi_moe_ll_area(shmemi_moe_u64 *at, shmemi_moe_u64 *each, unsigned bytes, unsigned count,
-                                                unsigned data, unsigned wire, shmemi_moe_u64 end)
+static inline shmemi_moe_u64 shmemi_moe_ll_area(shmemi_moe_u64 *at, shmemi_moe_u64 *each, unsigned bytes,
+                                                unsigned count, unsigned data, unsigned wire,
+                                                shmemi_moe_u64 end)
 {
     *at = end;
     *each = (shmemi_moe_u64)((bytes + data - 1) / data) * wire;
@@ -43,9 +46,11 @@ static inline shmemi_moe_u64 shmemi_moe_ll_area(shmemi_moe_u64 *at, shmemi_moe_u
 }
 /* Fills in everything that follows from hidden, experts, topk, max_tokens, group and the formats. A group of packets
  * holds `data` bytes and has `wire` on the way. Returns the bytes of the object's memory. */
-static inline shmemi_moe_u64 shmemi_moe_ll_lay_out(struct shmemi_moe_ll *o, unsigned ranks, unsigned data, unsigned wire)
+static inline shmemi_moe_u64 shmemi_moe_ll_lay_out(struct shmemi_moe_ll *o, unsigned ranks, unsigned data,
+                                                   unsigned wire)
 {
-    const unsigned scales = shmemi_moe_ll_up((o->hidden + o->group - 1) / o->group * 4, 8), all = ranks * o->max_tokens;
+    const unsigned scales = shmemi_moe_ll_up((o->hidden + o->group - 1) / o->group * 4, 8),
+                   all = ranks * o->max_tokens;
     unsigned send, recv;
     shmemi_moe_u64 end = 0;
     o->head = shmemi_moe_ll_up(8 * o->topk + (o->how ? scales : 0), data);
@@ -85,18 +90,20 @@ enum { SHMEMI_MOE_LL_THREADS = 256, SHMEMI_MOE_LL_DISPATCH_BLOCKS = 4, SHMEMI_MO
 
 /* What a dispatch leaves for its combine, in local memory of the caller's; R ranks, M = max_tokens, K = topk. */
 struct shmemi_moe_ll_handle {
-    shmemi_moe_u64 choices; /* uint64 [R][M][K] for what came: weight's bits << 32 | row of the output, all ones = none */
+    shmemi_moe_u64
+        choices; /* uint64 [R][M][K] for what came: weight's bits << 32 | row of the output, all ones = none */
     shmemi_moe_u64 present; /* uint32 [R][(M + 31) / 32]: bits of the tokens that came */
     shmemi_moe_u64 routed;  /* uint64 [M]: the ranks that each of my tokens went to, a bit each */
 };
 
 struct shmemi_moe_ll_dispatch {
-    shmemi_moe_u64 x;         /* BF16 [tokens][hidden], rows x_stride bytes apart, 16-byte aligned */
+    shmemi_moe_u64 x; /* BF16 [tokens][hidden], rows x_stride bytes apart, 16-byte aligned */
     shmemi_moe_u64 x_stride;
-    shmemi_moe_u64 idx;       /* int32 or int64 [tokens][K], -1 = none */
-    shmemi_moe_u64 weights;   /* float [tokens][K], or 0 = 1 each */
-    shmemi_moe_u64 recv_x;    /* [local experts][R * M][hidden] BF16 or 1 byte */
-    shmemi_moe_u64 recv_scales; /* the scale of (expert, row, group) at e * scale_expert + row * scale_row + group * scale_group
+    shmemi_moe_u64 idx;     /* int32 or int64 [tokens][K], -1 = none */
+    shmemi_moe_u64 weights; /* float [tokens][K], or 0 = 1 each */
+    shmemi_moe_u64 recv_x;  /* [local experts][R * M][hidden] BF16 or 1 byte */
+    shmemi_moe_u64
+        recv_scales; /* the scale of (expert, row, group) at e * scale_expert + row * scale_row + group * scale_group
                                   bytes: a float; or with scale_packed a byte, the exponent, group g at
                                   g / 4 * scale_group + g % 4 */
     shmemi_moe_u64 scale_expert, scale_row, scale_group;
@@ -107,9 +114,10 @@ struct shmemi_moe_ll_dispatch {
 };
 
 struct shmemi_moe_ll_combine {
-    shmemi_moe_u64 y;       /* BF16 [local experts][R * M][hidden], 16-byte aligned */
-    shmemi_moe_u64 weights; /* float [tokens][K] of my tokens, brought to the experts now; 0 = those of the dispatch */
-    shmemi_moe_u64 out;     /* BF16 [tokens][hidden], rows out_stride bytes apart */
+    shmemi_moe_u64 y; /* BF16 [local experts][R * M][hidden], 16-byte aligned */
+    shmemi_moe_u64
+        weights; /* float [tokens][K] of my tokens, brought to the experts now; 0 = those of the dispatch */
+    shmemi_moe_u64 out; /* BF16 [tokens][hidden], rows out_stride bytes apart */
     shmemi_moe_u64 out_stride;
     struct shmemi_moe_ll_handle handle;
     unsigned tokens, phases;

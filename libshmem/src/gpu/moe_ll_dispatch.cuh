@@ -246,7 +246,8 @@ template <bool Lines> struct ll_receiver : ll<Lines> {
             pointer<u64>(a.handle.choices)[base::slot_of(s, t) * o.topk + k] =
                 to == no_row ? no_row : (word >> 32) << 32 | to;
             if (to != no_row && a.recv_source != 0)
-                pointer<int>(a.recv_source)[to] = static_cast<int>(base::slot_of(s, t));
+                // relaxed: a token that chose an expert twice stores it twice
+                arch::store_relaxed(pointer<u32>(a.recv_source) + to, static_cast<u32>(base::slot_of(s, t)));
         }
         return ok;
     }

@@ -122,11 +122,12 @@ static inline int shmemi_moen_parts(const struct shmemi_moen_combine *a, unsigne
 }
 /* A ring from `from` on in `room` bytes, for tokens of up to `rows` rows; parts as large as three stages allow. Returns where
  * it ends, 0 if there is no room. */
-static inline unsigned shmemi_moen_fill_ring(struct shmemi_moen_combine *a, unsigned hidden, unsigned rows, unsigned from,
-                                             unsigned room)
+static inline unsigned shmemi_moen_fill_ring(struct shmemi_moen_combine *a, unsigned hidden, unsigned rows,
+                                             unsigned from, unsigned room)
 {
     struct shmemi_moen_ring *r = &a->ring;
-    unsigned words = 16 * SHMEMI_MOEN_STAGES + 16 * (rows + 1) * (SHMEMI_MOEN_STAGES + SHMEMI_MOEN_LISTS), parts;
+    unsigned words = 16 * SHMEMI_MOEN_STAGES + 16 * (rows + 1) * (SHMEMI_MOEN_STAGES + SHMEMI_MOEN_LISTS),
+             parts;
     for (parts = 1; parts <= 32; ++parts) {
         if (!shmemi_moen_parts(a, hidden, parts))
             continue;
@@ -156,22 +157,26 @@ static inline unsigned shmemi_moen_senders(unsigned quantizes, unsigned ranks, u
 /* The same for a combine by `blocks` blocks of `warps` warps; those that send are pipe.warps. With the copy engine, two
  * blocks or more and up to 8 ranks some blocks send and the others add. */
 static inline unsigned shmemi_moen_shape_combine(struct shmemi_moen_combine *a, const struct shmemi_moen *o,
-                                                 unsigned ranks, unsigned room, unsigned warps, unsigned blocks)
+                                                 unsigned ranks, unsigned room, unsigned warps,
+                                                 unsigned blocks)
 {
     unsigned h = o->hidden, quantizes = a->format != SHMEMI_MOEN_BF16, most = quantizes ? warps : 4, end;
     unsigned rows = (ranks < o->topk ? ranks : o->topk) + (a->bias[0] != 0) + (a->bias[1] != 0);
-    unsigned tables = 4 * (2 * ranks + warps) + 16 + 16 * (ranks + 2) * warps; /* addends, if all warps had them */
+    unsigned tables =
+        4 * (2 * ranks + warps) + 16 + 16 * (ranks + 2) * warps; /* addends, if all warps had them */
     struct shmemi_moen_pipe *p = &a->pipe;
     a->row_bytes =
         quantizes ? shmemi_moen_record(h, shmemi_moen_groups(h, a->group == h ? 0 : a->group)) : 2 * h;
-    a->ring.senders = blocks > 1 && warps > 1 && ranks <= 8 ? shmemi_moen_senders(quantizes, ranks, blocks) : 0;
+    a->ring.senders =
+        blocks > 1 && warps > 1 && ranks <= 8 ? shmemi_moen_senders(quantizes, ranks, blocks) : 0;
     for (a->parts = 1; a->parts <= 4; ++a->parts) {
         unsigned columns = h / a->parts;
         if (!shmemi_moen_parts(a, h, a->parts) || (a->parts > 1 && (!quantizes || a->shift == 31)))
             continue; /* a row's one scale wants the whole row */
         p->values = quantizes ? (unsigned)shmemi_moen_up(2 * columns, 128) : 0;
         p->scales = p->values + (unsigned)shmemi_moen_up(columns, 16);
-        p->slot = p->values + (unsigned)shmemi_moen_up(a->parts == 1 ? a->row_bytes : columns + columns / 8 + 16, 128);
+        p->slot = p->values +
+                  (unsigned)shmemi_moen_up(a->parts == 1 ? a->row_bytes : columns + columns / 8 + 16, 128);
         shmemi_moen_fill(p, tables + 640, room, a->ring.senders ? (warps < most ? warps : most) : warps / 2,
                          quantizes ? 1 : 3, quantizes ? 1 : 8);
         if (p->slots && (p->warps == warps || !quantizes))

@@ -1,0 +1,141 @@
+"""What the MoE figures on GPUs are taken of, and how: one place for ours (gpu_moe.py) and DeepEP's
+(peer_deepep.py). Both use PyTorch's arrays and events.
+
+A figure is the median of `reps` calls in a row, each between two events, while the stream is kept full; all
+ranks meet every ten calls. Bytes are those that leave the GPU: payload of the copies for other ranks.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
+
+__all__ = [
+    "LARGE",
+    "SMALL",
+    "MoePlan",
+    "Shape",
+    "Timing",
+    "medians",
+    "moe_plan",
+    "remote_rows",
+    "row_bytes",
+    "workload",
+]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Tokens of a rank, hidden, experts in all, choices a token."""
+
+    tokens: int
+    hidden: int
+    experts: int
+    topk: int
+
+
+LARGE = Shape(4096, 7168, 256, 8)
+SMALL = (Shape(128, 7168, 256, 8), Shape(128, 2048, 64, 6))
+
+
+@dataclass(frozen=True)
+class MoePlan:
+    """What is measured: large batches with so many SMs each, small ones in graphs of `pairs` calls."""
+
+    reps: int = 30
+    warm: int = 5
+    pairs: int = 10
+    sms: tuple[int, ...] = (24, 64)
+    large: Shape = LARGE
+    small: tuple[Shape, ...] = SMALL
+
+
+def moe_plan(rounds: int | None = None, quick: bool = False) -> MoePlan:
+    """The usual plan, or with `quick` small shapes and few calls."""
+    if quick:
+        return MoePlan(rounds or 5, 2, 4, (24,), Shape(512, 2048, 64, 6), (Shape(32, 2048, 64, 6),))
+    return MoePlan(reps=rounds or MoePlan.reps)
+
+
+def workload(torch: Any, shape: Shape, seed: int) -> tuple[Any, Any, Any]:
+    """x BF16 [T, H], topk_idx int64 [T, K], topk_weights float32 [T, K]: experts are chosen uniformly."""
+    gen = torch.Generator(device="cuda").manual_seed(seed)
+    x = torch.randn(shape.tokens, shape.hidden, device="cuda", dtype=torch.bfloat16, generator=gen)
+    scores = torch.rand(shape.tokens, shape.experts, device="cuda", generator=gen)
+    weights, idx = scores.topk(shape.topk, dim=1)
+    return x, idx.to(torch.int64), weights.float()
+
+
+def remote_rows(torch: Any, idx: Any, experts: int, ranks: int, rank: int, per_expert: bool) -> int:
+    """Copies of tokens that leave this rank: one a remote rank, or one a remote expert."""
+    owner = idx // (experts // ranks)
+    if per_expert:
+        return int((owner != rank).sum())
+    hit = torch.zeros(idx.shape[0], ranks, dtype=torch.bool, device=idx.device).scatter_(1, owner, True)
+    hit[:, rank] = False
+    return int(hit.sum())
+
+
+def row_bytes(kind: str, hidden: int) -> int:
+    """Bytes of a row as bf16, fp8 or int8, a float32 scale for 128 columns."""
+    return hidden * 2 if kind == "bf16" else hidden + hidden // 128 * 4
+
+
+def medians(
+    torch: Any, meet: Callable[[], None], step: Callable[[Callable[[], None]], None], phases: Sequence[str],
+    plan: MoePlan,
+) -> dict[str, list[float]]:  # fmt: skip
+    """`step(mark)` calls mark() after each of its phases; each phase's microseconds, a sample a call."""
+    rows: list[list[Any]] = []
+    for rep in range(plan.reps + plan.warm):
+        events = [torch.cuda.Event(enable_timing=True)]
+        if rep % 10 == 0:
+            torch.cuda.synchronize()
+            meet()
+        events[0].record()
+
+        def mark(events: list[Any] = events) -> None:
+            events.append(torch.cuda.Event(enable_timing=True))
+            events[-1].record()
+
+        step(mark)
+        if rep >= plan.warm:
+            rows.append(events)
+    torch.cuda.synchronize()
+    spans = [[a.elapsed_time(b) * 1e3 for a, b in pairwise(r)] for r in rows]
+    return {name: [s[i] for s in spans] for i, name in enumerate(phases)}
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One figure before it is shown. us: a sample a call; nbytes: what this rank sends to others; sms: thread
+    blocks of a large-batch call, else 0."""
+
+    op: str
+    us: Sequence[float]
+    nbytes: int
+    shape: Shape
+    sms: int = 0
+
+    def line(self, npes: int) -> dict[str, Any]:
+        """Median and quartiles, and GB/s over the wire."""
+        ordered, middle = sorted(self.us), statistics.median(self.us)
+        n = len(ordered)
+        return {
+            "npes": npes, "op": self.op, "us": round(middle, 2), "q1": round(ordered[n // 4], 2),
+            "q3": round(ordered[n - 1 - n // 4], 2), "remote_bytes": self.nbytes,
+            "GBps": round(self.nbytes / middle / 1e3, 1), **asdict(self.shape),
+            **({"sms": self.sms} if self.sms else {}),
+        }  # fmt: skip
+
+    def figure(self) -> dict[str, Any]:
+        """The same as `figures.figure` takes it."""
+        s = self.shape
+        return {
+            "group": "moe", "op": self.op, "nbytes": self.nbytes, "unit": "ns", "blocks": self.sms,
+            "samples": [1e3 * t for t in self.us],
+            "form": f"{s.tokens} x {s.hidden}, top-{s.topk} of {s.experts}",
+        }  # fmt: skip

@@ -1,0 +1,1 @@
+"""Other libraries' interfaces on this one: `pyshmem.compat.deep_ep`."""
