@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .moe_load import MoePlan, Shape, Timing, medians, moe_plan, remote_rows, row_bytes, workload
+from .moe_load import MoePlan, Shape, Timing, medians, moe_plan, overlap, remote_rows, row_bytes, workload
 
 __all__ = ["WrongResult", "divides", "main", "measure"]
 
@@ -98,7 +98,22 @@ class _Moe:
                 self.say(f"normal_combine_{kind}", us, rows * row_bytes(kind, shape.hidden), shape, sms)
                 hit = self._ranks_of(idx, shape)
                 self.close_to(out, x.float() * hit[:, None], 0.02, f"combine, {kind}")
+        self._overlap(ep, x, idx, weights, rows)
         ep.close()
+
+    def _overlap(self, ep: Any, x: Any, idx: Any, weights: Any, rows: int) -> None:
+        sms, shape = self.plan.sms[0], self.plan.large
+        got = ep.dispatch(x, idx, weights, blocks=sms)
+        y, out = got.recv_x.clone(), self.torch.empty_like(x)
+
+        def pair() -> None:
+            ep.dispatch(x, routing=got, blocks=sms)
+            ep.combine(y, got, out=out, blocks=sms)
+
+        for name, us in overlap(self.torch, self.meet, pair, self.plan).items():
+            nbytes = 2 * rows * row_bytes("bf16", shape.hidden) if name.startswith("pair") else 0
+            self.say(f"overlap_{name}", us, nbytes, shape, sms)
+        self.device.check()
 
     def _ranks_of(self, idx: Any, shape: Shape) -> Any:
         owner = idx // (shape.experts // self.n)

@@ -21,6 +21,7 @@ __all__ = [
     "Timing",
     "medians",
     "moe_plan",
+    "overlap",
     "remote_rows",
     "row_bytes",
     "workload",
@@ -43,12 +44,14 @@ SMALL = (Shape(128, 7168, 256, 8), Shape(128, 2048, 64, 6))
 
 @dataclass(frozen=True)
 class MoePlan:
-    """What is measured: large batches with so many SMs each, small ones in graphs of `pairs` calls."""
+    """What is measured: large batches with so many SMs each, the first of them also beside products of
+    `gemm` x `gemm` matrices; small ones in graphs of `pairs` calls."""
 
     reps: int = 30
     warm: int = 5
     pairs: int = 10
     sms: tuple[int, ...] = (24, 64)
+    gemm: int = 8192
     large: Shape = LARGE
     small: tuple[Shape, ...] = SMALL
 
@@ -56,7 +59,7 @@ class MoePlan:
 def moe_plan(rounds: int | None = None, quick: bool = False) -> MoePlan:
     """The usual plan, or with `quick` small shapes and few calls."""
     if quick:
-        return MoePlan(rounds or 5, 2, 4, (24,), Shape(512, 2048, 64, 6), (Shape(32, 2048, 64, 6),))
+        return MoePlan(rounds or 5, 2, 4, (24,), 1024, Shape(512, 2048, 64, 6), (Shape(32, 2048, 64, 6),))
     return MoePlan(reps=rounds or MoePlan.reps)
 
 
@@ -107,6 +110,55 @@ def medians(
     torch.cuda.synchronize()
     spans = [[a.elapsed_time(b) * 1e3 for a, b in pairwise(r)] for r in rows]
     return {name: [s[i] for s in spans] for i, name in enumerate(phases)}
+
+
+def overlap(
+    torch: Any, meet: Callable[[], None], pair: Callable[[], None], plan: MoePlan
+) -> dict[str, list[float]]:
+    """Microseconds of a BF16 matrix product alone, and while `pair`, a dispatch and a combine, runs again and
+    again on another stream; and of a pair alone and beside the products. All ranks do so together."""
+    n = plan.gemm
+    a, b = (torch.randn(n, n, device="cuda", dtype=torch.bfloat16) for _ in range(2))
+    out, side, main = torch.empty_like(a), torch.cuda.Stream(), torch.cuda.current_stream()
+
+    def spans(stream: Any, calls: int, call: Callable[[], Any], after: Any = None) -> list[Any]:
+        with torch.cuda.stream(stream):
+            if after is not None:
+                stream.wait_event(after)
+            events = [torch.cuda.Event(enable_timing=True) for _ in range(calls + 1)]
+            events[0].record()
+            for event in events[1:]:
+                call()
+                event.record()
+        return events
+
+    def times(events: list[Any]) -> list[float]:
+        return [1e3 * one.elapsed_time(next_one) for one, next_one in pairwise(events)]
+
+    def product() -> None:
+        torch.mm(a, b, out=out)
+
+    found: dict[str, list[float]] = {name: [] for name in ("gemm", "gemm_beside", "pair", "pair_beside")}
+    for rep in range(2 + plan.reps // 5):
+        torch.cuda.synchronize()
+        meet()
+        gemm = spans(main, 8, product)
+        torch.cuda.synchronize()
+        meet()
+        alone = spans(side, 8, pair)
+        torch.cuda.synchronize()
+        # pairs for as long as the products take, and half as much again: they end later
+        calls = 2 + int(1.5 * 8 * statistics.median(times(gemm)) / statistics.median(times(alone)[1:]))
+        meet()
+        with_products = spans(side, calls, pair)
+        with_pairs = spans(main, 8, product, with_products[1])
+        torch.cuda.synchronize()
+        if rep >= 2:
+            found["gemm"] += times(gemm)[1:]
+            found["gemm_beside"] += times(with_pairs)[1:-1]
+            found["pair"] += times(alone)[1:]
+            found["pair_beside"] += times(with_products)[1 : 1 + int(calls / 2)]
+    return found
 
 
 @dataclass(frozen=True)

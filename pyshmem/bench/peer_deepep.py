@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .moe_load import MoePlan, Shape, Timing, medians, moe_plan, remote_rows, row_bytes, workload
+from .moe_load import MoePlan, Shape, Timing, medians, moe_plan, overlap, remote_rows, row_bytes, workload
 
 __all__ = ["main"]
 
@@ -43,12 +43,12 @@ class _DeepEP:
         return medians(self.torch, self.torch.distributed.barrier, step, phases, self.plan)
 
     def normal(self, sms: int) -> None:
-        shape = self.plan.large
+        torch, shape = self.torch, self.plan.large
         self.deep_ep.Buffer.set_num_sms(sms)
         buffer = self.deep_ep.Buffer(self.group, int(2e9), 0)
-        x, idx, weights = workload(self.torch, shape, self.rank)
-        rows = remote_rows(self.torch, idx, shape.experts, self.n, self.rank, per_expert=False)
-        for kind, payload in (("bf16", x), ("fp8", _fp8(self.torch, x))):
+        x, idx, weights = workload(torch, shape, self.rank)
+        rows = remote_rows(torch, idx, shape.experts, self.n, self.rank, per_expert=False)
+        for kind, payload in (("bf16", x), ("fp8", _fp8(torch, x))):
             nbytes = rows * row_bytes(kind, shape.hidden)
             layout = buffer.get_dispatch_layout(idx, shape.experts)
             keys = {
@@ -77,6 +77,17 @@ class _DeepEP:
 
                 us = self.times(back, "combine")["combine"]
                 self.say("normal_combine_bf16", us, nbytes, shape, sms)
+                if sms == self.plan.sms[0]:
+
+                    def pair(y: Any = y, found: Any = found) -> None:
+                        buffer.dispatch(x, handle=found[4])
+                        buffer.combine(y, found[4])
+
+                    spans = overlap(torch, torch.distributed.barrier, pair, self.plan)
+                    for name, us in spans.items():
+                        self.say(
+                            f"overlap_{name}", us, 2 * nbytes if name.startswith("pair") else 0, shape, sms
+                        )
 
     def low_latency(self, shape: Shape) -> None:
         torch = self.torch

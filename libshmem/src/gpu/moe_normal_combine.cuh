@@ -1,6 +1,7 @@
 /* Combine of MoE for large batches: rows go back to their tokens' owner, and are added there.
  *
- * In one launch the first warps of each block send and the others add (moe_normal_ring.cuh, moe_normal_add.cuh). A row goes to the owner's buffer, to the place of
+ * In one launch some blocks send and the others add (moe_normal_ring.cuh); without the copy engine, or with one block, some
+ * warps of each block send and the others add (moe_normal_add.cuh). A row goes to the owner's buffer, to the place of
  * (this rank, the token's number among those that came here), which both sides know from the dispatch. Rows are sent in
  * chunks of one owner, the owners in turn; a chunk's flag is released when its rows have arrived, and a warp that adds
  * waits for just the chunks that its token needs, so that adding runs a little behind the sending. Rows of the own rank
