@@ -45,13 +45,14 @@ SMALL = (Shape(128, 7168, 256, 8), Shape(128, 2048, 64, 6))
 @dataclass(frozen=True)
 class MoePlan:
     """What is measured: large batches with so many SMs each, the first of them also beside products of
-    `gemm` x `gemm` matrices; small ones in graphs of `pairs` calls."""
+    `gemm` x `gemm` matrices, in so many pairs `beside` eight of them; small ones in graphs of `pairs` calls."""
 
     reps: int = 30
     warm: int = 5
     pairs: int = 10
     sms: tuple[int, ...] = (24, 64)
     gemm: int = 8192
+    beside: int = 48
     large: Shape = LARGE
     small: tuple[Shape, ...] = SMALL
 
@@ -59,7 +60,7 @@ class MoePlan:
 def moe_plan(rounds: int | None = None, quick: bool = False) -> MoePlan:
     """The usual plan, or with `quick` small shapes and few calls."""
     if quick:
-        return MoePlan(rounds or 5, 2, 4, (24,), 1024, Shape(512, 2048, 64, 6), (Shape(32, 2048, 64, 6),))
+        return MoePlan(rounds or 5, 2, 4, (24,), 1024, 8, Shape(512, 2048, 64, 6), (Shape(32, 2048, 64, 6),))
     return MoePlan(reps=rounds or MoePlan.reps)
 
 
@@ -147,17 +148,16 @@ def overlap(
         meet()
         alone = spans(side, 8, pair)
         torch.cuda.synchronize()
-        # pairs for as long as the products take, and half as much again: they end later
-        calls = 2 + int(1.5 * 8 * statistics.median(times(gemm)) / statistics.median(times(alone)[1:]))
         meet()
-        with_products = spans(side, calls, pair)
+        # longer than the products take; as many on all ranks, since a pair wants them all
+        with_products = spans(side, plan.beside, pair)
         with_pairs = spans(main, 8, product, with_products[1])
         torch.cuda.synchronize()
         if rep >= 2:
             found["gemm"] += times(gemm)[1:]
             found["gemm_beside"] += times(with_pairs)[1:-1]
             found["pair"] += times(alone)[1:]
-            found["pair_beside"] += times(with_products)[1 : 1 + int(calls / 2)]
+            found["pair_beside"] += times(with_products)[1 : 1 + plan.beside // 4]
     return found
 
 
