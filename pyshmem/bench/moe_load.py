@@ -44,8 +44,8 @@ SMALL = (Shape(128, 7168, 256, 8), Shape(128, 2048, 64, 6))
 
 @dataclass(frozen=True)
 class MoePlan:
-    """What is measured: large batches with so many SMs each, with the first of them also `beside` pairs next to
-    eight products of `gemm` x `gemm` matrices; small ones in graphs of `pairs` calls."""
+    """What is measured: large batches with so many SMs each, and with the first number of them `beside` pairs
+    next to eight products of `gemm` x `gemm` matrices; small batches in graphs of `pairs` calls."""
 
     reps: int = 30
     warm: int = 5
