@@ -24,7 +24,7 @@ if "moe_reference" not in sys.modules:
     _spec.loader.exec_module(ref)
 
 # tokens, hidden, experts, topk
-SMALL, WIDE, UNEVEN = (40, 256, 8, 3), (150, 7168, 64, 8), (33, 136, 7, 2)
+SMALL, WIDE, UNEVEN, MANY = (40, 256, 8, 3), (150, 7168, 64, 8), (33, 136, 7, 2), (512, 2048, 64, 6)
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def summed(loads, me, experts, factor=None):
 
 
 @pytest.mark.parametrize("ids", ["int64", "int32"])
-@pytest.mark.parametrize("shape", [SMALL, WIDE, UNEVEN], ids=str)
+@pytest.mark.parametrize("shape", [SMALL, WIDE, UNEVEN, MANY], ids=str)
 @pytest.mark.parametrize("routing", ref.ROUTINGS)
 def test_dispatch_and_combine(make, around, routing, shape, ids):
     me, n, _, _ = around
@@ -97,7 +97,9 @@ def test_dispatch_and_combine(make, around, routing, shape, ids):
     check_tables(got, wanted)
     y = scaled(got.recv_x, me)
     total, size = summed(loads, me, shape[2])
-    ref.close(ep.combine(y, got), total, size)
+    outs = [ep.combine(y, got) for _ in range(4)]  # one behind the other, on streams that nothing holds up
+    for out in outs:
+        ref.close(out, total, size)
     # each rank's row times the sum of the token's weights there
     own, _ = ref.owners(shape[2], n)
     mine = loads[me]
