@@ -231,17 +231,20 @@ int main(int argc, char **argv)
         {32, 3, 1, 20, 80},
         {336, 10, 6, 18, 72},
     };
-    for (int n = 1; n <= 4; ++n) {
-        scene job(n, true, 60000000000ull);
-        test_rounds(job, n == 3 ? 3 : 0, many[n - 1], rounds);
-        if (n > 2)
-            test_rounds(job, 0, many[(n + 1) % 4], rounds);
-        if (n > 1)
-            for (routing_kind kind : {spread, some_empty}) // with some_empty rank 0 waits for nobody's rows
-                test_overlap(job, kind, 2 * rounds);
-        if (n > 1)
-            test_limit(job);
-    }
+    for (bool late : {false, true})
+        for (int n = 1; n <= 4; ++n) {
+            shmem::arch::late_engine() = late; // the copy engine does all at once, or as late as it may
+            scene job(n, true, 60000000000ull);
+            test_rounds(job, n == 3 ? 3 : 0, many[n - 1], rounds);
+            if (n > 2)
+                test_rounds(job, 0, many[(n + 1) % 4], rounds);
+            if (n > 1)
+                for (routing_kind kind : {spread, some_empty}) // with some_empty rank 0 waits for nobody's rows
+                    test_overlap(job, kind, 2 * rounds);
+            if (n > 1)
+                test_limit(job);
+        }
+    shmem::arch::late_engine() = false;
     {
         scene one(1, true);
         test_quick(one);

@@ -68,6 +68,12 @@ struct block_shared {
     std::vector<std::unique_ptr<meeting>> warps;
     std::vector<unsigned char> memory;
     std::vector<u32> lanes; // what a shuffle passes from one lane to another
+    struct bulk_load_op {
+        unsigned to, bytes, done;
+        const unsigned char *from;
+    };
+    std::mutex engine;
+    std::vector<bulk_load_op> loads; // of the copy engine, under way
 };
 
 struct lane_state {
@@ -389,29 +395,52 @@ inline unsigned shared_address(const void *p)
 {
     return static_cast<unsigned>(static_cast<const unsigned char *>(p) - block_memory());
 }
-/* A completion word: loads of a phase in the upper 16 bits, then those that have come, below the phases done. */
+/* When the engine does what it is told: at once, or as late as it may. A load is then done when somebody waits for it, a
+ * store reads shared memory in bulk_read and writes in bulk_wait; what forgets a wait is wrong in one of the two ways. */
+inline bool &late_engine()
+{
+    static bool late = false;
+    return late;
+}
+/* A completion word: arrivals of a phase in the upper 16 bits, then those that have come, below the phases done. */
 inline void bulk_open(u64 *done, unsigned count, unsigned loads = 1)
 {
     for (unsigned i = 0; i < count; ++i)
         done[i] = static_cast<u64>(loads) << 48;
 }
 inline void bulk_fence() {}
-/* Everything happens at once, but in the words' protocol. */
+inline u64 *bulk_word(unsigned done)
+{
+    return reinterpret_cast<u64 *>(block_memory() + done);
+}
+/* With the engine's lock: the phase of a word ends, if all have arrived and its loads are done, or `now` does them. */
+inline void bulk_complete(unsigned done, bool now)
+{
+    block_shared &block = *here().block;
+    u64 word = load_relaxed(bulk_word(done));
+    if ((word >> 32 & 0xffff) != word >> 48)
+        return;
+    for (std::size_t i = block.loads.size(); i-- > 0;) {
+        if (block.loads[i].done != done)
+            continue;
+        if (!now)
+            return;
+        std::memcpy(block_memory() + block.loads[i].to, block.loads[i].from, block.loads[i].bytes);
+        block.loads.erase(block.loads.begin() + static_cast<std::ptrdiff_t>(i));
+    }
+    // observers: the lanes that have arrived, and those that wait in bulk_loaded
+    store_release(bulk_word(done), (word >> 48 << 48 | (word & 0xffffffff)) + 1);
+}
 inline void bulk_arrive(unsigned done)
 {
-    u64 *word = reinterpret_cast<u64 *>(block_memory() + done), now = load_relaxed(word), next, seen;
-    do {
-        seen = now;
-        next = now + (1ull << 32);
-        if ((next >> 32 & 0xffff) == next >> 48)
-            next = (next >> 48 << 48 | (next & 0xffffffff)) + 1;
-        // observers: this lane, which stored the data, and those that wait in bulk_loaded
-        now = compare_swap(word, seen, next);
-    } while (now != seen);
+    std::lock_guard<std::mutex> lock(here().block->engine);
+    store_release(bulk_word(done), load_relaxed(bulk_word(done)) + (1ull << 32));
+    bulk_complete(done, !late_engine());
 }
-inline void bulk_load_of_many(unsigned to, const unsigned char *from, unsigned bytes, unsigned)
+inline void bulk_load_of_many(unsigned to, const unsigned char *from, unsigned bytes, unsigned done)
 {
-    std::memcpy(block_memory() + to, from, bytes);
+    std::lock_guard<std::mutex> lock(here().block->engine);
+    here().block->loads.push_back({to, bytes, done, from});
 }
 inline void bulk_expect(unsigned done, unsigned)
 {
@@ -422,16 +451,64 @@ inline void bulk_load(unsigned to, const unsigned char *from, unsigned bytes, un
     bulk_load_of_many(to, from, bytes, done);
     bulk_arrive(done);
 }
-inline void bulk_store(unsigned char *to, unsigned from, unsigned bytes)
-{
-    std::memcpy(to, block_memory() + from, bytes);
-}
-inline void bulk_commit() {}
-template <int Pending> inline void bulk_read() {}
 inline void bulk_loaded(unsigned done, unsigned phase)
 {
-    while ((load_acquire(reinterpret_cast<const u64 *>(block_memory() + done)) & 1) == phase)
+    while ((load_acquire(bulk_word(done)) & 1) == phase) {
+        {
+            std::lock_guard<std::mutex> lock(here().block->engine);
+            bulk_complete(done, true);
+        }
         relax();
+    }
+}
+/* A lane's stores, in groups. */
+struct bulk_store_op {
+    unsigned char *to;
+    unsigned from, bytes;
+    std::vector<unsigned char> read;
+};
+struct bulk_groups {
+    std::vector<std::vector<bulk_store_op>> committed;
+    std::vector<bulk_store_op> open;
+};
+inline bulk_groups &my_bulk_groups()
+{
+    static thread_local bulk_groups groups;
+    return groups;
+}
+inline void bulk_read_op(bulk_store_op &op)
+{
+    if (op.read.empty())
+        op.read.assign(block_memory() + op.from, block_memory() + op.from + op.bytes);
+}
+inline void bulk_store(unsigned char *to, unsigned from, unsigned bytes)
+{
+    if (late_engine())
+        my_bulk_groups().open.push_back({to, from, bytes, {}});
+    else
+        std::memcpy(to, block_memory() + from, bytes);
+}
+inline void bulk_commit()
+{
+    bulk_groups &mine = my_bulk_groups();
+    mine.committed.push_back(std::move(mine.open));
+    mine.open.clear();
+}
+template <int Pending> inline void bulk_read()
+{
+    auto &groups = my_bulk_groups().committed;
+    for (std::size_t i = 0; i + Pending < groups.size(); ++i)
+        for (bulk_store_op &op : groups[i])
+            bulk_read_op(op);
+}
+inline void bulk_wait()
+{
+    for (auto &group : my_bulk_groups().committed)
+        for (bulk_store_op &op : group) {
+            bulk_read_op(op);
+            std::memcpy(op.to, op.read.data(), op.bytes);
+        }
+    my_bulk_groups().committed.clear();
 }
 inline void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, unsigned char *slot,
                       unsigned chunk, unsigned slots, u64 *done, unsigned &phases)
@@ -445,7 +522,6 @@ inline void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, u
         phases ^= 1u << in;
     }
 }
-inline void bulk_wait() {}
 
 } // namespace arch
 
