@@ -64,11 +64,17 @@ class _Moe:
     def close_to(self, got: Any, wanted: Any, relative: float, what: str) -> None:
         """On every PE the same answer, so that none is left waiting for one that has gone."""
         mine, worst = self.verdict
-        error = float((got.float() - wanted.float()).norm() / wanted.float().norm())
+        error = float((got.float() - wanted.float()).norm() / wanted.float().norm()) if len(wanted) else 0.0
         mine[0] = error if np.isfinite(error) else 1e30
         self.shmem.max_reduce(worst, mine)
         if not worst[0] <= relative:
-            raise WrongResult(f"{what}: wrong result, some PE is off by {worst[0]:.3g} of the norm")
+            off = ((got.float() - wanted.float()).norm(dim=-1) / wanted.float().norm(dim=-1)).flatten()
+            rows = self.torch.nonzero(~(off <= max(relative, 1e-6))).flatten().tolist()
+            raise WrongResult(
+                f"{what}: wrong result, some PE is off by {worst[0]:.3g} of the norm; on PE {self.me} "
+                f"{len(rows)} of {len(off)} rows, {int((~off.isfinite()).sum())} of them not finite: "
+                f"{str(rows[:16])[1:-1]}"
+            )
 
     # ---- large batches
 
@@ -83,6 +89,7 @@ class _Moe:
             for kind in ("bf16", "fp8", "int8"):
                 self._dispatches(ep, kind, (x, idx, weights), rows, sms)
             got = ep.dispatch(x, idx, weights, blocks=sms)
+            self._check_rows(got, "bf16", "dispatch, bf16, after int8")
             y = got.recv_x.clone()
             for kind in ("bf16", "int8"):
                 out = self.torch.empty_like(x)
@@ -125,6 +132,7 @@ class _Moe:
         nbytes = rows * row_bytes(kind, x.shape[1])
         options = {"quant": _QUANT[kind], "quantized": kind != "bf16", "blocks": sms}
         got = ep.dispatch(x, idx, weights, **options)
+        self._check_rows(got, kind, f"dispatch, {kind}")
         layout = ep.layout(idx)  # before the clock starts, as for DeepEP
 
         def fresh(mark: Callable[[], None]) -> None:
@@ -142,6 +150,22 @@ class _Moe:
         for step, name in ((fresh, ""), (unsynced, "_nosync"), (cached, "_cached")):
             us = self.times(step, "dispatch")["dispatch"]
             self.say(f"normal_dispatch{name}_{kind}", us, nbytes, self.plan.large, sms)
+        again = ep.dispatch(self.torch.flip(x, (1,)), routing=got, **options)
+        self._check_rows(again, kind, f"cached dispatch, {kind}", flipped=True)
+
+    def _check_rows(self, got: Any, kind: str, what: str, flipped: bool = False) -> None:
+        """Against all PEs' tokens, which are made again here."""
+        wanted = self.torch.empty(got.rows, self.plan.large.hidden, dtype=self.torch.bfloat16, device="cuda")
+        for source in range(self.n):
+            x, _, _ = workload(self.torch, self.plan.large, source)
+            x = self.torch.flip(x, (1,)) if flipped else x
+            here = got.source_rank == source
+            wanted[here] = x[got.source_token[here].long()]
+        values = got.recv_x
+        if got.scales is not None:
+            values = values.float().view(got.rows, got.scales.shape[1], -1) * got.scales.unsqueeze(2)
+            values = values.view(wanted.shape)
+        self.close_to(values, wanted, {"bf16": 0.0, "fp8": 0.05, "int8": 0.02}[kind], what)
 
     # ---- small batches
 

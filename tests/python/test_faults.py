@@ -212,6 +212,7 @@ def test_interrupted(job: Callable[..., Job], name: str) -> None:
     code = f"""
 if me == 1:
     time.sleep(60)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job ignores it
 signal.signal(signal.SIGUSR1, lambda *_: os.write(1, b"handled\\n"))
 os.write(1, b"waiting\\n")
 {CALLS[name]}
