@@ -81,8 +81,8 @@ def main() -> None:
         print(
             f"{npes} PEs: {hops} hops of {4 * n} bytes, {1000 * best / hops:.2f} us each; wrong: {total[0]}"
         )
-    if total[0]:
-        shmem.global_exit(1)
+        if total[0]:
+            shmem.global_exit(1)  # by the PE that has said why
 
 
 if __name__ == "__main__":
