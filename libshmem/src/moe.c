@@ -1,8 +1,6 @@
 /* MoE objects: create and destroy over the heap, and the handles they give out. */
 #include "moe.h"
 
-#include "moe_agree.h"
-
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,34 +12,20 @@ enum { DEFAULT_RESULTS = 2, MAX_RESULTS = 64 };
 
 bool shmemi_moe_never_direct;
 
-/* Living objects. Users hold pointers; one that is not in this list is never followed. */
-static struct shmemx_moe *objects;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct shmemi_moe_list objects = {.lock = PTHREAD_MUTEX_INITIALIZER, .what = "MoE object"};
 
 /* ---- lists --------------------------------------------------------------------------------------------- */
 
-struct shmemx_moe *shmemi_moe_find(const char *call, const struct shmemx_moe *moe, int *rc)
+struct shmemx_moe *shmemi_moe_find(const char *call, struct shmemx_moe *moe, int *rc)
 {
-    *rc = SHMEMX_SUCCESS;
-    if (shmemi_world.npes == 0) {
-        *rc = shmemi_not_initialized(call);
-        return NULL;
-    }
-    pthread_mutex_lock(&lock);
-    struct shmemx_moe *m = objects;
-    while (m && m != moe)
-        m = m->next;
-    pthread_mutex_unlock(&lock);
-    if (m && m->ranks == 0)
+    *rc = shmemi_moe_check(&objects, call, (const struct shmemi_moe_object *)moe);
+    if (*rc == 0 && moe->ranks == 0)
         *rc = shmemi_fail(SHMEMX_ERR_TEAM, call, "this PE is no member of the object's team");
-    else if (m == NULL || m->job != shmemi_world.jobs)
-        *rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%p is no MoE object of this job (destroyed already?)",
-                          (const void *)moe);
-    else if (m->broken)
+    else if (*rc == 0 && moe->broken)
         *rc = shmemi_fail(
             SHMEMX_ERR_MISMATCH, call,
             "this object is of no use since a dispatch or combine was given up; PEs are out of step");
-    return *rc ? NULL : m;
+    return *rc ? NULL : moe;
 }
 
 /* With the lock held: another thread may free a handle at any time. */
@@ -55,9 +39,9 @@ static bool holds(const struct shmemx_moe *moe, const struct shmemx_moe_handle *
 
 bool shmemi_moe_has_handle(const struct shmemx_moe *moe, const struct shmemx_moe_handle *handle)
 {
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&objects.lock);
     bool found = holds(moe, handle);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&objects.lock);
     return found;
 }
 
@@ -66,10 +50,10 @@ int shmemi_moe_check_handle(const char *call, const struct shmemx_moe_handle *ha
     bool found = false;
     if (shmemi_world.npes == 0)
         return shmemi_not_initialized(call);
-    pthread_mutex_lock(&lock);
-    for (const struct shmemx_moe *m = objects; m && !found; m = m->next)
-        found = m->job == shmemi_world.jobs && holds(m, handle);
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_lock(&objects.lock);
+    for (const struct shmemi_moe_object *o = objects.first; o && !found; o = o->next)
+        found = o->job == shmemi_world.jobs && holds((const struct shmemx_moe *)o, handle);
+    pthread_mutex_unlock(&objects.lock);
     if (!found)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
                            "%p is no living handle (freed, or its object destroyed?)", (const void *)handle);
@@ -83,10 +67,10 @@ int shmemi_moe_new_handle(const char *call, struct shmemx_moe *moe, struct shmem
     if (h == NULL)
         return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes of private memory for a handle", sizeof *h);
     *h = (struct shmemx_moe_handle){NULL, moe, route, number, (int)(number % (uint64_t)moe->slots)};
-    pthread_mutex_lock(&lock);
+    pthread_mutex_lock(&objects.lock);
     h->next = moe->handles;
     moe->handles = h;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&objects.lock);
     *handle = h;
     return SHMEMX_SUCCESS;
 }
@@ -96,16 +80,16 @@ int shmemx_moe_handle_free(shmemx_moe_handle_t *handle)
     if (handle == NULL)
         return SHMEMX_SUCCESS;
     struct shmemx_moe_handle **link = NULL;
-    pthread_mutex_lock(&lock);
-    for (struct shmemx_moe *m = objects; m && link == NULL; m = m->next) {
-        struct shmemx_moe_handle **l = &m->handles;
+    pthread_mutex_lock(&objects.lock);
+    for (struct shmemi_moe_object *o = objects.first; o && link == NULL; o = o->next) {
+        struct shmemx_moe_handle **l = &((struct shmemx_moe *)o)->handles;
         while (*l && *l != handle)
             l = &(*l)->next;
         link = *l ? l : NULL;
     }
     if (link)
         *link = handle->next;
-    pthread_mutex_unlock(&lock);
+    pthread_mutex_unlock(&objects.lock);
     if (link == NULL)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__,
                            "%p is no living handle (freed, or its object destroyed?)", (void *)handle);
@@ -314,13 +298,13 @@ static void make_offer(const struct shmemx_moe *m, int error, struct shmemi_moe_
 static int connect_ranks(const char *call, void *object, void *block)
 {
     struct shmemx_moe *m = object;
-    m->block = block;
-    memset(m->block, 0, m->receive_at);
+    m->base.block = block;
+    memset(m->base.block, 0, m->receive_at);
     size_t in = (size_t)m->c.max_tokens * m->record, back = (size_t)m->c.max_tokens * m->back_record;
     for (int r = 0; r < m->ranks; r++) {
-        m->peer[r] = r == m->me                ? m->block
+        m->peer[r] = r == m->me                ? m->base.block
                      : shmemi_moe_never_direct ? NULL
-                                               : shmem_ptr(m->block, m->world[r]);
+                                               : shmem_ptr(m->base.block, m->world[r]);
         if (m->peer[r])
             continue;
         m->stage[r] = malloc(in > back ? in : back);
@@ -363,38 +347,16 @@ int shmemx_moe_create(const shmemx_moe_config_t *config, shmemx_moe_t **moe)
         free_object(m);
         return rc;
     }
-    m->block = block; /* also of PEs outside the teams */
-    m->job = shmemi_world.jobs;
-    pthread_mutex_lock(&lock);
-    m->next = objects;
-    objects = m;
-    pthread_mutex_unlock(&lock);
+    shmemi_moe_enlist(&objects, &m->base, block);
     *moe = m;
     return SHMEMX_SUCCESS;
 }
 
 int shmemx_moe_destroy(shmemx_moe_t *moe)
 {
-    pthread_mutex_lock(&lock);
-    struct shmemx_moe **link = &objects;
-    while (*link && *link != moe)
-        link = &(*link)->next;
-    bool found = *link != NULL;
-    pthread_mutex_unlock(&lock);
-    if (!found)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__, "%p is no MoE object (destroyed already?)",
-                           (void *)moe);
-    int rc = SHMEMX_SUCCESS;
-    if (shmemi_world.npes && moe->job == shmemi_world.jobs) /* else the heap that held the block is gone */
-        rc = shmemx_free(moe->block);
-    if (rc == SHMEMX_ERR_MISMATCH)
-        return rc; /* a PE is in another call: nothing has changed */
-    pthread_mutex_lock(&lock);
-    for (link = &objects; *link && *link != moe; link = &(*link)->next)
-        ;
-    *link = moe->next;
-    pthread_mutex_unlock(&lock);
-    free_object(moe);
+    int rc;
+    if (shmemi_moe_dismiss(&objects, __func__, (struct shmemi_moe_object *)moe, &rc))
+        free_object(moe);
     return rc;
 }
 

@@ -18,6 +18,7 @@
 
 #include "base/base.h"
 #include "int8.h"
+#include "moe_agree.h"
 #include "shmemx_moe.h"
 
 enum shmemi_moe_step {
@@ -68,8 +69,7 @@ struct shmemx_moe_handle {
 };
 
 struct shmemx_moe {
-    struct shmemx_moe *next;
-    unsigned job; /* shmemi_world.jobs at create: after a finalize the object is a stranger */
+    struct shmemi_moe_object base;
     shmemx_moe_config_t c;
     int ranks, me;       /* ranks 0: this PE is no member and only holds its share of the heap */
     int32_t *world;      /* [R] PE numbers in the world */
@@ -80,8 +80,7 @@ struct shmemx_moe {
     size_t ids_at, weights_at, source_at, record;
     size_t back_weights_at, back_record;
     size_t sent_row, back_row; /* bytes of hidden in them: row, or an INT8 record */
-    /* The symmetric block: lines [2][R], receive buffers [slots], combine buffers [2]. */
-    char *block;
+    /* The symmetric block, base.block: lines [2][R], receive buffers [slots], combine buffers [2]. */
     size_t line_bytes, receive_at, receive_bytes, combine_at, combine_bytes, block_bytes;
     int slots;
     int64_t combine_rows;
@@ -103,7 +102,7 @@ extern bool shmemi_moe_never_direct;
 
 /* moe.c */
 /* NULL, *rc set and logged, when `moe` is no living object whose ranks are in step. */
-struct shmemx_moe *shmemi_moe_find(const char *call, const struct shmemx_moe *moe, int *rc);
+struct shmemx_moe *shmemi_moe_find(const char *call, struct shmemx_moe *moe, int *rc);
 bool shmemi_moe_has_handle(const struct shmemx_moe *moe, const struct shmemx_moe_handle *handle);
 /* ARGUMENT when it belongs to no living object. */
 int shmemi_moe_check_handle(const char *call, const struct shmemx_moe_handle *handle);

@@ -91,3 +91,59 @@ int shmemi_moe_create(const struct shmemi_moe_creation *how, const struct shmemi
     (void)shmemx_free(scratch);
     return rc;
 }
+
+/* ---- living objects ---------------------------------------------------------------------------------------- */
+
+/* With the lock held: where the list points to the object, or its end. */
+static struct shmemi_moe_object **link_of(struct shmemi_moe_list *list,
+                                          const struct shmemi_moe_object *object)
+{
+    struct shmemi_moe_object **link = &list->first;
+    while (*link && *link != object)
+        link = &(*link)->next;
+    return link;
+}
+
+void shmemi_moe_enlist(struct shmemi_moe_list *list, struct shmemi_moe_object *object, void *block)
+{
+    object->block = block;
+    object->job = shmemi_world.jobs;
+    pthread_mutex_lock(&list->lock);
+    object->next = list->first;
+    list->first = object;
+    pthread_mutex_unlock(&list->lock);
+}
+
+int shmemi_moe_check(struct shmemi_moe_list *list, const char *call, const struct shmemi_moe_object *object)
+{
+    SHMEMI_REQUIRE_INIT(call);
+    pthread_mutex_lock(&list->lock);
+    const struct shmemi_moe_object *found = *link_of(list, object);
+    pthread_mutex_unlock(&list->lock);
+    if (found && found->job == shmemi_world.jobs)
+        return SHMEMX_SUCCESS;
+    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%p is no %s of this job (destroyed already?)",
+                       (const void *)object, list->what);
+}
+
+bool shmemi_moe_dismiss(struct shmemi_moe_list *list, const char *call, struct shmemi_moe_object *object,
+                        int *rc)
+{
+    *rc = SHMEMX_SUCCESS;
+    pthread_mutex_lock(&list->lock);
+    bool found = *link_of(list, object) != NULL;
+    pthread_mutex_unlock(&list->lock);
+    if (!found) {
+        *rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%p is no %s (destroyed already?)", (void *)object,
+                          list->what);
+        return false;
+    }
+    if (shmemi_world.npes && object->job == shmemi_world.jobs) /* else the heap went with the job */
+        *rc = shmemx_free(object->block);
+    if (*rc == SHMEMX_ERR_MISMATCH)
+        return false; /* a PE is in another call */
+    pthread_mutex_lock(&list->lock);
+    *link_of(list, object) = object->next;
+    pthread_mutex_unlock(&list->lock);
+    return true;
+}

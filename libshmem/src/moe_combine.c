@@ -239,10 +239,10 @@ int shmemx_moe_combine(shmemx_moe_t *moe, const shmemx_moe_handle_t *handle, con
     if (rc)
         return rc;
     for (size_t t = 0; t < (size_t)r->tokens; t++)
-        sum_token(&c, moe->block + buffer, t);
+        sum_token(&c, moe->base.block + buffer, t);
     if (args->out_weights)
         for (size_t t = 0; t < (size_t)r->tokens; t++)
-            gather_weights(&c, moe->block + buffer, t);
+            gather_weights(&c, moe->base.block + buffer, t);
     moe->info.combines++;
     return SHMEMX_SUCCESS;
 }

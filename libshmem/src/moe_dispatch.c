@@ -7,7 +7,7 @@
 static char *next_buffer(const struct shmemx_moe *moe)
 {
     size_t slot = (size_t)((moe->dispatches + 1) % (uint64_t)moe->slots);
-    return moe->block + moe->receive_at + slot * moe->receive_bytes;
+    return moe->base.block + moe->receive_at + slot * moe->receive_bytes;
 }
 
 static int check_x(const char *call, const struct shmemx_moe *moe, const void *x, ptrdiff_t stride,
@@ -120,7 +120,7 @@ static int run(const char *call, struct shmemx_moe *moe, int error, struct shmem
                bool cached, const struct input *in, shmemx_moe_handle_t **handle)
 {
     uint64_t number = moe->dispatches + 1, tag = cached && route ? route->tag : 0;
-    size_t buffer = (size_t)(next_buffer(moe) - moe->block);
+    size_t buffer = (size_t)(next_buffer(moe) - moe->base.block);
     bool packed = moe->c.mode == SHMEMX_MOE_EXCHANGE;
     const int32_t *counts = route && !cached ? route->send_count : NULL;
     int rc = sizes_round(call, moe, error, tag, packed ? counts : NULL);
@@ -146,9 +146,9 @@ static int run(const char *call, struct shmemx_moe *moe, int error, struct shmem
             route->tag = moe->round;
             for (int rank = 0; rank < moe->ranks; rank++)
                 route->recv_count[rank] =
-                    shmemi_moe_line_of(moe, moe->block, moe->round, rank)->counts[moe->me];
+                    shmemi_moe_line_of(moe, moe->base.block, moe->round, rank)->counts[moe->me];
         }
-        shmemi_moe_read_records(moe, route, moe->block + buffer);
+        shmemi_moe_read_records(moe, route, moe->base.block + buffer);
     }
     moe->info.dispatches++;
     return SHMEMX_SUCCESS;
@@ -233,7 +233,7 @@ static bool is_living(const struct shmemx_moe_handle *h)
 
 static const char *rows_of(const struct shmemx_moe_handle *h)
 {
-    return h->moe->block + h->moe->receive_at + (size_t)h->slot * h->moe->receive_bytes;
+    return h->moe->base.block + h->moe->receive_at + (size_t)h->slot * h->moe->receive_bytes;
 }
 
 int shmemx_moe_received(const shmemx_moe_handle_t *handle, shmemx_moe_received_t *received)

@@ -14,11 +14,9 @@
 enum { MAX_RESULTS = 64, MAX_TOPK = 32, BLOCKS = 24, MAX_BLOCKS = 128, WARPS = 16, THREADS_A_WARP = 32 };
 
 struct shmemx_moe_gpu {
-    struct shmemx_moe_gpu *next;
-    unsigned job; /* shmemi_world.jobs at create: after a finalize the object is a stranger */
+    struct shmemi_moe_object base;
     shmemx_moe_gpu_config_t c;
     int ranks, me; /* ranks 0: this PE is no member and only holds its share of the heap */
-    void *block;
     struct shmemi_moen object;
     struct shmemi_moen_result result[MAX_RESULTS];
     uint64_t *host;                /* pinned: [results][1 + most] */
@@ -27,28 +25,15 @@ struct shmemx_moe_gpu {
     shmemx_moe_gpu_info_t info;
 };
 
-static struct shmemx_moe_gpu *objects;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct shmemi_moe_list objects = {.lock = PTHREAD_MUTEX_INITIALIZER, .what = "MoE object"};
 
 /* The object, if it lives and this PE is a member; else NULL, *rc set and logged. */
-static struct shmemx_moe_gpu *find(const char *call, const struct shmemx_moe_gpu *moe, int *rc)
+static struct shmemx_moe_gpu *find(const char *call, struct shmemx_moe_gpu *moe, int *rc)
 {
-    *rc = SHMEMX_SUCCESS;
-    if (shmemi_world.npes == 0) {
-        *rc = shmemi_not_initialized(call);
-        return NULL;
-    }
-    pthread_mutex_lock(&lock);
-    struct shmemx_moe_gpu *m = objects;
-    while (m && m != moe)
-        m = m->next;
-    pthread_mutex_unlock(&lock);
-    if (m == NULL || m->job != shmemi_world.jobs)
-        *rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%p is no MoE object of this job (destroyed already?)",
-                          (const void *)moe);
-    else if (m->ranks == 0)
+    *rc = shmemi_moe_check(&objects, call, (const struct shmemi_moe_object *)moe);
+    if (*rc == 0 && moe->ranks == 0)
         *rc = shmemi_fail(SHMEMX_ERR_TEAM, call, "this PE is no member of the object's team");
-    return *rc ? NULL : m;
+    return *rc ? NULL : moe;
 }
 
 /* ---- create, destroy ------------------------------------------------------------------------------------- */
@@ -204,40 +189,18 @@ int shmemx_moe_gpu_create(const shmemx_moe_gpu_config_t *config, shmemx_moe_gpu_
         release(m);
         return rc;
     }
-    m->block = block;
-    m->job = shmemi_world.jobs;
-    pthread_mutex_lock(&lock);
-    m->next = objects;
-    objects = m;
-    pthread_mutex_unlock(&lock);
+    shmemi_moe_enlist(&objects, &m->base, block);
     *moe = m;
     return SHMEMX_SUCCESS;
 }
 
 int shmemx_moe_gpu_destroy(shmemx_moe_gpu_t *moe)
 {
-    const char *call = "shmemx_moe_gpu_destroy";
-    pthread_mutex_lock(&lock);
-    struct shmemx_moe_gpu **link = &objects;
-    while (*link && *link != moe)
-        link = &(*link)->next;
-    bool found = *link != NULL;
-    pthread_mutex_unlock(&lock);
-    if (!found)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%p is no MoE object (destroyed already?)",
-                           (void *)moe);
-    bool lives =
-        shmemi_world.npes && moe->job == shmemi_world.jobs; /* else heap and GPU have gone with the job */
-    int rc = lives && moe->block ? shmemx_free(moe->block) : SHMEMX_SUCCESS;
-    if (rc == SHMEMX_ERR_MISMATCH)
-        return rc; /* a PE is in another call: nothing has changed */
-    pthread_mutex_lock(&lock);
-    for (link = &objects; *link && *link != moe; link = &(*link)->next)
-        ;
-    *link = moe->next;
-    pthread_mutex_unlock(&lock);
-    if (!lives)
-        moe->host = NULL;
+    int rc;
+    if (!shmemi_moe_dismiss(&objects, "shmemx_moe_gpu_destroy", (struct shmemi_moe_object *)moe, &rc))
+        return rc;
+    if (shmemi_world.npes == 0 || moe->base.job != shmemi_world.jobs)
+        moe->host = NULL; /* the GPU's memory went with the job */
     release(moe);
     return rc;
 }

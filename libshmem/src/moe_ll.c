@@ -18,42 +18,24 @@ enum { PLAIN_SHARED = 48 << 10, RESERVED_SHARED = 1 << 10, LIVE_RESULTS = 2 };
 enum { LINES_DATA = 480, PAIRS_DATA = 256, GROUP_WIRE = 512 };
 
 struct shmemx_moe_ll {
-    struct shmemx_moe_ll *next;
-    unsigned job; /* shmemi_world.jobs at create: after a finalize the object is a stranger */
+    struct shmemi_moe_object base;
     shmemx_moe_ll_config_t c;
     int ranks, me; /* ranks 0: this PE is no member and only holds its share of the heap */
-    void *block;
     struct shmemi_moe_ll o;
     shmemx_moe_ll_info_t info;
     uint64_t sent[2], received[2]; /* phases called: dispatch, combine */
 };
 
-/* Living objects. Users hold pointers; one that is not in this list is never followed. One thread at a time uses an
- * object, and creating is collective, but different objects may be used by different threads. */
-static struct shmemx_moe_ll *objects;
-static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-
-static struct shmemx_moe_ll **link_of(const struct shmemx_moe_ll *moe)
-{
-    struct shmemx_moe_ll **link = &objects;
-    while (*link && *link != moe)
-        link = &(*link)->next;
-    return link;
-}
+/* One thread at a time uses an object, and creating is collective, but different objects may be used by different threads. */
+static struct shmemi_moe_list objects = {.lock = PTHREAD_MUTEX_INITIALIZER, .what = "low-latency MoE object"};
 
 /* The object, usable by a member of its team. */
 static int find(const char *call, struct shmemx_moe_ll *moe)
 {
-    SHMEMI_REQUIRE_INIT(call);
-    pthread_mutex_lock(&lock);
-    bool found = moe && *link_of(moe) == moe && moe->job == shmemi_world.jobs;
-    pthread_mutex_unlock(&lock);
-    if (!found)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
-                           "%p is no low-latency MoE object of this job (destroyed already?)", (void *)moe);
-    if (moe->ranks == 0)
-        return shmemi_fail(SHMEMX_ERR_TEAM, call, "this PE is no member of the object's team");
-    return SHMEMX_SUCCESS;
+    int rc = shmemi_moe_check(&objects, call, (const struct shmemi_moe_object *)moe);
+    if (rc == 0 && moe->ranks == 0)
+        rc = shmemi_fail(SHMEMX_ERR_TEAM, call, "this PE is no member of the object's team");
+    return rc;
 }
 
 /* ---- create, destroy ----------------------------------------------------------------------------------------------- */
@@ -197,33 +179,16 @@ int shmemx_moe_ll_create(const shmemx_moe_ll_config_t *config, shmemx_moe_ll_t *
         free(m);
         return rc;
     }
-    m->block = block;
-    m->job = shmemi_world.jobs;
-    pthread_mutex_lock(&lock);
-    m->next = objects;
-    objects = m;
-    pthread_mutex_unlock(&lock);
+    shmemi_moe_enlist(&objects, &m->base, block);
     *moe = m;
     return SHMEMX_SUCCESS;
 }
 
 int shmemx_moe_ll_destroy(shmemx_moe_ll_t *moe)
 {
-    pthread_mutex_lock(&lock);
-    bool found = moe && *link_of(moe) == moe;
-    pthread_mutex_unlock(&lock);
-    if (!found)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__,
-                           "%p is no low-latency MoE object (destroyed already?)", (void *)moe);
-    int rc = SHMEMX_SUCCESS;
-    if (shmemi_world.npes && moe->job == shmemi_world.jobs) /* else the heap that held the block is gone */
-        rc = shmemx_free(moe->block);
-    if (rc == SHMEMX_ERR_MISMATCH)
-        return rc; /* a PE is in another call: nothing has changed */
-    pthread_mutex_lock(&lock);
-    *link_of(moe) = moe->next;
-    pthread_mutex_unlock(&lock);
-    free(moe);
+    int rc;
+    if (shmemi_moe_dismiss(&objects, __func__, (struct shmemi_moe_object *)moe, &rc))
+        free(moe);
     return rc;
 }
 

@@ -186,7 +186,7 @@ int shmemi_moe_plan(const char *call, const struct shmemx_moe *moe, const void *
 /* What rank `from` sends to rank `to`, by the lines of this round. */
 static int32_t count_of(const struct shmemx_moe *moe, int from, int to)
 {
-    return shmemi_moe_line_of(moe, moe->block, moe->round, from)->counts[to];
+    return shmemi_moe_line_of(moe, moe->base.block, moe->round, from)->counts[to];
 }
 
 static int place_packed(const char *call, const struct shmemx_moe *moe, struct shmemi_moe_route *r)

@@ -14,7 +14,7 @@ int shmemi_moe_flush(struct shmemx_moe *moe, int rank, size_t offset, size_t n)
 {
     if (moe->peer[rank] || n == 0)
         return SHMEMX_SUCCESS;
-    return shmemx_put_nbi(SHMEM_CTX_DEFAULT, moe->block + offset, moe->stage[rank], n, moe->world[rank]);
+    return shmemx_put_nbi(SHMEM_CTX_DEFAULT, moe->base.block + offset, moe->stage[rank], n, moe->world[rank]);
 }
 
 static int tell(struct shmemx_moe *moe, int rank, uint64_t word, size_t bytes)
@@ -28,7 +28,7 @@ static int tell(struct shmemx_moe *moe, int rank, uint64_t word, size_t bytes)
         atomic_store_explicit(&there->word, word, memory_order_release);
         return SHMEMX_SUCCESS;
     }
-    struct shmemi_moe_line *there = shmemi_moe_line_of(moe, moe->block, moe->round, moe->me);
+    struct shmemi_moe_line *there = shmemi_moe_line_of(moe, moe->base.block, moe->round, moe->me);
     /* observers: that rank, which must find the rows put by flush when it sees the word of put_signal */
     int rc = shmemx_fence(SHMEM_CTX_DEFAULT);
     if (rc)
@@ -40,7 +40,7 @@ static int tell(struct shmemx_moe *moe, int rank, uint64_t word, size_t bytes)
 /* Waits for that rank's line of this round. */
 static int hear(const char *call, const struct shmemx_moe *moe, int rank, uint64_t *word)
 {
-    struct shmemi_moe_line *line = shmemi_moe_line_of(moe, moe->block, moe->round, rank);
+    struct shmemi_moe_line *line = shmemi_moe_line_of(moe, moe->base.block, moe->round, rank);
     struct shmemi_wait w = SHMEMI_WAIT_FOR(call, moe->world[rank], &line->word);
     /* acquire: see tell */
     while ((*word = atomic_load_explicit(&line->word, memory_order_acquire)) >> 16 < moe->round) {
@@ -65,7 +65,7 @@ static const char *step_name(unsigned step)
 static int compare(const char *call, const struct shmemx_moe *moe, enum shmemi_moe_step step, uint64_t tag,
                    int rank)
 {
-    const struct shmemi_moe_line *line = shmemi_moe_line_of(moe, moe->block, moe->round, rank);
+    const struct shmemi_moe_line *line = shmemi_moe_line_of(moe, moe->base.block, moe->round, rank);
     uint64_t word = atomic_load_explicit(&line->word, memory_order_relaxed);
     int code = -(int)(word & 0xff), pe = moe->world[rank];
     unsigned theirs = (unsigned)(word >> 8) & 0xff;
@@ -90,7 +90,7 @@ static void note_steps(struct shmemx_moe *moe)
     enum shmemi_moe_step first = moe->c.mode == SHMEMX_MOE_EXCHANGE ? SHMEMI_MOE_SIZES : SHMEMI_MOE_ROWS;
     bool dispatch = false, combine = false;
     for (int rank = 0; rank < moe->ranks; rank++) {
-        struct shmemi_moe_line *line = shmemi_moe_line_of(moe, moe->block, moe->round, rank);
+        struct shmemi_moe_line *line = shmemi_moe_line_of(moe, moe->base.block, moe->round, rank);
         unsigned step = (unsigned)(atomic_load_explicit(&line->word, memory_order_relaxed) >> 8) & 0xff;
         dispatch |= step == (unsigned)first;
         combine |= step >= SHMEMI_MOE_COMBINE;

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -87,3 +88,30 @@ class Meet:
 @pytest.fixture(scope="session")
 def meet(job: ModuleType, cp: ModuleType, device: ModuleType) -> Meet:
     return Meet(job, cp, device)
+
+
+@pytest.fixture
+def closing(cp: ModuleType, meet: Meet) -> Iterator[Callable[[Any], Any]]:
+    """Takes objects that have close(), which is collective, and closes them at the end."""
+    taken: list[Any] = []
+
+    def take(thing: Any) -> Any:
+        taken.append(thing)
+        return thing
+
+    yield take
+    meet()
+    for thing in taken:
+        thing.close()
+
+
+@pytest.fixture
+def make(closing: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Makes an ExpertParallel on GPUs of a shape: tokens, hidden, experts, topk."""
+    from pyshmem.moe import ExpertParallel
+
+    def build(shape: tuple[int, int, int, int], **options: Any) -> Any:
+        tokens, hidden, experts, topk = shape
+        return closing(ExpertParallel(experts, hidden, topk, tokens, device="cuda", **options))
+
+    return build

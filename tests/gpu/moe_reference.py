@@ -154,3 +154,9 @@ def fp8(x: Any, group: int = 128) -> tuple[Any, Any]:
     amax = parts.abs().amax(2).clamp(1e-4)
     q = (parts * (448.0 / amax.unsqueeze(2))).to(torch.float8_e4m3fn)
     return q.view(x.shape), amax / 448.0
+
+
+def loads_for(shape, routing, n, **more):
+    """The loads of all n PEs; shape: tokens, hidden, experts, topk."""
+    tokens, hidden, experts, topk = shape
+    return [load(routing, pe, tokens, hidden, experts, topk, **more) for pe in range(n)]

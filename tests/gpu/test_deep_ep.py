@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from pathlib import Path
-
+import moe_reference as ref
 import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
 
 import pyshmem.compat.deep_ep as deep_ep  # noqa: E402
-
-_spec = importlib.util.spec_from_file_location("moe_reference", Path(__file__).parent / "moe_reference.py")
-assert _spec is not None and _spec.loader is not None
-ref = sys.modules.get("moe_reference") or importlib.util.module_from_spec(_spec)
-if "moe_reference" not in sys.modules:
-    sys.modules["moe_reference"] = ref
-    _spec.loader.exec_module(ref)
 
 TOKENS, HIDDEN, TOPK = 48, 512, 4
 

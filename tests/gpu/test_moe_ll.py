@@ -3,49 +3,30 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import sys
-from pathlib import Path
 
+import moe_reference as ref
 import numpy as np
 import pytest
+from moe_reference import loads_for
 
 torch = pytest.importorskip("torch")
 
 from pyshmem.errors import ShmemError  # noqa: E402
 from pyshmem.moe import LowLatency  # noqa: E402
 
-_spec = importlib.util.spec_from_file_location("moe_reference", Path(__file__).parent / "moe_reference.py")
-assert _spec is not None and _spec.loader is not None
-ref = sys.modules.get("moe_reference") or importlib.util.module_from_spec(_spec)
-if "moe_reference" not in sys.modules:
-    sys.modules["moe_reference"] = ref
-    _spec.loader.exec_module(ref)
-
 # tokens, hidden, experts, topk
 SMALL, WIDE, UNEVEN = (32, 256, 8, 3), (64, 7168, 32, 8), (17, 136, 7, 2)
 
 
 @pytest.fixture
-def make(job, cp, meet):
+def make(closing):
     """LowLatency, closed at the end."""
-    made = []
 
     def build(shape, **options):
         tokens, hidden, experts, topk = shape
-        ll = LowLatency(experts, hidden, topk, tokens, **options)
-        made.append(ll)
-        return ll
+        return closing(LowLatency(experts, hidden, topk, tokens, **options))
 
-    yield build
-    meet()
-    for ll in made:
-        ll.close()
-
-
-def loads_for(shape, routing, n, **more):
-    tokens, hidden, experts, topk = shape
-    return [ref.load(routing, pe, tokens, hidden, experts, topk, **more) for pe in range(n)]
+    return build
 
 
 def rows_per_expert(loads, shape, me):
