@@ -10,13 +10,11 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
-from . import setup
-from ._core import ffi, lib
+from . import heap, setup
+from ._core import ffi
 from .errors import check
 from .setup import state
-from .types import Array, CData
+from .types import CData
 
 __all__ = ["Owned", "keep", "reclaim"]
 
@@ -56,17 +54,13 @@ class Owned:
 
 # In the order of creation, which is the same on all PEs.
 _objects: list[Owned] = []
-_SCRATCH_BYTES = 512  # one bit an object
-_scratch: Array | None = None  # symmetric, rows: mine, result
 _VIEWS = object()  # in state.held: arrays that show the heap may outlive the job
 
 
 def _forget_all() -> None:
-    global _scratch
     for item in _objects:
         item.destroy()
     _objects.clear()
-    _scratch = None
     state.held.discard(_VIEWS)
 
 
@@ -82,19 +76,8 @@ def keep(item: Owned, pointer: CData) -> None:
 
 def reclaim() -> None:
     """Ends the objects that all PEs have dropped; collective."""
-    global _scratch
     if not _objects:
         return
-    if _scratch is None:
-        out = ffi.new("void **")
-        check(lib.shmemx_allocate(out, 2 * _SCRATCH_BYTES, 0, 1, lib.SHMEMX_MEM_HOST))
-        _scratch = np.frombuffer(ffi.buffer(out[0], 2 * _SCRATCH_BYTES), np.uint8).reshape(2, -1)
-    items = _objects[: 8 * _SCRATCH_BYTES]
-    bits = np.packbits(np.array([item.dropped for item in items], np.bool_))
-    _scratch[0, : bits.size] = bits
-    mine, result = (ffi.from_buffer(row) for row in _scratch)
-    world = ffi.cast("shmem_team_t", lib.SHMEMX_TEAM_WORLD)
-    check(lib.shmemx_reduce(world, lib.SHMEMX_REDUCE_AND, lib.SHMEMX_UINT8, result, mine, bits.size))
-    for i in np.flatnonzero(np.unpackbits(_scratch[1, : bits.size], count=len(items))):
-        check(items[i].destroy())
-        _objects.remove(items[i])
+    for item in heap.dropped_by_all(list(_objects)):
+        check(item.destroy())
+        _objects.remove(item)

@@ -20,7 +20,7 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any, Literal, cast
+from typing import Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -160,6 +160,38 @@ def _reduce(op: int, core_type: int, count: int) -> None:
     check(lib.shmemx_reduce(_WORLD, op, core_type, result, mine, count))
 
 
+class _Droppable(Protocol):
+    @property
+    def dropped(self) -> bool: ...
+
+
+_Kept = TypeVar("_Kept", bound=_Droppable)
+
+
+def dropped_by_all(items: list[_Kept]) -> list[_Kept]:
+    """Those of `items`, in the same order on all PEs, that every PE has dropped; collective."""
+    global _scratch
+    if lib.shmem_n_pes() == 1:
+        return [item for item in items if item.dropped]
+    if _scratch is None:
+        out = ffi.new("void **")
+        check(lib.shmemx_allocate(out, 2 * _SCRATCH_BYTES, 0, 1, lib.SHMEMX_MEM_HOST))
+        _scratch = np.frombuffer(ffi.buffer(out[0], 2 * _SCRATCH_BYTES), np.uint8).reshape(2, -1)
+    _scratch[0, :8].view(np.uint64)[0] = sum(item.dropped for item in items)
+    _reduce(lib.SHMEMX_REDUCE_MIN, lib.SHMEMX_UINT64, 1)
+    if _scratch[1, :8].view(np.uint64)[0] == 0:
+        return []
+    agreed: list[_Kept] = []
+    for start in range(0, len(items), 8 * _SCRATCH_BYTES):
+        part = items[start : start + 8 * _SCRATCH_BYTES]
+        bits = np.packbits(np.fromiter((item.dropped for item in part), np.bool_, len(part)))
+        _scratch[0, : bits.size] = bits
+        _reduce(lib.SHMEMX_REDUCE_AND, lib.SHMEMX_UINT8, bits.size)
+        both = np.unpackbits(_scratch[1, : bits.size], count=len(part))
+        agreed += [part[i] for i in np.flatnonzero(both)]
+    return agreed
+
+
 def reclaim() -> int:
     """Frees the blocks that every PE has dropped; see the module's text. Collective.
 
@@ -168,31 +200,11 @@ def reclaim() -> int:
     int
         How many blocks were freed, the same on all PEs.
     """
-    global _scratch
     if not state.ready:
         ensure()
-    blocks = list(_blocks.values())
-    if not blocks:
+    if not _blocks:
         return 0
-    if lib.shmem_n_pes() == 1:
-        agreed = [block for block in blocks if block.dropped]
-    else:
-        if _scratch is None:
-            out = ffi.new("void **")
-            check(lib.shmemx_allocate(out, 2 * _SCRATCH_BYTES, 0, 1, lib.SHMEMX_MEM_HOST))
-            _scratch = np.frombuffer(ffi.buffer(out[0], 2 * _SCRATCH_BYTES), np.uint8).reshape(2, -1)
-        _scratch[0, :8].view(np.uint64)[0] = sum(block.dropped for block in blocks)
-        _reduce(lib.SHMEMX_REDUCE_MIN, lib.SHMEMX_UINT64, 1)
-        if _scratch[1, :8].view(np.uint64)[0] == 0:
-            return 0
-        agreed = []
-        for start in range(0, len(blocks), 8 * _SCRATCH_BYTES):
-            part = blocks[start : start + 8 * _SCRATCH_BYTES]
-            bits = np.packbits(np.fromiter((block.dropped for block in part), np.bool_, len(part)))
-            _scratch[0, : bits.size] = bits
-            _reduce(lib.SHMEMX_REDUCE_AND, lib.SHMEMX_UINT8, bits.size)
-            both = np.unpackbits(_scratch[1, : bits.size], count=len(part))
-            agreed += [part[i] for i in np.flatnonzero(both)]
+    agreed = dropped_by_all(list(_blocks.values()))
     for block in agreed:
         _release(block)
     return len(agreed)
