@@ -102,7 +102,7 @@ static int connect_rest(struct shmemi_transport *t, int segment, const struct sh
     if (rc)
         return rc;
     for (int pe = 0; pe < w->job.npes && rc >= 0; ++pe) {
-        if (route[pe] || (rc = t->connect(pe, segment)) <= 0)
+        if (route[pe] || (rc = t->connect(pe, segment, NULL, 0)) <= 0)
             continue;
         route[pe] = t;
         --*without;

@@ -8,7 +8,7 @@
  *
  * Common to all slots
  *   callers   have checked initialization, PE number, address range, alignment of atomics, n > 0.
- *   threads   any thread may be in any slot but open, connect and close.
+ *   threads   any thread may be in any slot but open, address, connect, expose, learn and close.
  *   errors    return 0 or a negative SHMEMX_ERR_*, logged where detected with peer, offset, bytes and status.
  *   buffers   belong to the caller. A blocking slot is done with the local buffer when it returns; an nbi one
  *             when quiet returns.
@@ -56,15 +56,28 @@ struct shmemi_transport {
     const char *name;
     /* Can it work here at all? 1 yes; 0 no, with the reason in `why`. Local, before open, touches nothing. */
     int (*probe)(char *why, size_t n);
-    /* Sets up its state for a job; may block. After an error nothing is left open. */
+    /* Sets up its state for a job; local, may block. After an error nothing is left open. */
     int (*open)(const struct shmemi_job *job);
-    /* 1 = it reaches that PE's segment from now on, 0 = it does not, negative = it should, but failed. May block. */
-    int (*connect)(int pe, int segment);
+    /* What peers must know to reach this PE, its card: writes at most `room` bytes, returns how many, negative = error.
+     * Local, after open. NULL = peers need nothing: shared memory is there or it is not. With this slot the transport is
+     * a network's: route.c opens it on all PEs of the job or on none, and hands the cards around. */
+    int (*address)(void *card, size_t room);
+    /* 1 = it reaches that PE's segment from now on, 0 = it does not, negative = it should, but failed. May block, but not
+     * for the peer to call its own. `card`: what the peer's address() gave, `n` bytes; NULL, 0 without that slot. */
+    int (*connect)(int pe, int segment, const void *card, size_t n);
+    /* Makes [offset, offset + n) of this PE's copy of a segment fit to be put to and got from, and the local side of its own
+     * puts and gets: registers the memory, and writes what peers need for it, its key: at most `room` bytes, returns how
+     * many; negative = it cannot, and holds nothing for the range. All PEs call it with equal arguments, range after
+     * range without gaps, the first one after connect. Until close the pages of the range stay the same ones. NULL =
+     * memory needs no introduction. */
+    int (*expose)(int segment, uint64_t offset, size_t n, void *key, size_t room);
+    /* What that PE's expose of the same range wrote. Once for each PE it serves, after expose; local. */
+    int (*learn)(int pe, int segment, uint64_t offset, size_t n, const void *key, size_t key_bytes);
     /* Local. Frees all; peers may be gone already. */
     void (*close)(void);
     /* A pointer through which this process loads and stores that PE's copy, NULL = not mapped. Never blocks. */
     void *(*map)(int pe, int segment, uint64_t offset);
-    /* Bytes to a peer. put may return before the bytes are visible there, not before `source` is reusable
+    /* Bytes to a peer; an aligned element of 4 or 8 bytes arrives whole. put may return before the bytes are visible there, not before `source` is reusable
      * (nbi = false); completed by quiet, ordered by fence. */
     int (*put)(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi);
     /* Bytes from a peer; in dest on return (nbi = false), or after quiet. */
@@ -76,7 +89,7 @@ struct shmemi_transport {
      * return (nbi = false), or after quiet. */
     int (*amo)(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi);
     /* As put, then sets or adds `signal` in the 64-bit word at sig_offset of the same PE (segment sig_segment), so
-     * that whoever sees the word changed sees the bytes. */
+     * that whoever sees the word changed sees the bytes: that PE, and those that share its memory. n may be 0. */
     int (*put_signal)(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
                       uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi);
     /* Operations to one PE before it are delivered before those after it. Does not wait for completion. */
@@ -91,8 +104,12 @@ struct shmemi_transport {
     int (*buffer_register)(void *addr, size_t n);
     /* Nothing uses the range any more; local, before close. Cannot fail: the memory may be gone already. */
     void (*buffer_unregister)(void *addr);
-    /* Moves things on without blocking. Waits do not call it yet: neither transport needs it. */
+    /* Moves things on without blocking: what this PE issued, and what peers wait for from it. Waits call it between two
+     * looks; a PE that computes calls nothing, so a transport whose peers need this PE's processor has a thread as well. */
     void (*progress)(void);
+    /* World number of a peer that it has found to be gone, with the cause in `why`; -1 = none. Never blocks; waits ask
+     * every 10 ms. NULL = it cannot know. */
+    int (*lost)(char *why, size_t n);
     /* Fills what kernels need to use this transport for a peer; `view` is described in shmem_device.h. */
     int (*device_view)(int pe, void *view, size_t bytes);
 };

@@ -22,8 +22,9 @@ static int cuda_open(const struct shmemi_job *j)
     return SHMEMX_SUCCESS;
 }
 
-static int cuda_connect(int pe, int segment)
+static int cuda_connect(int pe, int segment, const void *card, size_t n)
 {
+    (void)card, (void)n;
     return segment == SHMEMI_SEGMENT_DEVICE && job->segments[segment].base && job->local_of[pe] >= 0;
 }
 

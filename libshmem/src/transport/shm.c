@@ -23,8 +23,9 @@ static int shm_open(const struct shmemi_job *j)
     return SHMEMX_SUCCESS;
 }
 
-static int shm_connect(int pe, int segment)
+static int shm_connect(int pe, int segment, const void *card, size_t n)
 {
+    (void)card, (void)n;
     return segment == SHMEMI_SEGMENT_HOST && job->local_of[pe] >= 0;
 }
 
