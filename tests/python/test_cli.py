@@ -60,14 +60,15 @@ def test_info_json_says_what_was_found_and_why_not_the_rest() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found) == {
-        "library", "python", "machine", "job", "bootstraps", "transports", "heap", "int8", "variables", "mpi",
-        "libraries", "modules",
+        "library", "python", "machine", "job", "bootstraps", "transports", "routes", "heap", "int8", "variables",
+        "mpi", "libraries", "modules",
     }  # fmt: skip
     assert Path(found["library"]["path"]).name == "libshmem.so.0"
     assert found["job"]["started"] is True and "PE 0 of 1" in found["job"]["text"]
     assert [line.split(":")[0] for line in found["bootstraps"]] == ["uid", "pmix", "pmi", "env", "single"]
     assert "chosen" in found["bootstraps"][-1] and "no RANK" in found["bootstraps"][-2]
     assert any(line.startswith("shm: available") for line in found["transports"])
+    assert found["routes"] == ["host memory of PE 0: shm"]
     variables = {v["name"]: v for v in found["variables"]}
     assert variables["SHMEM_SYMMETRIC_SIZE"]["set"] and variables["SHMEM_SYMMETRIC_SIZE"]["value"] == str(
         64 << 20
