@@ -191,9 +191,9 @@ def _gpu(root: Path, library: str | None, rdma: bool) -> list[Check]:
         kernel = tuple(int(x) for x in platform.release().split("-")[0].split(".")[:2])
         dmabuf = "Open Kernel Module" in driver and kernel >= (5, 12)
         how = "dmabuf" if dmabuf else "nvidia_peermem" if peermem else "neither dmabuf nor nvidia_peermem"
-        checks.append(Check("RDMA of GPU memory", OK if dmabuf or peermem else WARN, how,
-                            "" if dmabuf or peermem else
-                            "NVIDIA's open kernel modules and Linux 5.12, or modprobe nvidia_peermem"))  # fmt: skip
+        advice = "NVIDIA's open kernel modules and Linux 5.12 or newer, or modprobe nvidia_peermem"
+        fine = dmabuf or peermem
+        checks.append(Check("RDMA of GPU memory", OK if fine else WARN, how, "" if fine else advice))
     return checks
 
 

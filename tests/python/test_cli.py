@@ -60,8 +60,8 @@ def test_info_json_says_what_was_found_and_why_not_the_rest() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found) == {
-        "library", "python", "machine", "job", "bootstraps", "transports", "routes", "heap", "int8", "variables",
-        "mpi", "libraries", "modules",
+        "library", "python", "machine", "job", "bootstraps", "transports", "routes", "heap", "int8",
+        "variables", "mpi", "libraries", "modules",
     }  # fmt: skip
     assert Path(found["library"]["path"]).name == "libshmem.so.0"
     assert found["job"]["started"] is True and "PE 0 of 1" in found["job"]["text"]
@@ -78,6 +78,19 @@ def test_info_json_says_what_was_found_and_why_not_the_rest() -> None:
     for name, library in found["libraries"].items():
         assert bool(library["found"]) != bool(library["why_not"]), name
     assert found["machine"]["usable"] == len(found["machine"]["affinity"])
+
+
+def test_doctor_names_each_link_and_pings() -> None:
+    done = pyshmem("doctor", "--json")
+    report = json.loads(done.stdout)
+    assert (report["state"] == "bad") == (done.returncode == 1), done.stderr
+    (host,) = report["hosts"].values()
+    names = [check["name"] for check in host["checks"]]
+    assert {"RDMA devices", "GPU", "transport shm", "transport wire"} <= set(names)
+    assert host["routes"] == ["host memory of PE 0: shm"]
+    assert 0 < report["ping_seconds"][0][0] < 1
+    shown = pyshmem("doctor")
+    assert all(name in shown.stdout for name in names) and "to 0" in shown.stdout
 
 
 def test_info_for_people_names_every_part() -> None:
