@@ -13,9 +13,15 @@ typedef void *ucx_request; /* NULL = done, the last 100 addresses = minus a stat
 
 enum { UCX_API_MAJOR = 1, UCX_API_MINOR = 12 };
 enum { UCX_OK = 0, UCX_INPROGRESS = 1, UCX_ERR_BUSY = -15, UCX_ERR_LAST = -100 };
-enum { UCX_FEATURE_RMA = 2, UCX_FEATURE_AMO32 = 4, UCX_FEATURE_AMO64 = 8, UCX_FEATURE_WAKEUP = 16 };
+enum {
+    UCX_FEATURE_RMA = 2,
+    UCX_FEATURE_AMO32 = 4,
+    UCX_FEATURE_AMO64 = 8,
+    UCX_FEATURE_WAKEUP = 16,
+    UCX_FEATURE_AM = 64
+};
 enum { UCX_ATOMIC_ADD, UCX_ATOMIC_SWAP, UCX_ATOMIC_CSWAP, UCX_ATOMIC_AND, UCX_ATOMIC_OR, UCX_ATOMIC_XOR };
-enum { UCX_THREAD_SERIALIZED = 1, UCX_ERROR_MODE_PEER = 1, UCX_CLOSE_FORCE = 1, UCX_MEMORY_HOST = 0 };
+enum { UCX_THREAD_SERIALIZED = 1, UCX_CLOSE_FORCE = 1, UCX_AM_EAGER = 2, UCX_MEMORY_HOST = 0 };
 enum { UCX_CONTIG_SHIFT = 3 }; /* datatype of n bytes side by side: n << 3 */
 
 struct ucx_params {
@@ -44,7 +50,7 @@ struct ucx_ep_params {
         void *arg;
     } on_error;
 };
-enum { UCX_EP_ADDRESS = 1, UCX_EP_ERROR_MODE = 2, UCX_EP_ON_ERROR = 4 };
+enum { UCX_EP_ADDRESS = 1, UCX_EP_ON_ERROR = 4 };
 
 struct ucx_map_params {
     uint64_t mask;
@@ -52,6 +58,16 @@ struct ucx_map_params {
     size_t bytes;
 };
 enum { UCX_MAP_ADDRESS = 1, UCX_MAP_BYTES = 2 };
+
+struct ucx_am_params {
+    uint64_t mask;
+    unsigned id;
+    uint32_t flags;
+    ucx_status (*call)(void *arg, const void *header, size_t header_bytes, void *data, size_t n,
+                       const void *param);
+    void *arg;
+};
+enum { UCX_AM_ID = 1, UCX_AM_CALL = 4 };
 
 struct ucx_op {
     uint32_t mask, flags;
@@ -88,7 +104,7 @@ enum {
     F(ucx_status, worker_fd, ucp_worker_get_efd, (void *worker, int *))                                      \
     F(ucx_status, worker_arm, ucp_worker_arm, (void *worker))                                                \
     F(unsigned, progress, ucp_worker_progress, (void *worker))                                               \
-    F(ucx_status, fence, ucp_worker_fence, (void *worker))                                                   \
+    F(ucx_status, am_handler, ucp_worker_set_am_recv_handler, (void *worker, const struct ucx_am_params *))  \
     F(ucx_status, ep_create, ucp_ep_create, (void *worker, const struct ucx_ep_params *, void **ep))         \
     F(ucx_request, ep_close, ucp_ep_close_nbx, (void *ep, const struct ucx_op *))                            \
     F(ucx_request, ep_flush, ucp_ep_flush_nbx, (void *ep, const struct ucx_op *))                            \
@@ -102,6 +118,8 @@ enum {
       (void *ep, const void *, size_t, uint64_t remote, void *key, const struct ucx_op *))                   \
     F(ucx_request, get, ucp_get_nbx,                                                                         \
       (void *ep, void *, size_t, uint64_t remote, void *key, const struct ucx_op *))                         \
+    F(ucx_request, am_send, ucp_am_send_nbx,                                                                 \
+      (void *ep, unsigned id, const void *header, size_t, const void *, size_t, const struct ucx_op *))      \
     F(ucx_request, atomic, ucp_atomic_op_nbx,                                                                \
       (void *ep, int op, const void *, size_t, uint64_t remote, void *key, const struct ucx_op *))           \
     F(ucx_status, request_status, ucp_request_check_status, (void *request))                                 \
