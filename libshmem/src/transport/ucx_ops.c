@@ -249,12 +249,14 @@ int shmemi_ucx_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo
 int shmemi_ucx_put_signal(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
                           uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi)
 {
-    int rc = shmemi_ucx_message(pe, segment, offset, source, n, sig_segment, sig_offset, signal, sig_op);
-    if (rc)
-        return rc > 0 ? SHMEMX_SUCCESS : rc;
-    if ((rc = shmemi_ucx_put(pe, segment, offset, source, n, nbi)) != 0 || (rc = shmemi_ucx_fence(pe)) != 0)
-        return rc;
     struct shmemi_amo a = {
         .op = sig_op == SHMEM_SIGNAL_SET ? SHMEMX_AMO_SET : SHMEMX_AMO_ADD, .size = 8, .value = signal};
+    int rc = shmemi_ucx_message(pe, segment, offset, source, n, sig_segment, sig_offset, &a);
+    if (rc)
+        return rc > 0 ? SHMEMX_SUCCESS : rc;
+    /* the signal waits for the flush, so the data are not waited for twice */
+    (void)nbi;
+    if ((rc = shmemi_ucx_put(pe, segment, offset, source, n, true)) != 0 || (rc = shmemi_ucx_fence(pe)) != 0)
+        return rc;
     return shmemi_ucx_word("shmem_put_signal", UCX_PUT_SIGNAL, pe, sig_segment, sig_offset, &a, true);
 }

@@ -87,12 +87,13 @@ int shmemi_ucx_step(struct shmemi_wait *w, unsigned *rounds);
 /* Waits until that many of a kind have ended, or the peer is lost. */
 int shmemi_ucx_drain(const char *call, int pe, const struct ucx_count *c, unsigned until);
 
-/* ucx_words.c; the lock is not held. An atomic, which is also a put or a get of one aligned word. */
+/* ucx_words.c; the lock is not held. An atomic, which is also a put or a get of one aligned word; without an answer where
+ * nothing is fetched. */
 int shmemi_ucx_word(const char *call, enum ucx_kind kind, int pe, int segment, uint64_t offset,
                     const struct shmemi_amo *a, bool nbi);
 /* put_signal in one message; 0 = too long for that, 1 = sent. */
 int shmemi_ucx_message(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
-                       uint64_t sig_offset, uint64_t signal, int sig_op);
+                       uint64_t sig_offset, const struct shmemi_amo *signal);
 /* With the lock held: a word that changes nothing and comes back after all messages before it. */
 void shmemi_ucx_ping(int pe);
 ucx_status shmemi_ucx_words_open(void);
