@@ -60,7 +60,10 @@ static int no_order(int pe)
 {
     return unsupported("fence or quiet", pe);
 }
-static void no_progress(void) {}
+static bool no_progress(void)
+{
+    return false;
+}
 static int no_view(int pe, void *view, size_t bytes)
 {
     (void)view, (void)bytes;
@@ -305,8 +308,8 @@ void shmemi_route_report(char *text, size_t n)
     for (int i = 0; i < ROWS; ++i) {
         char why[128];
         int there = rows[i].raw->probe(why, sizeof why);
-        add(text, n, &at, "transport %s: %s (%s); %s\n", rows[i].raw->name, there ? "available" : "not available",
-            why, rows[i].text);
+        add(text, n, &at, "transport %s: %s (%s); %s\n", rows[i].raw->name,
+            there ? "available" : "not available", why, rows[i].text);
     }
 }
 

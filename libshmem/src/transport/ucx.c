@@ -15,6 +15,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include "base/node.h"
 #include "base/wait.h"
 #include "shmemx.h"
 #include "ucx_state.h"
@@ -31,6 +32,9 @@ enum { VERSION_BYTES = 16 };
  * spins and yields first, hundreds of looks a millisecond, then it naps, 13 looks, and the thread is the faster one: a
  * fetch-add took 89 us from a PE that napped, 20 us from its thread (medians, 2 PEs, TCP by the loopback). */
 enum { ATTENDED_MS = 1, ATTENDED_LOOKS = 32 };
+/* Its looks after the last thing that came, where the machine has a processor to spare for each PE: a fetch-add from a
+ * PE that computes took 9.4 us instead of 18.5, put and quiet 16 instead of 34 (medians, 2 PEs, TCP by the loopback). */
+static const double LINGER = 50e-6;
 /* Its looks while operations are on the way: some of UCX's own work makes no event. */
 enum { PENDING_MS = 10 };
 /* close: peers that are alive answer at once, others never. */
@@ -120,13 +124,29 @@ static bool stopped(int ms, bool events)
     return fds[0].revents != 0;
 }
 
+/* Moves things on until nothing has come for a while: the next request mostly follows, and sleeping costs it a wake-up. */
+static void serve_some(void)
+{
+    double until = 0;
+    for (;;) {
+        shmemi_ucx_lock();
+        unsigned moved = ucx.u.progress(ucx.worker);
+        ucx.served |= moved > 0;
+        shmemi_ucx_unlock();
+        double now = shmemi_now();
+        if (moved)
+            until = now + ucx.linger;
+        else if (now >= until)
+            return;
+    }
+}
+
 static void *serve(void *arg)
 {
     (void)arg;
     for (;;) {
+        serve_some();
         shmemi_ucx_lock();
-        while (ucx.u.progress(ucx.worker) && !atomic_load_explicit(&ucx.wanted, memory_order_relaxed))
-            ;
         ucx_status status = ucx.u.worker_arm(ucx.worker);
         bool pending = ucx.pending > 0;
         unsigned seen = atomic_load_explicit(&ucx.attended, memory_order_relaxed);
@@ -141,13 +161,15 @@ static void *serve(void *arg)
     }
 }
 
-static void ucx_progress(void)
+static bool ucx_progress(void)
 {
     atomic_fetch_add_explicit(&ucx.attended, 1, memory_order_relaxed);
     if (pthread_mutex_trylock(&ucx.lock) != 0)
-        return;
-    (void)ucx.u.progress(ucx.worker);
+        return false;
+    bool moved = ucx.u.progress(ucx.worker) > 0 || ucx.served;
+    ucx.served = false;
     shmemi_ucx_unlock();
+    return moved;
 }
 
 static int start_thread(void)
@@ -296,6 +318,7 @@ static int ucx_open(const struct shmemi_job *job)
     if (!shmemi_ucx_find(&ucx.u, &path, why, sizeof why))
         return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "%s", why);
     ucx.job = job;
+    ucx.linger = shmemi_node.processors >= 2 * shmemi_node.neighbours ? LINGER : 0;
     ucx.peers = calloc((size_t)job->npes, sizeof *ucx.peers);
     ucx.stop = eventfd(0, EFD_CLOEXEC);
     int rc = !ucx.peers || ucx.stop < 0

@@ -51,6 +51,8 @@ extern struct shmemi_ucx_state {
     const struct shmemi_job *job;
     void *context, *worker;
     struct ucx_peer *peers; /* [npes] */
+    bool served;            /* the thread moved something since a waiting caller last looked */
+    double linger;          /* seconds that the thread looks on after the last thing that came */
     int pending, owing;     /* flushes and words on the way; peers that owe */
     struct {
         struct ucx_chunk *chunks;
