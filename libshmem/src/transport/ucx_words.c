@@ -41,7 +41,7 @@ struct ucx_word {
 struct ucx_note {
     struct ucx_head {
         uint64_t to, word; /* addresses at the target */
-        uint64_t value;
+        uint64_t value, cond;
         uint32_t op, size; /* of the atomic on `word` */
     } head;
     char data[MESSAGE_BYTES];
@@ -211,7 +211,7 @@ static ucx_status receive(void *arg, const void *header, size_t header_bytes, vo
     if (n)
         memcpy((void *)(uintptr_t)m.to, data, n);
     /* a PE that reads the word (acquire, in signal.c and sync.c) sees the bytes: none of these is weaker than release */
-    struct shmemi_amo a = {.op = (int)m.op, .size = m.size, .value = m.value};
+    struct shmemi_amo a = {.op = (int)m.op, .size = m.size, .value = m.value, .cond = m.cond};
     shmemi_amo_cpu((void *)(uintptr_t)m.word, &a);
     return UCX_OK;
 }
@@ -227,7 +227,7 @@ static int message(const char *call, enum ucx_kind kind, int pe, uint64_t to, co
     struct ucx_note *m = take_note();
     if (!m)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory");
-    m->head = (struct ucx_head){to, word, a->value, (uint32_t)a->op, (uint32_t)a->size};
+    m->head = (struct ucx_head){to, word, a->value, a->cond, (uint32_t)a->op, (uint32_t)a->size};
     if (n)
         memcpy(m->data, source, n);
     struct ucx_op how = {.mask = UCX_OP_DONE | UCX_OP_USER | UCX_OP_FLAGS | UCX_OP_MEMORY,
