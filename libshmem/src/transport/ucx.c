@@ -37,6 +37,7 @@ enum { ATTENDED_MS = 1, ATTENDED_LOOKS = 32 };
 static const double LINGER = 50e-6;
 /* Its looks while operations are on the way: some of UCX's own work makes no event. */
 enum { PENDING_MS = 10 };
+static const double PING_SECONDS = 5;
 /* close: peers that are alive answer at once, others never. */
 static const double CLOSE_SECONDS = 1;
 
@@ -70,8 +71,8 @@ void shmemi_ucx_lose(struct ucx_peer *p, ucx_status status)
     }
     if (!p->told)
         p->status = status;
-    int none = -1;
-    atomic_compare_exchange_strong(&ucx.lost, &none, (int)(p - ucx.peers));
+    if (ucx.lost < 0)
+        ucx.lost = (int)(p - ucx.peers);
 }
 
 /* The cause; what UCX then says of each operation is less to the point, and is overwritten where it came first. */
@@ -105,13 +106,31 @@ int shmemi_ucx_dead(const char *name, int pe)
     return shmemi_fail(SHMEMX_ERR_PEER_DEAD, name, "PE %d is lost: %s", pe, why);
 }
 
+/* With the lock held. The kernel finds a peer gone only by what it sends: so something is on the way to all that this PE
+ * may be waiting for. */
+static void ping_all(void)
+{
+    static double next;
+    double now = shmemi_now();
+    if (now < next)
+        return;
+    next = now + PING_SECONDS;
+    for (int pe = 0; pe < ucx.job->npes; pe++)
+        if (ucx.peers[pe].ep && !ucx.peers[pe].status &&
+            ucx.peers[pe].words.issued == ucx.peers[pe].words.done)
+            shmemi_ucx_ping(pe);
+}
+
 static int ucx_lost(char *why, size_t n)
 {
-    int pe = atomic_load_explicit(&ucx.lost, memory_order_acquire);
-    if (pe < 0 || pthread_mutex_trylock(&ucx.lock) != 0)
+    if (pthread_mutex_trylock(&ucx.lock) != 0)
         return -1; /* asked again soon */
-    shmemi_ucx_describe(pe, why, n);
-    pthread_mutex_unlock(&ucx.lock);
+    int pe = ucx.lost;
+    if (pe >= 0)
+        shmemi_ucx_describe(pe, why, n);
+    else
+        ping_all();
+    shmemi_ucx_unlock();
     return pe;
 }
 
@@ -206,23 +225,23 @@ static int failed(const char *what, ucx_status status)
     return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "UCX %s: %s: %s", ucx.u.version(), what, ucx.u.text(status));
 }
 
-/* Our wishes, where the user's UCX_* says nothing. A silent peer is found within some 15 s: what is sent must be acknowledged
- * by then, a connection made. Older UCX lacks the first and waits as long as the kernel repeats (tcp_retries2); UCX 1.13
- * takes neither from here, and should keep its warning about it to itself. Not the user's choice is who executes atomics:
+/* Our wishes, where the user's UCX_* says nothing: a connection is made, and what is sent is acknowledged, within some 15 s,
+ * or the peer counts as gone. Older UCX does not take them from here (tried: 1.13, 1.14, 1.17, 1.18, 1.20, 1.21, 1.22)
+ * and waits as long as the kernel repeats (tcp_syn_retries, tcp_retries2). Not the user's choice is who executes atomics:
  * the processor, for the PEs beside the target use its instructions too. */
 static ucx_status configure(void *config)
 {
     static const struct {
         const char *name, *value;
-    } wishes[] = {{"WARN_INVALID_CONFIG", "n"}, {"TCP_USER_TIMEOUT", "15s"}, {"TCP_SYN_CNT", "3"}};
+        int since; /* minor version */
+    } wishes[] = {{"TCP_SYN_CNT", "3", 17}, {"TCP_USER_TIMEOUT", "15s", 21}};
+    int major = 0, minor = 0;
+    (void)sscanf(ucx.u.version(), "%d.%d", &major, &minor);
     for (size_t i = 0; i < sizeof wishes / sizeof *wishes; i++) {
         char variable[64];
         snprintf(variable, sizeof variable, "UCX_%s", wishes[i].name);
-        ucx_status status =
-            getenv(variable) ? UCX_OK : ucx.u.config_modify(config, wishes[i].name, wishes[i].value);
-        if (status)
-            shmemi_debug("UCX %s does not take %s=%s: %s", ucx.u.version(), variable, wishes[i].value,
-                         ucx.u.text(status));
+        if (!getenv(variable) && (major > 1 || minor >= wishes[i].since))
+            (void)ucx.u.config_modify(config, wishes[i].name, wishes[i].value);
     }
     return ucx.u.config_modify(config, "ATOMIC_MODE", "cpu");
 }
@@ -307,7 +326,7 @@ static void ucx_close(void)
     ucx.context = ucx.worker = ucx.peers = NULL;
     ucx.pending = ucx.owing = 0;
     ucx.fd = ucx.stop = -1;
-    atomic_store(&ucx.lost, -1);
+    ucx.lost = -1;
     ucx.job = NULL;
 }
 
@@ -357,10 +376,23 @@ static int ucx_address(void *card, size_t room)
     return (int)(n + VERSION_BYTES);
 }
 
+/* UCX of another minor version aborts the process where it should answer (1.20 with 1.22, 1.13 with either). */
+static bool same_version(const char *theirs)
+{
+    const char *ours = ucx.u.version();
+    size_t n = strcspn(ours, ".") + 1;
+    n += strcspn(ours + n, ".");
+    return strncmp(ours, theirs, n) == 0 && (theirs[n] == '.' || theirs[n] == 0);
+}
+
 static int ucx_connect(int pe, int segment, const void *card, size_t n)
 {
     if (segment != SHMEMI_SEGMENT_HOST || n <= VERSION_BYTES)
         return 0;
+    if (!same_version(card))
+        return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                           "PE %d has UCX %.*s, this PE %s: give all PEs one version (SHMEM_UCX_LIB)", pe,
+                           VERSION_BYTES - 1, (const char *)card, ucx.u.version());
     struct ucx_peer *p = &ucx.peers[pe];
     /* Not UCX's error mode "peer": from 1.20 on it has no software atomics in that. In its default mode on_error is called
      * all the same whenever a transport sees that the peer is gone. */
@@ -374,8 +406,10 @@ static int ucx_connect(int pe, int segment, const void *card, size_t n)
     shmemi_ucx_unlock();
     if (status == UCX_OK)
         return 1;
-    return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "PE %d with UCX %.*s cannot be reached from UCX %s: %s", pe,
-                       VERSION_BYTES - 1, (const char *)card, ucx.u.version(), ucx.u.text(status));
+    return shmemi_fail(
+        SHMEMX_ERR_SYSTEM, call,
+        "UCX %s finds no way to PE %d: %s (UCX_TLS, UCX_NET_DEVICES: the same kind on all PEs)",
+        ucx.u.version(), pe, ucx.u.text(status));
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------------------ */

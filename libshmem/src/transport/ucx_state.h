@@ -63,7 +63,7 @@ extern struct shmemi_ucx_state {
     pthread_mutex_t lock;
     atomic_int wanted;    /* threads that wait for the lock */
     atomic_uint attended; /* counts looks of waiting callers */
-    atomic_int lost;      /* the first peer that was lost, -1 = none */
+    int lost;             /* the first peer that was lost, -1 = none */
     int fd, stop;         /* the worker's events; ends the thread */
     bool running;
     pthread_t thread;
