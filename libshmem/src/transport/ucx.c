@@ -408,7 +408,8 @@ static int ucx_connect(int pe, int segment, const void *card, size_t n)
         return 1;
     return shmemi_fail(
         SHMEMX_ERR_SYSTEM, call,
-        "UCX %s finds no way to PE %d: %s (UCX_TLS, UCX_NET_DEVICES: the same kind on all PEs)",
+        "UCX %s finds no way to PE %d: %s; are its TCP ports open (UCX_TCP_PORT_RANGE), the devices right "
+        "(UCX_NET_DEVICES, UCX_TLS)?",
         ucx.u.version(), pe, ucx.u.text(status));
 }
 
