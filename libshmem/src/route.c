@@ -60,7 +60,10 @@ static int no_order(int pe)
 {
     return unsupported("fence or quiet", pe);
 }
-static void no_progress(void) {}
+static bool no_progress(void)
+{
+    return false;
+}
 static int no_view(int pe, void *view, size_t bytes)
 {
     (void)view, (void)bytes;
@@ -171,16 +174,22 @@ static int connect_rest(struct shmemi_transport *t, int segment, const struct sh
 static int find_routes(const char *call, int segment, const struct shmemi_transport **route)
 {
     int without = shmemi_world.job.npes;
+    char absent[512] = "";
+    size_t at = 0;
     for (int k = 0; k < norder; ++k) {
         struct shmemi_transport *t = &full[order[k]];
-        char why[128];
+        char why[160];
         if (!t->name) {
             *t = *rows[order[k]].raw;
             fill(t);
         }
-        int rc = SHMEMX_SUCCESS, there = t->probe(why, sizeof why);
-        if (!there)
+        /* not asked where nothing is missing: the answer may load a library */
+        int rc = SHMEMX_SUCCESS, there = without > 0 && t->probe(why, sizeof why);
+        if (!there && without > 0) {
             shmemi_debug("transport %s: %s", t->name, why);
+            if (at < sizeof absent)
+                at += (size_t)snprintf(absent + at, sizeof absent - at, "; %s: %s", t->name, why);
+        }
         if (rows[order[k]].raw->address)
             rc = shmemi_network_connect(call, t, there, segment, route, &without);
         else if (there && without > 0)
@@ -194,9 +203,9 @@ static int find_routes(const char *call, int segment, const struct shmemi_transp
     while (route[pe])
         pe++;
     return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                       "no transport reaches the %s memory of PE %d (%d of %d PEs); SHMEM_TRANSPORTS=%s",
+                       "no transport reaches the %s memory of PE %d (%d of %d PEs); SHMEM_TRANSPORTS=%s%s",
                        segment == SHMEMI_SEGMENT_HOST ? "host" : "GPU", pe, without, shmemi_world.job.npes,
-                       shmemi_env.TRANSPORTS);
+                       shmemi_env.TRANSPORTS, absent);
 }
 
 static int new_table(const char *call, const struct shmemi_transport ***route)
@@ -305,8 +314,8 @@ void shmemi_route_report(char *text, size_t n)
     for (int i = 0; i < ROWS; ++i) {
         char why[128];
         int there = rows[i].raw->probe(why, sizeof why);
-        add(text, n, &at, "transport %s: %s (%s); %s\n", rows[i].raw->name, there ? "available" : "not available",
-            why, rows[i].text);
+        add(text, n, &at, "transport %s: %s (%s); %s\n", rows[i].raw->name,
+            there ? "available" : "not available", why, rows[i].text);
     }
 }
 

@@ -69,11 +69,12 @@ static int gather(const char *call, const void *mine, size_t stride, char **all)
 
 /* ---- waits ------------------------------------------------------------------------------------------------------------ */
 
-static void progress(void)
+static bool progress(void)
 {
+    bool moved = false;
     for (int i = 0; i < count; ++i)
-        if (networks[i].here)
-            networks[i].t->progress();
+        moved |= networks[i].here && networks[i].t->progress();
+    return moved;
 }
 
 static int lost(char *why, size_t n)

@@ -108,8 +108,9 @@ struct shmemi_transport {
     /* Nothing uses the range any more; local, before close. Cannot fail: the memory may be gone already. */
     void (*buffer_unregister)(void *addr);
     /* Moves things on without blocking: what this PE issued, and what peers wait for from it. Waits call it between two
-     * looks; a PE that computes calls nothing, so a transport whose peers need this PE's processor has a thread as well. */
-    void (*progress)(void);
+     * looks; a PE that computes calls nothing, so a transport whose peers need this PE's processor has a thread as well.
+     * true = something has moved since the last call: a wait that serves does not go to sleep over it. */
+    bool (*progress)(void);
     /* World number of a peer that it has found to be gone, with the cause in `why`; -1 = none. Never blocks; waits ask
      * every 10 ms. NULL = it cannot know. */
     int (*lost)(char *why, size_t n);
