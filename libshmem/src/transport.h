@@ -58,9 +58,10 @@ struct shmemi_transport {
     int (*probe)(char *why, size_t n);
     /* Sets up its state for a job; local, may block. After an error nothing is left open. */
     int (*open)(const struct shmemi_job *job);
-    /* What peers must know to reach this PE, its card: writes at most `room` bytes, returns how many, negative = error.
-     * Local, after open. NULL = peers need nothing: shared memory is there or it is not. With this slot the transport is
-     * a network's: route.c opens it on all PEs of the job or on none, and hands the cards around. */
+    /* What peers must know to reach this PE, its card: writes at most `room` bytes, returns how many, negative = error,
+     * at least 1. Local, after open. NULL = peers need nothing: shared memory is there or it is not. With this slot the
+     * transport is a network's: route.c opens it, all PEs in step, where a PE has peers that no transport before it
+     * reaches, and hands the cards around. */
     int (*address)(void *card, size_t room);
     /* 1 = it reaches that PE's segment from now on, 0 = it does not, negative = it should, but failed. May block, but not
      * for the peer to call its own. `card`: what the peer's address() gave, `n` bytes; NULL, 0 without that slot. */
