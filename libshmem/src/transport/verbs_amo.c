@@ -199,13 +199,16 @@ static void forget(struct verbs_peer *p, const void *fetched)
             p->fetched[i] = NULL;
 }
 
+/* Waits until one more atomic may be under way and its request fits. Either wait lets other threads in. */
 static int credit(const char *call, struct verbs_list *l)
 {
     struct verbs_peer *p = l->p;
-    int rc = SHMEMX_SUCCESS;
-    if (SHMEMI_UNLIKELY(p->amos - p->amos_done >= VERBS_CREDITS) && (rc = shmemi_verbs_post(call, l)) == 0)
-        rc = wait_for_answers(call, p, p->amos - VERBS_CREDITS + 1);
-    return rc ? rc : shmemi_verbs_room(call, l);
+    int rc;
+    while ((rc = shmemi_verbs_room(call, l)) == 0 && p->amos - p->amos_done >= VERBS_CREDITS)
+        if ((rc = shmemi_verbs_post(call, l)) != 0 ||
+            (rc = wait_for_answers(call, p, p->amos - VERBS_CREDITS + 1)) != 0)
+            break;
+    return rc;
 }
 
 static int add_request(const char *call, struct verbs_list *l, int segment, uint64_t offset,
