@@ -170,9 +170,10 @@ static int connect_rest(struct shmemi_transport *t, int segment, const struct sh
 static int find_routes(const char *call, int segment, const struct shmemi_transport **route)
 {
     int without = shmemi_world.job.npes;
+    char absent[400] = ""; /* networks, and what they lack */
     for (int k = 0; k < norder; ++k) {
         struct shmemi_transport *t = &full[order[k]];
-        char why[128];
+        char why[160];
         if (!t->name) {
             *t = *rows[order[k]].raw;
             fill(t);
@@ -180,6 +181,8 @@ static int find_routes(const char *call, int segment, const struct shmemi_transp
         int rc = SHMEMX_SUCCESS, there = t->probe(why, sizeof why);
         if (!there)
             shmemi_debug("transport %s: %s", t->name, why);
+        if (!there && rows[order[k]].raw->address)
+            snprintf(absent + strlen(absent), sizeof absent - strlen(absent), "; %s: %s", t->name, why);
         if (rows[order[k]].raw->address)
             rc = shmemi_network_connect(call, t, there, segment, route, &without);
         else if (there && without > 0)
@@ -193,9 +196,9 @@ static int find_routes(const char *call, int segment, const struct shmemi_transp
     while (route[pe])
         pe++;
     return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                       "no transport reaches the %s memory of PE %d (%d of %d PEs); SHMEM_TRANSPORTS=%s",
+                       "no transport reaches the %s memory of PE %d (%d of %d PEs); SHMEM_TRANSPORTS=%s%s",
                        segment == SHMEMI_SEGMENT_HOST ? "host" : "GPU", pe, without, shmemi_world.job.npes,
-                       shmemi_env.TRANSPORTS);
+                       shmemi_env.TRANSPORTS, absent);
 }
 
 static int new_table(const char *call, const struct shmemi_transport ***route)
