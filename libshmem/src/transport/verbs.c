@@ -463,8 +463,8 @@ static void ask_for_life(void)
     int npes = v->job->npes, asked = 0;
     for (int i = 0; i < npes && asked < PROBES; ++i) {
         struct verbs_peer *p = &v->peers[(first_probe + i) % npes];
-        if (!p->connected || p->broken || p->pe == v->job->me || p->posted > p->done)
-            continue;
+        if (!p->connected || p->broken || p->pe == v->job->me || p->signalled > p->done)
+            continue; /* or news is on its way */
         (void)shmemi_verbs_nudge(p, true);
         asked++;
     }

@@ -108,7 +108,7 @@ static int look_at(struct ibv_device *device, struct candidate *found, int count
     struct ibv_device_attr attr;
     struct ibv_context *context = lib->open_device(device);
     if (!context || lib->query_device(context, &attr) != 0) {
-        say(why, n, "%s cannot be opened: %s; ", name, strerror(errno));
+        say(why, n, "%s%s cannot be opened: %s", why[0] ? "; " : "", name, strerror(errno));
         if (context)
             lib->close_device(context);
         return count;
@@ -117,12 +117,13 @@ static int look_at(struct ibv_device *device, struct candidate *found, int count
         struct ibv_port_attr p = {0};
         char rate[64];
         if (!listed(name, port)) {
-            say(why, n, "%s:%d is not in SHMEM_HCA_LIST=%s; ", name, port, shmemi_env.HCA_LIST);
+            say(why, n, "%s%s:%d is not in SHMEM_HCA_LIST=%s", why[0] ? "; " : "", name, port,
+                shmemi_env.HCA_LIST);
         } else if (lib->query_port(context, port, &p) != 0) {
-            say(why, n, "%s:%d does not answer: %s; ", name, port, strerror(errno));
+            say(why, n, "%s%s:%d does not answer: %s", why[0] ? "; " : "", name, port, strerror(errno));
         } else if (p.state != IBV_PORT_ACTIVE) {
-            say(why, n, "%s:%d is %s (cable, switch, or `ip link set ... up`); ", name, port,
-                lib->port_state_str(p.state));
+            say(why, n, "%s%s:%d is %s (cable, switch, or `ip link set ... up`)", why[0] ? "; " : "", name,
+                port, lib->port_state_str(p.state));
         } else {
             found[count++] = (struct candidate){
                 device, port, atoi(sysfs(rate, sizeof rate, "%s/ports/%d/rate", name, port)), nearness(name)};

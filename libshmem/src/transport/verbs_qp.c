@@ -212,7 +212,9 @@ static const char *advice(int status)
     case IBV_WC_RNR_RETRY_EXC_ERR:
         return "it does not take requests";
     case IBV_WC_REM_ACCESS_ERR:
-        return "it gave that memory up, or ended";
+    case IBV_WC_REM_INV_REQ_ERR:
+    case IBV_WC_REM_OP_ERR:
+        return "it is ending";
     case IBV_WC_LOC_PROT_ERR:
     case IBV_WC_LOC_LEN_ERR:
         return "local memory that is not registered, or no longer there";
@@ -241,13 +243,15 @@ static void failed(struct verbs_peer *p, const struct ibv_wc *wc)
     uint64_t number = p->done + (uint32_t)((uint32_t)wc->wr_id - (uint32_t)p->done);
     const struct verbs_wqe *e = &p->ring[number & (v->depth - 1)];
     char *why = NULL;
-    bool gone = wc->status == IBV_WC_RETRY_EXC_ERR || wc->status == IBV_WC_WR_FLUSH_ERR;
+    /* Peers register their memory for as long as they live. So a refusal comes from one that is being torn down too. */
+    bool ours = wc->status == IBV_WC_LOC_LEN_ERR || wc->status == IBV_WC_LOC_QP_OP_ERR ||
+                wc->status == IBV_WC_LOC_PROT_ERR || wc->status == IBV_WC_FATAL_ERR;
     if (asprintf(&why, "%s (status %d, vendor 0x%x): %s of %u bytes at 0x%llx, queue pair %u to %u by %s; %s",
                  lib->wc_status_str(wc->status), (int)wc->status, wc->vendor_err, doing[e->what], e->bytes,
                  (unsigned long long)e->remote, p->qp->qp_num, p->peer_qpn, v->port.name,
                  advice(wc->status)) < 0)
         why = NULL;
-    break_peer(p, gone ? SHMEMX_ERR_PEER_DEAD : SHMEMX_ERR_SYSTEM, why);
+    break_peer(p, ours ? SHMEMX_ERR_SYSTEM : SHMEMX_ERR_PEER_DEAD, why);
 }
 
 int shmemi_verbs_broken(const char *call, struct verbs_peer *p)
