@@ -1,4 +1,5 @@
 /* Routes: which transport serves a peer. */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -289,22 +290,46 @@ void shmemi_route_close(void)
     w->route = w->gpu_route = NULL;
 }
 
+static int add(char *text, size_t n, size_t *at, const char *fmt, ...) SHMEMI_PRINTF(4, 5);
+static int add(char *text, size_t n, size_t *at, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    int more = *at < n ? vsnprintf(text + *at, n - *at, fmt, ap) : 0;
+    va_end(ap);
+    *at += more > 0 ? (size_t)more : 0;
+    return more;
+}
+
 void shmemi_route_report(char *text, size_t n)
 {
     size_t at = 0;
     text[0] = 0;
-    for (int i = 0; i < ROWS && at < n; ++i) {
+    for (int i = 0; i < ROWS; ++i) {
         char why[128];
-        int there = rows[i].raw->probe(why, sizeof why), peers = 0;
-        const struct shmemi_transport **routes[] = {shmemi_world.route, shmemi_world.gpu_route};
-        for (int pe = 0; pe < shmemi_world.npes; ++pe)
-            for (int k = 0; k < 2; ++k)
-                if (routes[k] && strcmp(routes[k][pe]->name, rows[i].raw->name) == 0) {
-                    peers++;
-                    break;
-                }
-        at += (size_t)snprintf(text + at, n - at, "transport %s: %s (%s); %s; serves %d PEs\n",
-                               rows[i].raw->name, there ? "available" : "not available", why, rows[i].text,
-                               peers);
+        int there = rows[i].raw->probe(why, sizeof why);
+        add(text, n, &at, "transport %s: %s (%s); %s\n", rows[i].raw->name, there ? "available" : "not available",
+            why, rows[i].text);
     }
+}
+
+void shmemi_route_table(char *text, size_t n)
+{
+    const struct {
+        const char *memory;
+        const struct shmemi_transport *const *route;
+    } tables[] = {{"host", shmemi_world.route}, {"GPU", shmemi_world.gpu_route}};
+    size_t at = 0;
+    int npes = shmemi_world.npes;
+    text[0] = 0;
+    for (size_t k = 0; k < sizeof tables / sizeof *tables; ++k)
+        for (int from = 0, to; tables[k].route && from < npes; from = to) {
+            const struct shmemi_transport *t = tables[k].route[from];
+            for (to = from + 1; to < npes && tables[k].route[to] == t;)
+                to++;
+            if (to - from == 1)
+                add(text, n, &at, "%s memory of PE %d: %s\n", tables[k].memory, from, t->name);
+            else
+                add(text, n, &at, "%s memory of PEs %d to %d: %s\n", tables[k].memory, from, to - 1, t->name);
+        }
 }

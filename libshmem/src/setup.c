@@ -361,6 +361,8 @@ size_t shmemx_info(char *text, size_t size)
     say(&s, "bootstraps:\n%s%s", part, part[0] && part[strlen(part) - 1] == '\n' ? "" : "\n");
     shmemi_route_report(part, sizeof part);
     say(&s, "transports:\n%s", part);
+    shmemi_route_table(part, sizeof part);
+    say(&s, "routes:\n%s", part);
     say(&s, "int8: %s\n", shmemx_int8_isa());
     say(&s, "variables:\n");
 #define SHMEM_ENV(name, kind, dflt, help)                                                                    \

@@ -20,19 +20,21 @@
 
 /* A segment: a range of memory that every PE has at the same offsets: the host heap and the GPU heap. */
 struct shmemi_segment {
-    char *base;      /* this PE's copy; NULL = no such segment */
-    size_t bytes;    /* of one PE's copy */
-    char *node_base; /* where the copies of this node's PEs are mapped, by local number, side by side */
-    char *
-        *bases; /* or, where the driver chose the places, each copy's, by local number; NULL = side by side */
+    char *base;   /* this PE's copy; NULL = no such segment */
+    size_t bytes; /* of one PE's copy */
+    /* where the copies are mapped, side by side: the host heap's of this node's PEs by local number, the GPU heap's of all
+     * PEs, which are on one host, by PE number */
+    char *node_base;
+    char **
+        bases; /* or, where the driver chose the places, each copy's, by the same number; NULL = side by side */
     size_t stride; /* between two of them; with `bases` the room of each */
     int fd;        /* the memory's descriptor, -1 = none */
 };
 
-/* Where this process finds the copy of a PE of this node. The host heap is always side by side: shm does not ask. */
-static inline char *shmemi_copy_at(const struct shmemi_segment *s, int local)
+/* Where this process finds the copy with that number. */
+static inline char *shmemi_copy_at(const struct shmemi_segment *s, int number)
 {
-    return s->bases ? s->bases[local] : s->node_base + (size_t)local * s->stride;
+    return s->bases ? s->bases[number] : s->node_base + (size_t)number * s->stride;
 }
 
 enum { SHMEMI_SEGMENT_HOST, SHMEMI_SEGMENT_DEVICE, SHMEMI_SEGMENT_COUNT };

@@ -136,7 +136,8 @@ void shmemi_network_close(void);
 bool shmemi_route_has_networks(void);
 /* Makes a range of the segment fit for networks; all PEs in step, ranges without gaps. Nothing without networks. */
 int shmemi_route_expose(const char *call, int segment, uint64_t offset, size_t n);
-/* One line a transport for shmemx_info. */
+/* One line a transport, and one line for PEs in a row that the same transport serves, for shmemx_info. */
 void shmemi_route_report(char *text, size_t n);
+void shmemi_route_table(char *text, size_t n);
 
 #endif

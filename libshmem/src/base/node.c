@@ -50,8 +50,9 @@ static struct {
 
 /* What each PE tells the others before there is any shared memory. */
 struct card {
-    char machine[40]; /* equal = same processors: boot id */
-    char node[104];   /* equal on one machine = same node: network namespace, user, what the user says */
+    char machine[40];         /* equal = same processors: boot id */
+    char host[48];            /* equal on one machine = descriptors can be shared: network namespace, user */
+    char node[64];            /* equal on one host = same node: what the user says */
     char socket[SOCKET_NAME]; /* where its descriptors are to be had */
     uint64_t heap_bytes;
     cpu_set_t cpus;
@@ -92,15 +93,17 @@ static int node_id(const char *call, int pe, char *id, size_t n)
     return SHMEMX_SUCCESS;
 }
 
-static int name_node(const char *call, int pe, bool together, char *name, size_t n)
+static void name_host(char *name, size_t n)
 {
-    char id[48];
-    int rc = node_id(call, pe, id, sizeof id);
     /* descriptors travel over an abstract socket, which lives in the network namespace */
     struct stat ns = {0};
     (void)stat("/proc/self/ns/net", &ns);
-    snprintf(name, n, "%lx/%u/%d/%s", (unsigned long)ns.st_ino, (unsigned)getuid(), together ? -1 : pe, id);
-    return rc;
+    snprintf(name, n, "%lx/%u", (unsigned long)ns.st_ino, (unsigned)getuid());
+}
+
+static bool same_host(const struct card *a, const struct card *b)
+{
+    return strcmp(a->machine, b->machine) == 0 && strcmp(a->host, b->host) == 0;
 }
 
 static int lock_byte(int pe, short type)
@@ -226,10 +229,11 @@ static int sort_cards(const char *call, const struct card *mine, const struct ca
                 "same on all PEs",
                 pe, (unsigned long long)all[pe].heap_bytes, (unsigned long long)mine->heap_bytes);
         int first = 0; /* PE of the same node */
-        while (strcmp(all[first].machine, all[pe].machine) != 0 || strcmp(all[first].node, all[pe].node) != 0)
+        while (!same_host(&all[first], &all[pe]) || strcmp(all[first].node, all[pe].node) != 0)
             first++;
         n->node_of[pe] = first == pe ? n->nodes++ : n->node_of[first];
         n->index_of[pe] = n->node_npes[n->node_of[pe]]++;
+        n->host_npes += same_host(&all[pe], mine);
         if (strcmp(all[pe].machine, mine->machine) == 0) {
             CPU_OR(&together, &together, &all[pe].cpus);
             n->neighbours++;
@@ -258,9 +262,12 @@ int shmemi_node_learn(const char *call, struct shmemi_bootstrap *b, size_t heap_
     mine.heap_bytes = heap_bytes;
     if (sched_getaffinity(0, sizeof mine.cpus, &mine.cpus) != 0)
         CPU_SET(0, &mine.cpus);
-    int rc = name_node(call, b->rank, together, mine.node, sizeof mine.node);
+    name_host(mine.host, sizeof mine.host);
+    int rc = node_id(call, b->rank, mine.node, sizeof mine.node - 16);
     if (rc)
         return rc;
+    if (!together)
+        snprintf(mine.node + strlen(mine.node), 16, "/%d", b->rank);
     node.listener = shmemi_fdpass_listen(call, mine.socket, sizeof mine.socket);
     if (node.listener < 0)
         return node.listener;

@@ -16,8 +16,9 @@ struct shmemi_node {
     int nodes, my_node;      /* numbered by their first PE */
     int *node_of, *index_of; /* [npes] node, and number on it */
     int *node_npes;          /* [nodes] */
-    int neighbours,
-        processors; /* PEs on this machine, in all its nodes; processors that they may use together */
+    int host_npes;  /* PEs that may pass descriptors: this node's, and those that SHMEM_NODE_ID puts beside */
+    int neighbours; /* PEs on this machine, in all its nodes */
+    int processors; /* that those may use together */
 };
 extern struct shmemi_node shmemi_node;
 
