@@ -105,6 +105,11 @@ static int verbs_open(const struct shmemi_job *job)
     return rc;
 }
 
+static int verbs_owns_atomics(void)
+{
+    return shmemi_verbs.native;
+}
+
 static int verbs_address(void *card, size_t room)
 {
     const struct shmemi_verbs *v = &shmemi_verbs;
@@ -398,17 +403,6 @@ static int verbs_put_signal(int pe, int segment, uint64_t offset, const void *so
 
 /* ---- order and completion ------------------------------------------------------------------------------------------ */
 
-static int verbs_fence(int pe)
-{
-    struct shmemi_verbs *v = &shmemi_verbs;
-    pthread_mutex_lock(&v->lock);
-    if (v->amos && !v->native)
-        for (int i = pe < 0 ? 0 : pe; i < (pe < 0 ? v->job->npes : pe + 1); ++i)
-            v->peers[i].fence = v->peers[i].amos;
-    pthread_mutex_unlock(&v->lock);
-    return SHMEMX_SUCCESS;
-}
-
 static int quiet_peer(const char *call, struct verbs_peer *p)
 {
     struct shmemi_wait w = SHMEMI_WAIT_FOR(call, p->pe, NULL);
@@ -421,6 +415,22 @@ static int quiet_peer(const char *call, struct verbs_peer *p)
         rc = rc ? rc : shmemi_verbs_broken(call, p);
         p->told = true;
     }
+    return rc;
+}
+
+/* What processors execute is waited for by the next put (begin). Of the NICs' atomics those to PEs that are put to by
+ * other ways, the ones of this node, must be over; a queue pair keeps the rest in order. */
+static int verbs_fence(int pe)
+{
+    struct shmemi_verbs *v = &shmemi_verbs;
+    int rc = SHMEMX_SUCCESS;
+    pthread_mutex_lock(&v->lock);
+    for (int i = pe < 0 ? 0 : pe; v->amos && i < (pe < 0 ? v->job->npes : pe + 1) && rc == 0; ++i)
+        if (!v->native)
+            v->peers[i].fence = v->peers[i].amos;
+        else if (v->job->local_of[i] >= 0)
+            rc = quiet_peer("shmem_fence", &v->peers[i]);
+    pthread_mutex_unlock(&v->lock);
     return rc;
 }
 
@@ -500,6 +510,7 @@ const struct shmemi_transport shmemi_transport_verbs = {
     .put = verbs_put,
     .get = verbs_get,
     .amo = shmemi_verbs_amo,
+    .owns_atomics = verbs_owns_atomics,
     .put_signal = verbs_put_signal,
     .fence = verbs_fence,
     .quiet = verbs_quiet,
