@@ -145,6 +145,17 @@ bool shmemi_route_maps_node(void)
     return false;
 }
 
+static int add(char *text, size_t n, size_t *at, const char *fmt, ...) SHMEMI_PRINTF(4, 5);
+static int add(char *text, size_t n, size_t *at, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    int more = *at < n ? vsnprintf(text + *at, n - *at, fmt, ap) : 0;
+    va_end(ap);
+    *at += more > 0 ? (size_t)more : 0;
+    return more;
+}
+
 /* ---- routes --------------------------------------------------------------------------------------------------------- */
 
 /* Gives `t` the PEs whose segment has no route yet; opens it for that, and leaves it open if it serves any. */
@@ -174,7 +185,7 @@ static int connect_rest(struct shmemi_transport *t, int segment, const struct sh
 static int find_routes(const char *call, int segment, const struct shmemi_transport **route)
 {
     int without = shmemi_world.job.npes;
-    char absent[512] = "";
+    char absent[512] = ""; /* networks, and what they lack */
     size_t at = 0;
     for (int k = 0; k < norder; ++k) {
         struct shmemi_transport *t = &full[order[k]];
@@ -187,8 +198,8 @@ static int find_routes(const char *call, int segment, const struct shmemi_transp
         int rc = SHMEMX_SUCCESS, there = without > 0 && t->probe(why, sizeof why);
         if (!there && without > 0) {
             shmemi_debug("transport %s: %s", t->name, why);
-            if (at < sizeof absent)
-                at += (size_t)snprintf(absent + at, sizeof absent - at, "; %s: %s", t->name, why);
+            if (rows[order[k]].raw->address)
+                add(absent, sizeof absent, &at, "; %s: %s", t->name, why);
         }
         if (rows[order[k]].raw->address)
             rc = shmemi_network_connect(call, t, there, segment, route, &without);
@@ -294,17 +305,6 @@ void shmemi_route_close(void)
     free(w->route);
     free(w->gpu_route);
     w->route = w->gpu_route = NULL;
-}
-
-static int add(char *text, size_t n, size_t *at, const char *fmt, ...) SHMEMI_PRINTF(4, 5);
-static int add(char *text, size_t n, size_t *at, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    int more = *at < n ? vsnprintf(text + *at, n - *at, fmt, ap) : 0;
-    va_end(ap);
-    *at += more > 0 ? (size_t)more : 0;
-    return more;
 }
 
 void shmemi_route_report(char *text, size_t n)
