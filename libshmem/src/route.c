@@ -99,6 +99,7 @@ static bool is_open(const struct shmemi_transport *t)
 /* ---- which transports, in which order: SHMEM_TRANSPORTS ------------------------------------------------------------- */
 
 static int order[ROWS], norder;
+static bool maps_node; /* shm is among them: else it serves a PE's own memory alone, each PE being a node */
 
 static int unknown_name(const char *call, const char *name, size_t n)
 {
@@ -114,6 +115,7 @@ int shmemi_route_settings(const char *call)
 {
     const char *text = shmemi_env.TRANSPORTS;
     norder = 0;
+    maps_node = true;
     if (strcmp(text, "auto") == 0) {
         while (norder < ROWS)
             order[norder] = norder, norder++;
@@ -133,16 +135,21 @@ int shmemi_route_settings(const char *call)
         order[norder++] = i;
         at += n;
     }
-    return norder ? SHMEMX_SUCCESS
-                  : shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "SHMEM_TRANSPORTS is empty; auto means all");
+    int shm = 0;
+    while (rows[shm].raw != &shmemi_transport_shm)
+        shm++;
+    for (int k = 0; k < norder; ++k)
+        if (order[k] == shm)
+            return SHMEMX_SUCCESS;
+    maps_node = false;
+    memmove(order + 1, order, sizeof order[0] * (size_t)norder++);
+    order[0] = shm;
+    return SHMEMX_SUCCESS;
 }
 
 bool shmemi_route_maps_node(void)
 {
-    for (int k = 0; k < norder; ++k)
-        if (rows[order[k]].raw == &shmemi_transport_shm)
-            return true;
-    return false;
+    return maps_node;
 }
 
 static int add(char *text, size_t n, size_t *at, const char *fmt, ...) SHMEMI_PRINTF(4, 5);
