@@ -135,14 +135,15 @@ int shmemi_route_settings(const char *call)
         order[norder++] = i;
         at += n;
     }
-    int shm = 0;
+    /* shm goes first, listed or not: notes need a PE's own memory, and its node's where that is what a node is */
+    int shm = 0, at = 0;
     while (rows[shm].raw != &shmemi_transport_shm)
         shm++;
-    for (int k = 0; k < norder; ++k)
-        if (order[k] == shm)
-            return SHMEMX_SUCCESS;
-    maps_node = false;
-    memmove(order + 1, order, sizeof order[0] * (size_t)norder++);
+    while (at < norder && order[at] != shm)
+        at++;
+    maps_node = at < norder;
+    norder += !maps_node;
+    memmove(order + 1, order, sizeof order[0] * (size_t)at);
     order[0] = shm;
     return SHMEMX_SUCCESS;
 }
