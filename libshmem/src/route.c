@@ -99,6 +99,7 @@ static bool is_open(const struct shmemi_transport *t)
 /* ---- which transports, in which order: SHMEM_TRANSPORTS ------------------------------------------------------------- */
 
 static int order[ROWS], norder;
+static bool maps_node; /* shm is among them: else it serves a PE's own memory alone, each PE being a node */
 
 static int unknown_name(const char *call, const char *name, size_t n)
 {
@@ -114,6 +115,7 @@ int shmemi_route_settings(const char *call)
 {
     const char *text = shmemi_env.TRANSPORTS;
     norder = 0;
+    maps_node = true;
     if (strcmp(text, "auto") == 0) {
         while (norder < ROWS)
             order[norder] = norder, norder++;
@@ -133,16 +135,33 @@ int shmemi_route_settings(const char *call)
         order[norder++] = i;
         at += n;
     }
-    return norder ? SHMEMX_SUCCESS
-                  : shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "SHMEM_TRANSPORTS is empty; auto means all");
+    /* shm goes first, listed or not: notes need a PE's own memory, and its node's where that is what a node is */
+    int shm = 0, at = 0;
+    while (rows[shm].raw != &shmemi_transport_shm)
+        shm++;
+    while (at < norder && order[at] != shm)
+        at++;
+    maps_node = at < norder;
+    norder += !maps_node;
+    memmove(order + 1, order, sizeof order[0] * (size_t)at);
+    order[0] = shm;
+    return SHMEMX_SUCCESS;
 }
 
 bool shmemi_route_maps_node(void)
 {
-    for (int k = 0; k < norder; ++k)
-        if (rows[order[k]].raw == &shmemi_transport_shm)
-            return true;
-    return false;
+    return maps_node;
+}
+
+static int add(char *text, size_t n, size_t *at, const char *fmt, ...) SHMEMI_PRINTF(4, 5);
+static int add(char *text, size_t n, size_t *at, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    int more = *at < n ? vsnprintf(text + *at, n - *at, fmt, ap) : 0;
+    va_end(ap);
+    *at += more > 0 ? (size_t)more : 0;
+    return more;
 }
 
 /* ---- routes --------------------------------------------------------------------------------------------------------- */
@@ -174,7 +193,7 @@ static int connect_rest(struct shmemi_transport *t, int segment, const struct sh
 static int find_routes(const char *call, int segment, const struct shmemi_transport **route)
 {
     int without = shmemi_world.job.npes;
-    char absent[512] = "";
+    char absent[512] = ""; /* networks, and what they lack */
     size_t at = 0;
     for (int k = 0; k < norder; ++k) {
         struct shmemi_transport *t = &full[order[k]];
@@ -187,8 +206,8 @@ static int find_routes(const char *call, int segment, const struct shmemi_transp
         int rc = SHMEMX_SUCCESS, there = without > 0 && t->probe(why, sizeof why);
         if (!there && without > 0) {
             shmemi_debug("transport %s: %s", t->name, why);
-            if (at < sizeof absent)
-                at += (size_t)snprintf(absent + at, sizeof absent - at, "; %s: %s", t->name, why);
+            if (rows[order[k]].raw->address)
+                add(absent, sizeof absent, &at, "; %s: %s", t->name, why);
         }
         if (rows[order[k]].raw->address)
             rc = shmemi_network_connect(call, t, there, segment, route, &without);
@@ -294,17 +313,6 @@ void shmemi_route_close(void)
     free(w->route);
     free(w->gpu_route);
     w->route = w->gpu_route = NULL;
-}
-
-static int add(char *text, size_t n, size_t *at, const char *fmt, ...) SHMEMI_PRINTF(4, 5);
-static int add(char *text, size_t n, size_t *at, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    int more = *at < n ? vsnprintf(text + *at, n - *at, fmt, ap) : 0;
-    va_end(ap);
-    *at += more > 0 ? (size_t)more : 0;
-    return more;
 }
 
 void shmemi_route_report(char *text, size_t n)
