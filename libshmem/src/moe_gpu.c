@@ -200,7 +200,7 @@ int shmemx_moe_gpu_destroy(shmemx_moe_gpu_t *moe)
     if (!shmemi_moe_dismiss(&objects, "shmemx_moe_gpu_destroy", (struct shmemi_moe_object *)moe, &rc))
         return rc;
     if (shmemi_world.npes == 0 || moe->base.job != shmemi_world.jobs)
-        moe->host = NULL; /* the GPU's memory went with the job */
+        moe->host = NULL; /* went with the job, as the GPU's memory */
     release(moe);
     return rc;
 }
