@@ -105,8 +105,8 @@ test-c: $(VENV)/tools.stamp
 
 # Data races and bad accesses do not need many processes to show; 8 would only cost time.
 sanitize: $(VENV)/tools.stamp
-	$(call c_tests,asan,-DSHMEM_SANITIZE=address$(comma)undefined,-L 'npes[124]$$|fake')
-	$(call c_tests,tsan,-DSHMEM_SANITIZE=thread,-L 'npes[124]$$')
+	$(call c_tests,asan,-DSHMEM_SANITIZE=address$(comma)undefined,-L 'npes[124]$$|nodes4$$|fake')
+	$(call c_tests,tsan,-DSHMEM_SANITIZE=thread,-L 'npes[124]$$|nodes4$$')
 comma := ,
 
 # ---- Python --------------------------------------------------------------------------------------------
@@ -117,6 +117,12 @@ test-python: $(VENV)/dev.stamp
 	    if [ $$n = 1 ]; then $(TEST_ENV) $(BIN)/python -m pytest tests/python tests/gpu -q; \
 	    else $(TEST_ENV) timeout -k 10 900 $(MPIRUN) -n $$n $(BIN)/python -m pytest tests/python tests/gpu -q; fi; \
 	done
+	@echo "---- pytest, 4 PEs on the two nodes that SHMEM_NODE_ID makes: what crosses between them"
+	@SHMEM_NODE_ID=/2 SHMEM_TRANSPORTS=shm,cuda,wire $(TEST_ENV) timeout -k 10 300 $(MPIRUN) -n 4 \
+	    $(BIN)/python -m pytest $(patsubst %,tests/python/test_%.py,$(NODE_TESTS)) -q
+
+# Those that communicate between PEs.
+NODE_TESTS := amo buffer coll ctx heap lock moe quant rma signal sync team
 
 test-mpich: .venv-mpich/test.stamp
 	@echo "---- pytest, MPICH's launcher and plain C programs"

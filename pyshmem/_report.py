@@ -116,7 +116,7 @@ def _mpi(launchers: list[dict[str, str]]) -> dict[str, Any]:
 
 
 _LINES = ("libshmem", "job", "node", "heap", "int8")  # "key: value"
-_SECTIONS = ("bootstraps", "transports", "variables")  # "key:" and lines of their own
+_SECTIONS = ("bootstraps", "transports", "routes", "variables")  # "key:" and lines of their own
 
 
 def _parse(text: str) -> dict[str, Any]:
@@ -172,6 +172,7 @@ def gather(library_text: str, error: str | None) -> dict[str, Any]:
         "job": {"started": error is None, "error": error, "text": own.get("job"), "node": own.get("node")},
         "bootstraps": own.get("bootstraps") or [],
         "transports": own.get("transports") or [],
+        "routes": own.get("routes") or [],
         "heap": own.get("heap"),
         "int8": own.get("int8"),
         "variables": _variables(own.get("variables") or []),

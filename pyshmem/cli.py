@@ -1,4 +1,5 @@
-"""The command `pyshmem`: info (what was found and chosen), config (flags for C programs), bench (speed)."""
+"""The command `pyshmem`: info (what was found and chosen), doctor (what is wrong with the network), config
+(flags for C programs), bench (speed)."""
 
 from __future__ import annotations
 
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ._report import gather, paths
@@ -102,7 +104,8 @@ def _show_info(found: dict[str, Any]) -> None:
     ]
     _section(console, "job", [(name, value) for name, value in rows if value])
     _section(console, "bootstraps, in the order they are tried", [_colon(x) for x in found["bootstraps"]])
-    _section(console, "transports", [_colon(line) for line in found["transports"]])
+    _section(console, "transports, in the order of choice", [_colon(x) for x in found["transports"]])
+    _section(console, "routes", [_colon(line) for line in found["routes"]])
     rows = [("mpirun", f"{m['flavour']} {m['version']}  {m['path']}") for m in mpi["mpirun"]]
     if not rows:
         rows = [
@@ -123,6 +126,68 @@ def _show_info(found: dict[str, Any]) -> None:
         value = f"{v['value'] or 'empty'}{' (set)' if v['set'] else ''}"
         rows.append((v["name"], f"{value}  {v['text']}; default {v['default'] or 'empty'}"))
     _section(console, "environment variables", rows)
+
+
+# ---- doctor ------------------------------------------------------------------------------------------------
+
+_MARKS = {"ok": "[green]ok  [/]", "none": "[dim]-   [/]", "warn": "[yellow]warn[/]", "bad": "[red]bad [/]"}
+
+
+@main.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
+def doctor(as_json: bool) -> None:
+    """Checks each link between PEs: devices, ports, GIDs, MTU, limits, libraries; then pings every peer.
+
+    Under mpirun PE 0 shows what each host found. Ends with status 1 if something is broken, or no job can
+    be started.
+    """
+    text, error, prints = _started()
+    if error is not None:
+        raise click.ClickException(f"no job can be started here: {error}")
+    import pyshmem
+
+    from . import doctor as look
+
+    every = look.gather(look.examine(gather(text, None)))
+    seconds = look.ping()
+    state = look.worst(check["state"] for report in every for check in report["checks"])
+    if prints:
+        hosts = {report["host"]: report for report in reversed(every)}
+        if as_json:
+            click.echo(json.dumps({"state": state, "hosts": hosts, "ping_seconds": seconds}, indent=2))
+        else:
+            _show_doctor(hosts, every[0]["routes"], seconds)
+    pyshmem.finalize()
+    if state == "bad":
+        sys.exit(1)
+
+
+def _show_doctor(hosts: dict[str, Any], routes: list[str], seconds: list[list[float]]) -> None:
+    console = Console()
+    for host, report in sorted(hosts.items()):
+        console.print(
+            f"[bold]{escape(host)}[/]: {escape(report['node'] or '?')}", highlight=False, soft_wrap=True
+        )
+        width = max(len(check["name"]) for check in report["checks"])
+        for check in report["checks"]:
+            line = f"{_MARKS[check['state']]}  {check['name']:<{width}}  {escape(check['found'])}"
+            console.print("  " + line, highlight=False, soft_wrap=True)
+            if check["advice"]:
+                console.print(
+                    f"        {'':<{width}}  -> {escape(check['advice'])}", highlight=False, soft_wrap=True
+                )
+    _section(console, "routes of PE 0", [_colon(line) for line in routes])
+    shown = range(min(len(seconds), 16))
+    header = "".join(f"{f'to {peer}':>9}" for peer in shown)
+    rows = [("", header)] + [
+        (f"PE {pe}", "".join(f"{seconds[pe][k] * 1e6:9.2f}" for k in shown)) for pe in shown
+    ]
+    _section(console, "8-byte put and quiet from Python, microseconds, median", rows)
+    if len(seconds) > len(shown):
+        slow = max((t, pe, peer) for pe, row in enumerate(seconds) for peer, t in enumerate(row))
+        console.print(
+            f"  slowest of all {len(seconds)} PEs: PE {slow[1]} to {slow[2]}, {slow[0] * 1e6:.2f} us"
+        )
 
 
 # ---- config ------------------------------------------------------------------------------------------------

@@ -20,13 +20,14 @@ static bool overlap(const char *a, size_t a_bytes, const char *b, size_t b_bytes
     return a < b + b_bytes && b < a + a_bytes;
 }
 
-/* The heaps of this node's PEs are known to all transports. */
+/* The heaps that are mapped here are known to all transports. */
 static int outside_heaps(const char *call, const char *start, size_t bytes)
 {
     static const char *const names[] = {[SHMEMI_SEGMENT_HOST] = "host", [SHMEMI_SEGMENT_DEVICE] = "GPU"};
     for (int k = 0; k < SHMEMI_SEGMENT_COUNT; ++k) {
         const struct shmemi_segment *s = &shmemi_world.segments[k];
-        for (int i = 0; s->base && i < shmemi_node.local_npes; ++i) {
+        int copies = k == SHMEMI_SEGMENT_HOST ? shmemi_node.local_npes : shmemi_world.npes;
+        for (int i = 0; s->base && i < copies; ++i) {
             const char *copy = shmemi_copy_at(s, i);
             if (overlap(start, bytes, copy, s->stride))
                 return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,

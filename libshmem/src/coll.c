@@ -101,6 +101,43 @@ int shmemx_sync(shmem_team_t team)
     return sync_team("shmem_sync", team);
 }
 
+/* ---- over several nodes ------------------------------------------------------------------------------------------------ */
+
+/* To a member's copy of a place: stored, or on its way until quiet. `source` stays as it is until then. */
+static int deliver(const struct shmemi_coll *c, int member, struct shmemi_place p, const void *source,
+                   size_t n)
+{
+    const struct shmemi_team *t = c->t;
+    int pe = t->pes[member];
+    if (SHMEMI_UNLIKELY(t->node[member] != t->home))
+        return shmemi_world.route[pe]->put(pe, p.segment, p.offset, source, n, true);
+    memcpy(shmemi_map(pe, p), source, n);
+    return SHMEMX_SUCCESS;
+}
+
+/* Everything delivered is there, and all members have come so far. */
+static int settle(const struct shmemi_coll *c, uint64_t tag)
+{
+    int rc = c->t->nnodes > 1 ? shmemx_quiet(SHMEM_CTX_DEFAULT) : SHMEMX_SUCCESS;
+    return rc ? rc : shmemi_meet(c->call, c->t, tag);
+}
+
+/* On every node but the root's its stand-in fetches the root's source, then the others there copy from that one. */
+static int carry(const struct shmemi_coll *c, int root, size_t nbytes)
+{
+    const struct shmemi_team *t = c->t;
+    bool far = t->node[root] != t->home;
+    int pe = t->pes[root], from = far ? shmemi_stand_in(t, root) : root, rc = SHMEMX_SUCCESS;
+    struct shmemi_place d = c->dest, s = c->source;
+    char *dest = shmemi_map(shmemi_world.me, d);
+    if (from == t->me && far)
+        rc = shmemi_world.route[pe]->get(pe, s.segment, s.offset, dest, nbytes, false);
+    rc = rc ? rc : shmemi_meet(c->call, c->t, t->tag);
+    if (rc == 0 && far && from != t->me)
+        memcpy(dest, shmemi_map(t->pes[from], d), nbytes);
+    return rc;
+}
+
 /* ---- broadcast -------------------------------------------------------------------------------------------------------- */
 
 int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t nbytes, int root)
@@ -127,7 +164,8 @@ int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t n
             return rc;
         if (is_root)
             memcpy(shmemi_my_note(t), source, nbytes);
-        shmemi_post(t);
+        if ((rc = shmemi_post(t, is_root ? nbytes : 0)) != 0)
+            return rc;
         if (!is_root && (rc = shmemi_await(call, t, root)) == 0)
             memcpy(dest, shmemi_note_of(t, root, t->epoch)->data, nbytes);
         else if (is_root && dest != source && nbytes)
@@ -136,24 +174,46 @@ int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t n
     }
     if ((rc = shmemi_meet(call, t, tag)) != 0)
         return rc;
-    if (!is_root)
-        memcpy(dest, shmemi_map(t->pes[root], c.source), nbytes);
-    else if (dest != source)
+    if (is_root && dest != source)
         memcpy(dest, source, nbytes);
-    /* the root's source stays until all have read it */
+    if (t->nnodes > 1 && (rc = carry(&c, root, nbytes)) != 0)
+        return rc;
+    if (!is_root && t->node[root] == t->home)
+        memcpy(dest, shmemi_map(t->pes[root], c.source), nbytes);
+    /* the root's source, and a stand-in's dest, stay until all have read them */
     return shmemi_meet(call, t, tag);
 }
 
 /* ---- fcollect and collect ------------------------------------------------------------------------------------------- */
 
-/* Puts this PE's block at `at` in every member's dest. The other members first, from the next one on, so that not
- * everybody writes to the same one at once. */
-static void spread(const struct shmemi_coll *c, size_t at, const void *source, size_t nbytes)
+/* Puts this PE's block at `at` in every member's dest; on another node in its stand-in's alone. This node's members first,
+ * from the next one on, so that not everybody writes to the same one at once. */
+static int spread(const struct shmemi_coll *c, size_t at, const void *source, size_t nbytes)
 {
+    const struct shmemi_team *t = c->t;
+    const struct shmemi_team_node *home = &t->nodes[t->home];
+    struct shmemi_place p = c->dest;
+    int rc = SHMEMX_SUCCESS, mine = t->rank[t->me];
+    p.offset += at;
+    for (int k = 1; k <= home->n; ++k)
+        memcpy(shmemi_map(t->pes[home->members[(mine + k) % home->n]], p), source, nbytes);
+    for (int k = 1; k < t->nnodes && rc == 0; ++k) {
+        const struct shmemi_team_node *node = &t->nodes[(t->home + k) % t->nnodes];
+        rc = deliver(c, node->members[mine % node->n], p, source, nbytes);
+    }
+    return rc;
+}
+
+/* After the members have spread their blocks and settled: takes the block of a member on another node, `at` bytes into dest,
+ * from its stand-in here. */
+static void pick_up(const struct shmemi_coll *c, int member, size_t at, size_t nbytes)
+{
+    const struct shmemi_team *t = c->t;
     struct shmemi_place p = c->dest;
     p.offset += at;
-    for (int k = 1; k <= c->t->n; ++k)
-        memcpy(shmemi_map(c->t->pes[(c->t->me + k) % c->t->n], p), source, nbytes);
+    int from = t->node[member] == t->home ? t->me : shmemi_stand_in(t, member);
+    if (from != t->me)
+        memcpy(shmemi_map(shmemi_world.me, p), shmemi_map(t->pes[from], p), nbytes);
 }
 
 int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nbytes)
@@ -181,8 +241,20 @@ int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nb
     }
     if ((rc = shmemi_meet(call, t, tag)) != 0)
         return rc;
-    spread(&c, (size_t)t->me * nbytes, source, nbytes);
-    return shmemi_meet(call, t, tag);
+    if ((rc = spread(&c, (size_t)t->me * nbytes, source, nbytes)) != 0 || (rc = settle(&c, tag)) != 0 ||
+        t->nnodes == 1)
+        return rc;
+    for (int j = 0; j < t->n; ++j)
+        pick_up(&c, j, (size_t)j * nbytes, nbytes);
+    return shmemi_meet(call, t, tag); /* a stand-in's dest stays until all have read it */
+}
+
+/* Bytes that a member brings to the collect of that epoch. */
+static uint64_t brought(const struct shmemi_team *t, int member, uint64_t epoch)
+{
+    uint64_t n;
+    memcpy(&n, shmemi_note_of(t, member, epoch)->data, sizeof n);
+    return n;
 }
 
 int shmemx_collect(shmem_team_t team, void *dest, size_t dest_nbytes, const void *source, size_t nbytes)
@@ -207,13 +279,13 @@ int shmemx_collect(shmem_team_t team, void *dest, size_t dest_nbytes, const void
     memcpy(shmemi_my_note(t), &mine, sizeof mine);
     if (nbytes && nbytes <= ROOM)
         memcpy(shmemi_my_note(t) + sizeof mine, source, nbytes);
-    shmemi_post(t);
-    if ((rc = shmemi_await_all(call, t)) != 0)
+    if ((rc = shmemi_post(t, sizeof mine + (nbytes <= ROOM ? nbytes : 0))) != 0 ||
+        (rc = shmemi_await_all(call, t)) != 0)
         return rc;
+    uint64_t shown = t->epoch;
     size_t all = 0, at = 0, largest = 0;
     for (int j = 0; j < t->n; ++j) {
-        uint64_t n;
-        memcpy(&n, shmemi_note_of(t, j, t->epoch)->data, sizeof n);
+        uint64_t n = brought(t, j, shown);
         at = j == t->me ? all : at;
         all = n > SIZE_MAX - all ? SIZE_MAX : all + n;
         largest = n > largest ? n : largest;
@@ -228,19 +300,27 @@ int shmemx_collect(shmem_team_t team, void *dest, size_t dest_nbytes, const void
         refused = refuse_overlap(&c, dest, all, source, nbytes);
     char *to = dest;
     for (int j = 0; j < t->n && !refused; ++j) {
-        uint64_t n;
-        const unsigned char *note = shmemi_note_of(t, j, t->epoch)->data;
-        memcpy(&n, note, sizeof n);
+        uint64_t n = brought(t, j, shown);
         if (n && n <= ROOM)
-            memcpy(to, note + sizeof n, n);
+            memcpy(to, shmemi_note_of(t, j, shown)->data + sizeof n, n);
         to += n;
     }
     if (largest <= ROOM)
         return refused;
     if (nbytes > ROOM && !refused)
-        spread(&c, at, source, nbytes);
+        refused = spread(&c, at, source, nbytes);
     /* a block that this PE could not deliver is missing everywhere: the others must not take the call for a success */
-    rc = shmemi_meet(call, t, refused && nbytes > ROOM ? SHMEMI_TAG_REFUSED : tag);
+    rc = settle(&c, refused && nbytes > ROOM ? SHMEMI_TAG_REFUSED : tag);
+    if (rc || t->nnodes == 1)
+        return refused ? refused : rc;
+    at = 0;
+    for (int j = 0; j < t->n && !refused; ++j) {
+        size_t n = brought(t, j, shown); /* notes of this epoch stay until all members are two epochs on */
+        if (n > ROOM)
+            pick_up(&c, j, at, n);
+        at += n;
+    }
+    rc = shmemi_meet(call, t, tag); /* a stand-in's dest stays until all have read it */
     return refused ? refused : rc;
 }
 
@@ -274,11 +354,11 @@ int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nb
         return rc;
     struct shmemi_place p = c.dest;
     p.offset += (size_t)t->me * nbytes;
-    for (int k = 1; k <= t->n; ++k) {
+    for (int k = 1; k <= t->n && rc == 0; ++k) {
         int j = (t->me + k) % t->n;
-        memcpy(shmemi_map(t->pes[j], p), (const char *)source + (size_t)j * nbytes, nbytes);
+        rc = deliver(&c, j, p, (const char *)source + (size_t)j * nbytes, nbytes);
     }
-    return shmemi_meet(call, t, tag);
+    return rc ? rc : settle(&c, tag);
 }
 
 int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
@@ -314,7 +394,7 @@ int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_
         if (rc)
             return rc;
     }
-    return shmemi_meet(call, t, tag);
+    return settle(&c, tag);
 }
 
 /* ---- the standard's names ------------------------------------------------------------------------------------------- */

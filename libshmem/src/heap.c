@@ -21,6 +21,9 @@ static const size_t SEGMENT_ALIGN = 2u << 20;
 static const size_t RETURN_BYTES = 4u << 20;
 /* As cudaMalloc: a sector of the memory system and every vector type. */
 enum { GPU_ALIGN = 256 };
+/* Networks get to know the heap in steps of this: registering pins the memory, and is a meeting of all PEs. */
+static const size_t COVER_BYTES = 64u << 20;
+static uint64_t covered; /* of the segment, from its start */
 
 int shmemi_heap_bytes(const char *call, size_t *bytes)
 {
@@ -28,7 +31,7 @@ int shmemi_heap_bytes(const char *call, size_t *bytes)
     if (n < 4096 || n > (size_t)1 << 46)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
                            "SHMEM_SYMMETRIC_SIZE is %zu bytes, 4096 to 64T are possible", n);
-    *bytes = (SHMEMI_INTERNAL_BYTES + n + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1);
+    *bytes = (n + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1);
     return SHMEMX_SUCCESS;
 }
 
@@ -73,10 +76,22 @@ int shmemi_heap_open(const char *call, int fd, size_t bytes)
         .stride = bytes,
         .fd = fd,
     };
-    w->internal_bytes = SHMEMI_INTERNAL_BYTES;
+    covered = 0;
     if (!shmemi_alloc_open(&heap, bytes - w->internal_bytes))
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory");
     return SHMEMX_SUCCESS;
+}
+
+int shmemi_heap_cover(const char *call, uint64_t end)
+{
+    const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
+    if (SHMEMI_LIKELY(end <= covered) || !shmemi_route_has_networks())
+        return SHMEMX_SUCCESS;
+    end = (end + COVER_BYTES - 1) / COVER_BYTES * COVER_BYTES;
+    end = end < s->bytes ? end : s->bytes;
+    int rc = shmemi_route_expose(call, SHMEMI_SEGMENT_HOST, covered, end - covered);
+    covered = rc ? covered : end;
+    return rc;
 }
 
 static int keep_mapping;
@@ -163,6 +178,20 @@ static int full(const char *call, size_t bytes)
                        bytes, heap.used, heap.size, shmemi_alloc_largest(&heap), shmemi_env.SYMMETRIC_SIZE);
 }
 
+/* A block that networks know. */
+static int take(const char *call, size_t size, size_t align, void **ptr)
+{
+    size_t offset = shmemi_alloc_take(&heap, size, align);
+    if (offset == SHMEMI_ALLOC_NONE)
+        return full(call, size);
+    int rc = shmemi_heap_cover(call, shmemi_world.internal_bytes + offset + size);
+    if (rc)
+        shmemi_alloc_give(&heap, shmemi_alloc_find(&heap, offset));
+    else
+        *ptr = heap_start() + offset;
+    return rc;
+}
+
 static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, bool zeroed, int kind)
 {
     *ptr = NULL;
@@ -185,10 +214,8 @@ static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, 
         return rc;
     if (kind == SHMEMX_MEM_DEVICE)
         return shmemi_heap_gpu_take(call, size, align, zeroed, ptr);
-    size_t offset = shmemi_alloc_take(&heap, size, align);
-    if (offset == SHMEMI_ALLOC_NONE)
-        return full(call, size);
-    *ptr = heap_start() + offset;
+    if ((rc = take(call, size, align, ptr)) != 0)
+        return rc;
     if (!zeroed)
         return SHMEMX_SUCCESS;
     memset(*ptr, 0, size);
@@ -214,7 +241,8 @@ static struct shmemi_block *block_of(const char *call, const void *ptr, int *rc)
 static void release(struct shmemi_block *b)
 {
     const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
-    if (b->bytes >= RETURN_BYTES) {
+    /* what a network has registered stays the pages that it has */
+    if (b->bytes >= RETURN_BYTES && !shmemi_route_has_networks()) {
         size_t page = (size_t)sysconf(_SC_PAGESIZE), at = (size_t)(heap_start() - s->node_base) + b->offset;
         size_t from = (at + page - 1) & ~(page - 1), to = (at + b->bytes) & ~(page - 1);
         (void)fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from));
@@ -255,12 +283,10 @@ static int heap_realloc(const char *call, void **ptr, size_t size)
         return rc;
     if (shmemi_alloc_resize(&heap, b, size)) {
         *ptr = old;
-        return SHMEMX_SUCCESS;
+        return shmemi_heap_cover(call, shmemi_world.internal_bytes + b->offset + size);
     }
-    size_t offset = shmemi_alloc_take(&heap, size, SHMEMI_CACHE_LINE);
-    if (offset == SHMEMI_ALLOC_NONE)
-        return full(call, size);
-    *ptr = heap_start() + offset;
+    if ((rc = take(call, size, SHMEMI_CACHE_LINE, ptr)) != 0)
+        return rc;
     memcpy(*ptr, old, b->bytes < size ? b->bytes : size);
     rc = shmemx_sync(SHMEM_TEAM_WORLD); /* a put into the new block must find its old contents copied */
     release(b);

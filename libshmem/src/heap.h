@@ -1,13 +1,15 @@
-/* The symmetric heap: one segment a PE, [the library's notes | what shmem_malloc hands out]. */
+/* The symmetric heap: one segment a PE, [the library's notes and mirrors | what shmem_malloc hands out]. */
 #ifndef SHMEMI_HEAP_H
 #define SHMEMI_HEAP_H
 
 #include "world.h"
 
-/* Bytes of one PE's segment, from SHMEM_SYMMETRIC_SIZE, rounded to huge pages. */
+/* Bytes that one PE hands out, from SHMEM_SYMMETRIC_SIZE, rounded to huge pages. */
 int shmemi_heap_bytes(const char *call, size_t *bytes);
-/* Maps all PEs' segments from `fd`, which it owns from here on. */
+/* Maps the node's segments of `bytes` each from `fd`, which it owns from here on. */
 int shmemi_heap_open(const char *call, int fd, size_t bytes);
+/* Makes the segment up to `end` fit for networks; all PEs in step. */
+int shmemi_heap_cover(const char *call, uint64_t end);
 void shmemi_heap_close(void);
 
 /* heap_gpu.c: the GPU heap. Is SHMEM_DEVICE_SHARING one of its words? */

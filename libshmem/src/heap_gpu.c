@@ -138,9 +138,15 @@ int shmemi_heap_gpu_open(const char *call)
 {
     if (gpu.open)
         return SHMEMX_SUCCESS;
+    if (shmemi_node.host_npes != shmemi_world.npes)
+        return shmemi_fail(
+            SHMEMX_ERR_UNSUPPORTED, call,
+            "GPU memory of a job over several hosts: %d of its %d PEs are on this one, and no transport "
+            "between hosts reaches GPU memory",
+            shmemi_node.host_npes, shmemi_world.npes);
     *segment() = (struct shmemi_segment){.fd = -1};
     gpu.internal = shmemi_gpu_internal_bytes(shmemi_world.npes);
-    int rc = shmemi_all_well(call, shmemi_gpu_open(call, shmemi_node.local_me));
+    int rc = shmemi_all_well(call, shmemi_gpu_open(call, shmemi_world.me));
     if (rc == 0)
         rc = choose(call);
     if (rc == 0)
@@ -249,7 +255,7 @@ static bool mapped(const char *a)
     const struct shmemi_segment *s = segment();
     if (!s->bases)
         return a >= s->node_base && a < s->node_base + s->stride * (size_t)shmemi_world.npes;
-    for (int i = 0; i < shmemi_node.local_npes; ++i)
+    for (int i = 0; i < shmemi_world.npes; ++i)
         if (s->bases[i] && (uint64_t)(a - s->bases[i]) < s->stride)
             return true;
     return false;

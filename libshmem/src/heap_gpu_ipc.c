@@ -21,11 +21,11 @@ static int ipc_open(const char *call)
     size_t grain = shmemi_gpu_granularity();
     size_t bytes = shmemi_env.DEVICE_SYMMETRIC_SIZE ? shmemi_env.DEVICE_SYMMETRIC_SIZE : DEFAULT_BYTES;
     s->stride = (bytes + grain - 1) / grain * grain;
-    s->bases = calloc((size_t)shmemi_node.local_npes, sizeof *s->bases);
+    s->bases = calloc((size_t)shmemi_world.npes, sizeof *s->bases);
     if (!s->bases)
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", shmemi_node.local_npes);
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", shmemi_world.npes);
     int rc = shmemi_gpu_shared_alloc(call, s->stride, &s->base, &ipc.handle);
-    s->bases[shmemi_node.local_me] = s->base;
+    s->bases[shmemi_world.me] = s->base;
     return rc;
 }
 
@@ -44,7 +44,7 @@ static int open_peers(const char *call, const struct shmemi_team *world)
         if (theirs.stride != s->stride)
             rc = shmemi_other_room(call, j, theirs.stride, shmemi_gpu_granularity());
         else if (j != world->me)
-            rc = shmemi_gpu_shared_open(call, &theirs.handle, j, &s->bases[shmemi_node.local_of[j]]);
+            rc = shmemi_gpu_shared_open(call, &theirs.handle, j, &s->bases[j]);
         if (rc)
             return rc;
     }
@@ -81,7 +81,7 @@ static void ipc_trim(struct shmemi_alloc *a)
 static void ipc_leave(void)
 {
     struct shmemi_segment *s = shmemi_gpu_segment();
-    for (int i = 0; s->bases && i < shmemi_node.local_npes; ++i)
+    for (int i = 0; s->bases && i < shmemi_world.job.npes; ++i)
         if (s->bases[i] != s->base) {
             shmemi_gpu_shared_close(s->bases[i]);
             s->bases[i] = NULL;

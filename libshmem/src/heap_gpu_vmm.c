@@ -40,7 +40,7 @@ static int vmm_open(const char *call)
     int rc = shmemi_gpu_reserve(call, s->stride * (size_t)w->npes, &s->node_base);
     if (rc)
         return rc;
-    s->base = s->node_base + (size_t)shmemi_node.local_me * s->stride;
+    s->base = s->node_base + (size_t)w->me * s->stride;
     vmm.sockets = calloc((size_t)w->npes, sizeof *vmm.sockets);
     if (!vmm.sockets)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", w->npes);
@@ -96,7 +96,7 @@ static int exchange(const char *call, int mine, struct chunk *c)
 
 static char *place_of(int pe, size_t offset)
 {
-    return shmemi_copy_at(shmemi_gpu_segment(), shmemi_node.local_of[pe]) + offset;
+    return shmemi_copy_at(shmemi_gpu_segment(), pe) + offset;
 }
 
 /* Maps what it can; *mapped says how many copies. */

@@ -60,7 +60,8 @@ static int find_nodes(const char *call, struct shmemx_moe_gpu *m)
     bool here[SHMEMI_MOEN_MAX_RANKS];
     int near = 0;
     for (int r = 0; r < m->ranks; ++r) {
-        here[r] = shmemi_node.local_of[shmem_team_translate_pe(c->team, r, SHMEM_TEAM_WORLD)] >= 0;
+        int pe = shmem_team_translate_pe(c->team, r, SHMEM_TEAM_WORLD);
+        here[r] = shmemi_node.node_of[pe] == shmemi_node.my_node;
         near += here[r];
     }
     int each = c->pes_per_node ? c->pes_per_node : near;

@@ -4,7 +4,13 @@
  * slice: it reads that slice of every source, reduces it in a block that stays in the first-level cache and stores the
  * result into every dest; the slices are read and written by their owners only, which is why dest may be source.
  * Operands are taken in the order of the members' numbers, so every member has the same bits.
+ *
+ * Over several nodes: slices within each node first, into the owner's dest alone; then the owners of the same slice on all
+ * nodes reduce a part of it each and hand the parts around; then every member copies the slices of its node's owners. A
+ * byte crosses between two nodes twice for all their members together (once each way: Rabenseifner's reduce-scatter and
+ * allgather, over the nodes). 16-bit floats are rounded after each of the two steps.
  */
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/gpu.h"
@@ -14,6 +20,8 @@
 /* 8 KiB twice (sum and operand; twice that for 16-bit floats) fit the first-level cache beside the streams. */
 enum { BLOCK_BYTES = 8192 };
 _Static_assert((int)BLOCK_BYTES >= (int)SHMEMI_NOTE_ROOM, "a note is one block");
+/* Fetched from each other node at a time: long enough that the way there and back is small beside it. */
+enum { FETCH_BYTES = 32 * BLOCK_BYTES };
 
 /* acc[i] = acc[i] OP in[i]; both aligned for the type, not overlapping. */
 typedef void reduce_fn(void *acc, const void *in, size_t n);
@@ -162,25 +170,106 @@ static void slice(size_t bytes, int i, int n, size_t *from, size_t *to)
     *to = *to < bytes ? *to : bytes;
 }
 
+/* Reduces bytes [from, to) of the sources of this node's members into the dests of members first .. first + n - 1 there. */
+static void reduce_node(const struct shmemi_coll *c, int type, reduce_fn *fn, size_t from, size_t to,
+                        int first, int n)
+{
+    const struct shmemi_team *t = c->t;
+    const struct shmemi_team_node *home = &t->nodes[t->home];
+    struct accumulator a;
+    accumulator_init(&a, type, fn);
+    size_t size = types[type].size, block = BLOCK_BYTES / size * size;
+    for (size_t at = from; at < to; at += block) {
+        size_t elements = (to - at < block ? to - at : block) / size;
+        struct shmemi_place s = c->source, d = c->dest;
+        s.offset += at;
+        d.offset += at;
+        for (int j = 0; j < home->n; ++j)
+            take(&a, j == 0, shmemi_map(t->pes[home->members[j]], s), elements);
+        for (int j = first; j < first + n; ++j)
+            give(&a, shmemi_map(t->pes[home->members[j]], d), elements);
+    }
+}
+
 static int in_slices(const struct shmemi_coll *c, uint64_t tag, int type, reduce_fn *fn, size_t bytes)
 {
     struct shmemi_team *t = c->t;
     int rc = shmemi_meet(c->call, t, tag);
     if (rc)
         return rc;
+    size_t from, to;
+    slice(bytes, t->me, t->n, &from, &to);
+    reduce_node(c, type, fn, from, to, 0, t->n);
+    return shmemi_meet(c->call, t, tag);
+}
+
+/* The part [from, to) of a slice that this PE reduces over the nodes: from its own dest, and those of the members with the
+ * same number on the other nodes; the result goes to all of them. */
+static int reduce_nodes(const struct shmemi_coll *c, int type, reduce_fn *fn, size_t from, size_t to)
+{
+    const struct shmemi_team *t = c->t;
     struct accumulator a;
     accumulator_init(&a, type, fn);
-    size_t from, to, size = types[type].size, block = BLOCK_BYTES / size * size;
-    slice(bytes, t->me, t->n, &from, &to);
-    for (size_t at = from; at < to; at += block) {
-        size_t n = to - at < block ? to - at : block;
-        struct shmemi_place s = c->source, d = c->dest;
-        s.offset += at;
+    size_t size = types[type].size, room = (size_t)t->nnodes * FETCH_BYTES;
+    char *fetched = malloc(room);
+    int rc = fetched ? 0 : shmemi_fail(SHMEMX_ERR_SYSTEM, c->call, "out of memory for %zu bytes", room);
+    for (size_t at = from; at < to && rc == 0; at += FETCH_BYTES) {
+        size_t n = to - at < FETCH_BYTES ? to - at : FETCH_BYTES;
+        struct shmemi_place d = c->dest;
         d.offset += at;
-        for (int j = 0; j < t->n; ++j)
-            take(&a, j == 0, shmemi_map(t->pes[j], s), n / size);
-        for (int j = 0; j < t->n; ++j)
-            give(&a, shmemi_map(t->pes[j], d), n / size);
+        char *mine = shmemi_map(shmemi_world.me, d);
+        for (int k = 0; k < t->nnodes && rc == 0; ++k) {
+            int pe = t->pes[t->nodes[k].members[t->rank[t->me]]];
+            if (k != t->home)
+                rc = shmemi_world.route[pe]->get(pe, d.segment, d.offset, fetched + (size_t)k * FETCH_BYTES,
+                                                 n, true);
+        }
+        rc = rc ? rc : shmemx_quiet(SHMEM_CTX_DEFAULT);
+        for (size_t b = 0; b < n && rc == 0; b += BLOCK_BYTES) {
+            size_t elements = (n - b < BLOCK_BYTES ? n - b : BLOCK_BYTES) / size;
+            for (int k = 0; k < t->nnodes; ++k)
+                take(&a, k == 0, k == t->home ? mine + b : fetched + (size_t)k * FETCH_BYTES + b, elements);
+            give(&a, mine + b, elements);
+        }
+        for (int k = 0; k < t->nnodes && rc == 0; ++k) {
+            int pe = t->pes[t->nodes[k].members[t->rank[t->me]]];
+            if (k != t->home)
+                rc = shmemi_world.route[pe]->put(pe, d.segment, d.offset, mine, n, true);
+        }
+    }
+    free(fetched);
+    return rc;
+}
+
+static int over_nodes(const struct shmemi_coll *c, uint64_t tag, int type, reduce_fn *fn, size_t bytes)
+{
+    struct shmemi_team *t = c->t;
+    const struct shmemi_team_node *home = &t->nodes[t->home];
+    int owners = home->n, mine = t->rank[t->me], rc; /* a slice has an owner on every node */
+    for (int k = 0; k < t->nnodes; ++k)
+        owners = t->nodes[k].n < owners ? t->nodes[k].n : owners;
+    size_t from, to, part_from, part_to;
+    if ((rc = shmemi_meet(c->call, t, tag)) != 0)
+        return rc;
+    if (mine < owners) {
+        slice(bytes, mine, owners, &from, &to);
+        reduce_node(c, type, fn, from, to, mine, 1);
+    }
+    if ((rc = shmemi_meet(c->call, t, tag)) != 0)
+        return rc;
+    if (mine < owners) {
+        slice(to - from, t->home, t->nnodes, &part_from, &part_to);
+        rc = reduce_nodes(c, type, fn, from + part_from, from + part_to);
+    }
+    rc = rc ? rc : shmemx_quiet(SHMEM_CTX_DEFAULT);
+    if (rc || (rc = shmemi_meet(c->call, t, tag)) != 0)
+        return rc;
+    for (int k = 0; k < owners; ++k) {
+        slice(bytes, k, owners, &from, &to);
+        struct shmemi_place d = c->dest;
+        d.offset += from;
+        if (k != mine && to > from)
+            memcpy(shmemi_map(shmemi_world.me, d), shmemi_map(t->pes[home->members[k]], d), to - from);
     }
     return shmemi_meet(c->call, t, tag);
 }
@@ -236,7 +325,7 @@ static int reduce(const char *call, shmem_team_t team, int op, int type, void *d
     uint64_t tag = shmemi_tag(SHMEMI_REDUCE, (unsigned)(op * 256 + type), bytes);
     if (bytes <= SHMEMI_NOTE_ROOM)
         return in_notes(&c, tag, type, types[type].fn[op], dest, source, nelems);
-    return in_slices(&c, tag, type, types[type].fn[op], bytes);
+    return (c.t->nnodes == 1 ? in_slices : over_nodes)(&c, tag, type, types[type].fn[op], bytes);
 }
 
 int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, const void *source, size_t nelems)

@@ -1,6 +1,8 @@
 /* RMA: put, get, p, g, strided forms, nbi. Each call: check context, PE and address, then the peer's transport. */
+#include <stdlib.h>
 #include <string.h>
 
+#include "base/gpu.h"
 #include "world.h"
 
 /* ---- the core ----------------------------------------------------------------------------------------------------- */
@@ -8,6 +10,45 @@
 static SHMEMI_COLD int null_buffer(const char *call, const char *what)
 {
     return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is NULL", what);
+}
+
+/* GPU memory here, and there a host heap that the driver does not see, since a network leads to it? */
+static inline bool apart(const struct shmemi_transport *t, int pe, struct shmemi_place p)
+{
+    return t != shmemi_world.route[pe] && p.segment == SHMEMI_SEGMENT_HOST &&
+           !t->map(pe, p.segment, p.offset);
+}
+
+/* By way of host memory, a piece at a time. */
+enum { STAGE_BYTES = 1 << 20 };
+
+static SHMEMI_COLD int put_staged(const char *call, struct shmemi_place p, const char *source, size_t n,
+                                  int pe)
+{
+    char *stage = malloc(STAGE_BYTES);
+    int rc = stage ? 0 : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d bytes", STAGE_BYTES);
+    for (size_t at = 0; at < n && rc == 0; at += STAGE_BYTES) {
+        size_t piece = n - at < STAGE_BYTES ? n - at : STAGE_BYTES;
+        rc = shmemi_gpu_copy(call, stage, source + at, piece, shmemi_gpu_stream());
+        rc = rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
+        rc = rc ? rc : shmemi_world.route[pe]->put(pe, p.segment, p.offset + at, stage, piece, false);
+    }
+    free(stage);
+    return rc;
+}
+
+static SHMEMI_COLD int get_staged(const char *call, struct shmemi_place p, char *dest, size_t n, int pe)
+{
+    char *stage = malloc(STAGE_BYTES);
+    int rc = stage ? 0 : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d bytes", STAGE_BYTES);
+    for (size_t at = 0; at < n && rc == 0; at += STAGE_BYTES) {
+        size_t piece = n - at < STAGE_BYTES ? n - at : STAGE_BYTES;
+        rc = shmemi_world.route[pe]->get(pe, p.segment, p.offset + at, stage, piece, false);
+        rc = rc ? rc : shmemi_gpu_copy(call, dest + at, stage, piece, shmemi_gpu_stream());
+        rc = rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
+    }
+    free(stage);
+    return rc;
 }
 
 static inline int put(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe,
@@ -23,7 +64,10 @@ static inline int put(const char *call, shmem_ctx_t ctx, void *dest, const void 
         return rc;
     if (SHMEMI_UNLIKELY(!source))
         return null_buffer(call, "source");
-    return shmemi_route(pe, p.segment, source)->put(pe, p.segment, p.offset, source, n, nbi);
+    const struct shmemi_transport *t = shmemi_route(pe, p.segment, source);
+    if (SHMEMI_UNLIKELY(apart(t, pe, p)))
+        return put_staged(call, p, source, n, pe);
+    return t->put(pe, p.segment, p.offset, source, n, nbi);
 }
 
 static inline int get(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe,
@@ -39,7 +83,10 @@ static inline int get(const char *call, shmem_ctx_t ctx, void *dest, const void 
         return rc;
     if (SHMEMI_UNLIKELY(!dest))
         return null_buffer(call, "dest");
-    return shmemi_route(pe, p.segment, dest)->get(pe, p.segment, p.offset, dest, n, nbi);
+    const struct shmemi_transport *t = shmemi_route(pe, p.segment, dest);
+    if (SHMEMI_UNLIKELY(apart(t, pe, p)))
+        return get_staged(call, p, dest, n, pe);
+    return t->get(pe, p.segment, p.offset, dest, n, nbi);
 }
 
 int shmemx_put(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe)
@@ -131,7 +178,8 @@ static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
     if (d && t->strided)
         return t->strided(d, dstep, source, sstep, size, n);
     for (size_t i = 0; i < n && rc == 0; ++i)
-        rc = t->put(pe, p.segment, p.offset + i * dstep, (const char *)source + i * sstep, size, false);
+        rc = put(call, SHMEM_CTX_DEFAULT, (char *)dest + i * dstep, (const char *)source + i * sstep, size,
+                 pe, false);
     return rc;
 }
 
@@ -156,7 +204,8 @@ static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
     if (s && t->strided)
         return t->strided(dest, dstep, s, sstep, size, n);
     for (size_t i = 0; i < n && rc == 0; ++i)
-        rc = t->get(pe, p.segment, p.offset + i * sstep, (char *)dest + i * dstep, size, true);
+        rc = get(call, SHMEM_CTX_DEFAULT, (char *)dest + i * dstep, (const char *)source + i * sstep, size,
+                 pe, true);
     return rc ? rc : t->quiet(pe);
 }
 

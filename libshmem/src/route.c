@@ -1,4 +1,5 @@
 /* Routes: which transport serves a peer. */
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -92,6 +93,57 @@ static bool is_open(const struct shmemi_transport *t)
     return false;
 }
 
+/* ---- which transports, in which order: SHMEM_TRANSPORTS ------------------------------------------------------------- */
+
+static int order[ROWS], norder;
+
+static int unknown_name(const char *call, const char *name, size_t n)
+{
+    char known[128] = "";
+    for (int i = 0; i < ROWS; ++i)
+        snprintf(known + strlen(known), sizeof known - strlen(known), "%s%s", i ? ", " : "",
+                 rows[i].raw->name);
+    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "SHMEM_TRANSPORTS names \"%.*s\"; there are %s", (int)n,
+                       name, known);
+}
+
+int shmemi_route_settings(const char *call)
+{
+    const char *text = shmemi_env.TRANSPORTS;
+    norder = 0;
+    if (strcmp(text, "auto") == 0) {
+        while (norder < ROWS)
+            order[norder] = norder, norder++;
+        return SHMEMX_SUCCESS;
+    }
+    for (const char *at = text; *at; at += *at == ',') {
+        size_t n = strcspn(at, ",");
+        int i = 0;
+        while (i < ROWS && (strlen(rows[i].raw->name) != n || strncmp(rows[i].raw->name, at, n) != 0))
+            i++;
+        if (i == ROWS)
+            return unknown_name(call, at, n);
+        for (int k = 0; k < norder; ++k)
+            if (order[k] == i)
+                return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "SHMEM_TRANSPORTS names %s twice",
+                                   rows[i].raw->name);
+        order[norder++] = i;
+        at += n;
+    }
+    return norder ? SHMEMX_SUCCESS
+                  : shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "SHMEM_TRANSPORTS is empty; auto means all");
+}
+
+bool shmemi_route_maps_node(void)
+{
+    for (int k = 0; k < norder; ++k)
+        if (rows[order[k]].raw == &shmemi_transport_shm)
+            return true;
+    return false;
+}
+
+/* ---- routes --------------------------------------------------------------------------------------------------------- */
+
 /* Gives `t` the PEs whose segment has no route yet; opens it for that, and leaves it open if it serves any. */
 static int connect_rest(struct shmemi_transport *t, int segment, const struct shmemi_transport **route,
                         int *without)
@@ -115,21 +167,24 @@ static int connect_rest(struct shmemi_transport *t, int segment, const struct sh
     return rc < 0 ? rc : SHMEMX_SUCCESS;
 }
 
-/* A route to every PE's segment, by the first transport of the table that reaches it. */
+/* A route to every PE's segment, by the first transport in order that reaches it. */
 static int find_routes(const char *call, int segment, const struct shmemi_transport **route)
 {
     int without = shmemi_world.job.npes;
-    for (int i = 0; i < ROWS && without > 0; ++i) {
+    for (int k = 0; k < norder; ++k) {
+        struct shmemi_transport *t = &full[order[k]];
         char why[128];
-        if (!full[i].name) {
-            full[i] = *rows[i].raw;
-            fill(&full[i]);
+        if (!t->name) {
+            *t = *rows[order[k]].raw;
+            fill(t);
         }
-        if (!full[i].probe(why, sizeof why)) {
-            shmemi_debug("transport %s: %s", full[i].name, why);
-            continue;
-        }
-        int rc = connect_rest(&full[i], segment, route, &without);
+        int rc = SHMEMX_SUCCESS, there = t->probe(why, sizeof why);
+        if (!there)
+            shmemi_debug("transport %s: %s", t->name, why);
+        if (rows[order[k]].raw->address)
+            rc = shmemi_network_connect(call, t, there, segment, route, &without);
+        else if (there && without > 0)
+            rc = connect_rest(t, segment, route, &without);
         if (rc)
             return rc;
     }
@@ -139,8 +194,9 @@ static int find_routes(const char *call, int segment, const struct shmemi_transp
     while (route[pe])
         pe++;
     return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                       "no transport reaches the %s memory of PE %d (%d of %d PEs)",
-                       segment == SHMEMI_SEGMENT_HOST ? "host" : "GPU", pe, without, shmemi_world.job.npes);
+                       "no transport reaches the %s memory of PE %d (%d of %d PEs); SHMEM_TRANSPORTS=%s",
+                       segment == SHMEMI_SEGMENT_HOST ? "host" : "GPU", pe, without, shmemi_world.job.npes,
+                       shmemi_env.TRANSPORTS);
 }
 
 static int new_table(const char *call, const struct shmemi_transport ***route)
@@ -181,7 +237,7 @@ void shmemi_route_close_gpu(void)
     struct shmemi_world *w = &shmemi_world;
     int kept = 0;
     for (int i = 0; i < w->nopen; ++i)
-        if (serves(w->route, w->open[i]))
+        if (serves(w->route, w->open[i]) || w->open[i]->address)
             w->open[kept++] = w->open[i];
         else
             w->open[i]->close();
@@ -222,6 +278,7 @@ void shmemi_route_unregister(void *addr, unsigned *known, unsigned *held)
 void shmemi_route_close(void)
 {
     struct shmemi_world *w = &shmemi_world;
+    shmemi_network_close();
     for (int i = 0; i < w->nopen; ++i)
         w->open[i]->close();
     w->nopen = 0;
@@ -230,22 +287,46 @@ void shmemi_route_close(void)
     w->route = w->gpu_route = NULL;
 }
 
+static int add(char *text, size_t n, size_t *at, const char *fmt, ...) SHMEMI_PRINTF(4, 5);
+static int add(char *text, size_t n, size_t *at, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    int more = *at < n ? vsnprintf(text + *at, n - *at, fmt, ap) : 0;
+    va_end(ap);
+    *at += more > 0 ? (size_t)more : 0;
+    return more;
+}
+
 void shmemi_route_report(char *text, size_t n)
 {
     size_t at = 0;
     text[0] = 0;
-    for (int i = 0; i < ROWS && at < n; ++i) {
+    for (int i = 0; i < ROWS; ++i) {
         char why[128];
-        int there = rows[i].raw->probe(why, sizeof why), peers = 0;
-        const struct shmemi_transport **routes[] = {shmemi_world.route, shmemi_world.gpu_route};
-        for (int pe = 0; pe < shmemi_world.npes; ++pe)
-            for (int k = 0; k < 2; ++k)
-                if (routes[k] && strcmp(routes[k][pe]->name, rows[i].raw->name) == 0) {
-                    peers++;
-                    break;
-                }
-        at += (size_t)snprintf(text + at, n - at, "transport %s: %s (%s); %s; serves %d PEs\n",
-                               rows[i].raw->name, there ? "available" : "not available", why, rows[i].text,
-                               peers);
+        int there = rows[i].raw->probe(why, sizeof why);
+        add(text, n, &at, "transport %s: %s (%s); %s\n", rows[i].raw->name, there ? "available" : "not available",
+            why, rows[i].text);
     }
+}
+
+void shmemi_route_table(char *text, size_t n)
+{
+    const struct {
+        const char *memory;
+        const struct shmemi_transport *const *route;
+    } tables[] = {{"host", shmemi_world.route}, {"GPU", shmemi_world.gpu_route}};
+    size_t at = 0;
+    int npes = shmemi_world.npes;
+    text[0] = 0;
+    for (size_t k = 0; k < sizeof tables / sizeof *tables; ++k)
+        for (int from = 0, to; tables[k].route && from < npes; from = to) {
+            const struct shmemi_transport *t = tables[k].route[from];
+            for (to = from + 1; to < npes && tables[k].route[to] == t;)
+                to++;
+            if (to - from == 1)
+                add(text, n, &at, "%s memory of PE %d: %s\n", tables[k].memory, from, t->name);
+            else
+                add(text, n, &at, "%s memory of PEs %d to %d: %s\n", tables[k].memory, from, to - 1, t->name);
+        }
 }

@@ -71,19 +71,23 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
     struct shmemi_world *w = &shmemi_world;
     int rc, fd = -1;
     if ((rc = shmemi_env_read(call)) != 0 || (rc = shmemi_heap_gpu_settings(call)) != 0 ||
-        (rc = shmemi_gpu_lines_settings(call)) != 0)
+        (rc = shmemi_gpu_lines_settings(call)) != 0 || (rc = shmemi_route_settings(call)) != 0)
         return rc;
     size_t bytes;
     if ((rc = shmemi_heap_bytes(call, &bytes)) != 0 || (rc = shmemi_bootstrap_open(&w->boot, request)) != 0)
         return rc;
     shmemi_log_set_pe(w->boot.rank);
+    if ((rc = shmemi_node_learn(call, &w->boot, bytes, shmemi_route_maps_node())) != 0)
+        return rc;
+    w->internal_bytes = (size_t)(1 + shmemi_mirrors()) * SHMEMI_NOTES_BYTES;
+    bytes += w->internal_bytes;
     if ((rc = shmemi_node_open(call, &w->boot, bytes, &fd)) != 0)
         return rc;
-    shmemi_wait_setup(shmemi_node.local_npes, shmemi_node.processors);
+    shmemi_wait_setup(shmemi_node.neighbours, shmemi_node.processors);
     w->me = w->boot.rank;
     w->job = (struct shmemi_job){w->boot.rank, w->boot.size, shmemi_node.local_of, w->segments};
     if ((rc = shmemi_heap_open(call, fd, bytes)) != 0 || (rc = shmemi_route_open(call)) != 0 ||
-        (rc = shmemi_team_open(call)) != 0)
+        (rc = shmemi_heap_cover(call, w->internal_bytes)) != 0 || (rc = shmemi_team_open(call)) != 0)
         return rc;
     /* from here on every PE's notes are mapped everywhere, and zero: the first collective of all */
     w->npes = w->boot.size;
@@ -161,6 +165,11 @@ static int finalize(bool fatal)
     } else {
         rc = shmemi_barrier(call, SHMEM_TEAM_WORLD);
         rc = rc ? rc : shmemi_heap_gpu_leave(call);
+        if (rc == 0 && shmemi_route_has_networks()) {
+            /* what this PE posted last has arrived before it closes; and nobody closes before all have come here */
+            rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
+            rc = rc ? rc : shmemi_world.boot.barrier(&shmemi_world.boot);
+        }
         if (fatal)
             shmemi_void(rc);
         tear_down();
@@ -335,8 +344,9 @@ size_t shmemx_info(char *text, size_t size)
         size_t total, used, largest;
         shmemx_heap_info(SHMEMX_MEM_HOST, &total, &used, &largest);
         say(&s, "job: PE %d of %d, by %s (%s)\n", w->me, w->npes, w->boot.name, w->boot.detail);
-        say(&s, "node: %d PEs on %d processors, waits %s\n", shmemi_node.local_npes, shmemi_node.processors,
-            shmemi_spin_limit ? "spin, then yield" : "yield at once");
+        say(&s, "node: %d PEs, node %d of %d; %d PEs on this machine's %d processors, waits %s\n",
+            shmemi_node.local_npes, shmemi_node.my_node, shmemi_node.nodes, shmemi_node.neighbours,
+            shmemi_node.processors, shmemi_spin_limit ? "spin, then yield" : "yield at once");
         say(&s, "heap: %zu bytes, %zu in use, largest free block %zu\n", total, used, largest);
         shmemx_heap_info(SHMEMX_MEM_DEVICE, &total, &used, &largest);
         if (total)
@@ -351,6 +361,8 @@ size_t shmemx_info(char *text, size_t size)
     say(&s, "bootstraps:\n%s%s", part, part[0] && part[strlen(part) - 1] == '\n' ? "" : "\n");
     shmemi_route_report(part, sizeof part);
     say(&s, "transports:\n%s", part);
+    shmemi_route_table(part, sizeof part);
+    say(&s, "routes:\n%s", part);
     say(&s, "int8: %s\n", shmemx_int8_isa());
     say(&s, "variables:\n");
 #define SHMEM_ENV(name, kind, dflt, help)                                                                    \

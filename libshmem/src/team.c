@@ -54,14 +54,14 @@ int shmemi_show(const char *call, struct shmemi_team *t, uint64_t tag, const voi
     if (rc)
         return rc;
     memcpy(shmemi_my_note(t), mine, n);
-    shmemi_post(t);
-    return shmemi_await_all(call, t);
+    rc = shmemi_post(t, n);
+    return rc ? rc : shmemi_await_all(call, t);
 }
 
 int shmemi_refuse(const char *call, struct shmemi_team *t, int rc)
 {
     if (shmemi_begin(call, t, SHMEMI_TAG_REFUSED) == 0)
-        shmemi_post(t);
+        (void)shmemi_post(t, 0); /* an error of the network has been logged; the caller's own comes first */
     return rc;
 }
 
@@ -99,9 +99,8 @@ int shmemi_disagree(const char *call, const struct shmemi_team *t, int member)
 static void free_team(struct shmemi_team *t)
 {
     free(t->pes);
-    free(t->notes);
     t->pes = NULL;
-    t->notes = NULL;
+    shmemi_team_unplace(t);
     pthread_mutex_lock(&lock);
     t->generation++;
     if (t->epoch > retired)
@@ -110,27 +109,19 @@ static void free_team(struct shmemi_team *t)
     pthread_mutex_unlock(&lock);
 }
 
-/* Fills a slot with members start, start + stride, .. of `parent` (NULL: of the world). */
-static int fill_team(const char *call, int slot, const struct shmemi_team *parent, int start, int stride,
-                     int n, uint64_t epoch)
+/* Makes the team of a slot; `pes` are the world's numbers of its members, and the team's from here on. */
+static int fill_team(const char *call, int slot, int *pes, int n, uint64_t epoch)
 {
     struct shmemi_team *t = &teams[slot];
-    t->pes = malloc(sizeof *t->pes * (size_t)n);
-    t->notes = malloc(sizeof *t->notes * (size_t)n);
-    if (!t->pes || !t->notes) {
-        free(t->pes);
-        free(t->notes);
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for a team of %d PEs", n);
-    }
+    t->pes = pes;
     t->n = n;
-    t->me = -1;
-    for (int i = 0; i < n; ++i) {
-        int pe = start + i * stride;
-        t->pes[i] = parent ? parent->pes[pe] : pe;
-        if (t->pes[i] == shmemi_world.me)
-            t->me = i;
-        struct shmemi_place p = {SHMEMI_SEGMENT_HOST, (uint64_t)slot * SHMEMI_NOTES * SHMEMI_NOTE_BYTES};
-        t->notes[i] = shmemi_map(t->pes[i], p);
+    t->me = 0;
+    while (t->pes[t->me] != shmemi_world.me)
+        t->me++;
+    int rc = shmemi_team_place(call, t, slot);
+    if (rc) {
+        free(pes);
+        return rc;
     }
     t->epoch = t->seen = epoch;
     t->config = (shmem_team_config_t){0};
@@ -140,18 +131,31 @@ static int fill_team(const char *call, int slot, const struct shmemi_team *paren
     return SHMEMX_SUCCESS;
 }
 
+/* Room for the numbers of n members. */
+static int *new_members(const char *call, int n, int *rc)
+{
+    int *pes = malloc(sizeof *pes * (size_t)n);
+    if (!pes)
+        *rc = shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for a team of %d PEs", n);
+    return pes;
+}
+
 int shmemi_team_open(const char *call)
 {
     retired = 0;
     memset(taken, 0, sizeof taken);
     for (int i = 0; i < SHMEMI_TEAMS; ++i)
         teams[i].generation = i < FIRST_SLOT ? 0 : teams[i].generation;
-    int n = shmemi_world.job.npes, rc = fill_team(call, WORLD_SLOT, NULL, 0, 1, n, 0);
-    if (rc)
-        return rc;
-    /* shared: the PEs whose memory this one can load and store, those of its node; every job is one node today, so
-     * it is the world (route.c refuses anything else) */
-    return fill_team(call, SHARED_SLOT, NULL, 0, 1, n, 0);
+    /* shared: the PEs whose memory this one can load and store, those of its node; the nodes share the slot */
+    for (int slot = WORLD_SLOT; slot <= SHARED_SLOT; ++slot) {
+        int rc = 0, n = 0, *pes = new_members(call, shmemi_world.job.npes, &rc);
+        for (int pe = 0; rc == 0 && pe < shmemi_world.job.npes; ++pe)
+            if (slot == WORLD_SLOT || shmemi_world.job.local_of[pe] >= 0)
+                pes[n++] = pe;
+        if (rc || (rc = fill_team(call, slot, pes, n, 0)) != 0)
+            return rc;
+    }
+    return SHMEMX_SUCCESS;
 }
 
 void shmemi_team_close(void)
@@ -317,11 +321,14 @@ static int check_config(const char *call, const shmem_team_config_t *config, lon
     return SHMEMX_SUCCESS;
 }
 
-/* Makes this PE's team in an agreed slot if it is a member. */
+/* Makes this PE's team in an agreed slot, of members start, start + stride, .. of the parent. */
 static int join(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start,
                 int stride, int n, const shmem_team_config_t *config, long mask, shmem_team_t *out)
 {
-    int rc = fill_team(call, slot, parent, start, stride, n, epoch);
+    int rc = 0, *pes = new_members(call, n, &rc);
+    for (int i = 0; rc == 0 && i < n; ++i)
+        pes[i] = parent->pes[start + i * stride];
+    rc = rc ? rc : fill_team(call, slot, pes, n, epoch);
     untake(slot);
     if (rc)
         return rc;

@@ -12,6 +12,9 @@
  * When may a note be written again? `seen` is an epoch that every member is known to have finished. A member that
  * posts e has finished e - 1, so seeing everybody's e (barrier, reduce, ..) gives seen = e - 1 for nothing; in a
  * broadcast only the root is looked at, and begin() below looks at the others when the notes run out.
+ *
+ * Members on other nodes cannot read a PE's memory: its notes are mirrored there. A poster puts its note once to each
+ * other node of the team, into the memory of one PE, where all PEs of that node read it (mirror.c).
  */
 #ifndef SHMEMI_TEAM_H
 #define SHMEMI_TEAM_H
@@ -29,15 +32,26 @@ struct shmemi_note {
     uint64_t tag;
     unsigned char data[SHMEMI_NOTE_ROOM];
 };
-/* Bytes that the notes take at the start of the host segment. */
-#define SHMEMI_INTERNAL_BYTES ((size_t)SHMEMI_TEAMS * SHMEMI_NOTES * SHMEMI_NOTE_BYTES)
+/* Bytes that a PE's notes take at the start of the host segment; the mirrors of others' follow. */
+#define SHMEMI_NOTES_BYTES ((size_t)SHMEMI_TEAMS * SHMEMI_NOTES * SHMEMI_NOTE_BYTES)
+
+/* The members on one node. */
+struct shmemi_team_node {
+    int n, *members; /* [n] rising */
+    /* of another node: where this PE's notes are mirrored */
+    int pe;
+    uint64_t offset;
+};
 
 struct shmemi_team {
     bool used;
     unsigned generation; /* of the slot; part of the handle */
     int me, n;
     int *pes;                   /* [n] world numbers */
-    struct shmemi_note **notes; /* [n] each member's SHMEMI_NOTES notes for this team */
+    struct shmemi_note **notes; /* [n] each member's SHMEMI_NOTES notes for this team, or their mirror here */
+    int nnodes, home;           /* nodes with members; this PE's among them */
+    struct shmemi_team_node *nodes;
+    int *node, *rank; /* [n] each member's node, and its number among the members there */
     uint64_t epoch, seen;
     uint64_t tag; /* of the collective this PE is in */
     shmem_team_config_t config;
@@ -129,17 +143,21 @@ static inline int shmemi_begin(const char *call, struct shmemi_team *t, uint64_t
     return SHMEMX_SUCCESS;
 }
 
+/* mirror.c: puts this PE's note of the epoch, with `n` bytes of payload, where members on other nodes look for it. */
+SHMEMI_COLD int shmemi_mirror(const struct shmemi_team *t, size_t n);
+
 static inline unsigned char *shmemi_my_note(const struct shmemi_team *t)
 {
     return shmemi_note_of(t, t->me, t->epoch)->data;
 }
 
-/* release: a member that reads the epoch (shmemi_await) sees the payload and all this PE stored before */
-static inline void shmemi_post(const struct shmemi_team *t)
+/* `n`: bytes of payload. release: a member that reads the epoch (shmemi_await) sees them and all this PE stored before */
+static inline int shmemi_post(const struct shmemi_team *t, size_t n)
 {
     struct shmemi_note *note = shmemi_note_of(t, t->me, t->epoch);
     note->tag = t->tag;
     atomic_store_explicit(&note->epoch, t->epoch, memory_order_release);
+    return SHMEMI_LIKELY(t->nnodes == 1) ? SHMEMX_SUCCESS : shmemi_mirror(t, n);
 }
 
 /* Everybody is waited for also after a disagreement, so that all leave the epoch together. */
@@ -162,15 +180,26 @@ static inline int shmemi_await_all(const char *call, struct shmemi_team *t)
 static inline int shmemi_meet(const char *call, struct shmemi_team *t, uint64_t tag)
 {
     int rc = shmemi_begin(call, t, tag);
-    if (SHMEMI_UNLIKELY(rc != 0))
+    if (SHMEMI_UNLIKELY(rc != 0) || SHMEMI_UNLIKELY((rc = shmemi_post(t, 0)) != 0))
         return rc;
-    shmemi_post(t);
     return shmemi_await_all(call, t);
 }
 
 /* One epoch in which everybody shows `n` <= SHMEMI_NOTE_ROOM bytes; read them with shmemi_note_of(t, j,
  * t->epoch)->data before the next epoch begins. */
 int shmemi_show(const char *call, struct shmemi_team *t, uint64_t tag, const void *mine, size_t n);
+
+/* mirror.c: how many mirrors of notes a PE holds for others, the same number on all; after shmemi_node_learn. */
+int shmemi_mirrors(void);
+/* Fills nodes, node, rank and notes of a team from its pes; `slot` is its slot. */
+int shmemi_team_place(const char *call, struct shmemi_team *t, int slot);
+void shmemi_team_unplace(struct shmemi_team *t);
+/* The member on this PE's node that has, for all of them, what member `j` of another node sends. */
+static inline int shmemi_stand_in(const struct shmemi_team *t, int j)
+{
+    const struct shmemi_team_node *home = &t->nodes[t->home];
+    return home->members[t->rank[j] % home->n];
+}
 
 /* quiet, then sync; for calls that start or end with a barrier under their own name. */
 int shmemi_barrier(const char *call, shmem_team_t team);

@@ -20,19 +20,21 @@
 
 /* A segment: a range of memory that every PE has at the same offsets: the host heap and the GPU heap. */
 struct shmemi_segment {
-    char *base;      /* this PE's copy; NULL = no such segment */
-    size_t bytes;    /* of one PE's copy */
-    char *node_base; /* where the copies of this node's PEs are mapped, by local number, side by side */
-    char *
-        *bases; /* or, where the driver chose the places, each copy's, by local number; NULL = side by side */
+    char *base;   /* this PE's copy; NULL = no such segment */
+    size_t bytes; /* of one PE's copy */
+    /* where the copies are mapped, side by side: the host heap's of this node's PEs by local number, the GPU heap's of all
+     * PEs, which are on one host, by PE number */
+    char *node_base;
+    char **
+        bases; /* or, where the driver chose the places, each copy's, by the same number; NULL = side by side */
     size_t stride; /* between two of them; with `bases` the room of each */
     int fd;        /* the memory's descriptor, -1 = none */
 };
 
-/* Where this process finds the copy of a PE of this node. The host heap is always side by side: shm does not ask. */
-static inline char *shmemi_copy_at(const struct shmemi_segment *s, int local)
+/* Where this process finds the copy with that number. */
+static inline char *shmemi_copy_at(const struct shmemi_segment *s, int number)
 {
-    return s->bases ? s->bases[local] : s->node_base + (size_t)local * s->stride;
+    return s->bases ? s->bases[number] : s->node_base + (size_t)number * s->stride;
 }
 
 enum { SHMEMI_SEGMENT_HOST, SHMEMI_SEGMENT_DEVICE, SHMEMI_SEGMENT_COUNT };
@@ -58,9 +60,10 @@ struct shmemi_transport {
     int (*probe)(char *why, size_t n);
     /* Sets up its state for a job; local, may block. After an error nothing is left open. */
     int (*open)(const struct shmemi_job *job);
-    /* What peers must know to reach this PE, its card: writes at most `room` bytes, returns how many, negative = error.
-     * Local, after open. NULL = peers need nothing: shared memory is there or it is not. With this slot the transport is
-     * a network's: route.c opens it on all PEs of the job or on none, and hands the cards around. */
+    /* What peers must know to reach this PE, its card: writes at most `room` bytes, returns how many, negative = error,
+     * at least 1. Local, after open. NULL = peers need nothing: shared memory is there or it is not. With this slot the
+     * transport is a network's: route.c opens it, all PEs in step, where a PE has peers that no transport before it
+     * reaches, and hands the cards around. */
     int (*address)(void *card, size_t room);
     /* 1 = it reaches that PE's segment from now on, 0 = it does not, negative = it should, but failed. May block, but not
      * for the peer to call its own. `card`: what the peer's address() gave, `n` bytes; NULL, 0 without that slot. */

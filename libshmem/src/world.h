@@ -113,7 +113,11 @@ static inline void shmemi_void(int rc)
 /* sync.c: waits until this PE's word compares true, under the name of the call that needs it. */
 int shmemi_wait_word(const char *call, uint64_t *word, int cmp, uint64_t value);
 
-/* route.c: opens the transports of transports.def, finds one for every PE. */
+/* route.c: reads SHMEM_TRANSPORTS. */
+int shmemi_route_settings(const char *call);
+/* Do PEs of one node map each other's host memory? */
+bool shmemi_route_maps_node(void);
+/* Opens the transports of transports.def, finds one for every PE. */
 int shmemi_route_open(const char *call);
 /* The same for the GPU heap, once its segment is mapped. */
 int shmemi_route_open_gpu(const char *call);
@@ -124,7 +128,16 @@ void shmemi_route_close(void);
  * the bits of those that hold something for it. After an error nobody has heard more than before. */
 int shmemi_route_register(void *addr, size_t n, unsigned *known, unsigned *held);
 void shmemi_route_unregister(void *addr, unsigned *known, unsigned *held);
-/* One line a transport for shmemx_info. */
+/* route_network.c: gives `t` the PEs without a route, if both ends have it (`there`: this one has). All PEs in step. */
+int shmemi_network_connect(const char *call, struct shmemi_transport *t, bool there, int segment,
+                           const struct shmemi_transport **route, int *without);
+void shmemi_network_close(void);
+/* Has the job any PEs that only a network reaches? The same answer on all of them. */
+bool shmemi_route_has_networks(void);
+/* Makes a range of the segment fit for networks; all PEs in step, ranges without gaps. Nothing without networks. */
+int shmemi_route_expose(const char *call, int segment, uint64_t offset, size_t n);
+/* One line a transport, and one line for PEs in a row that the same transport serves, for shmemx_info. */
 void shmemi_route_report(char *text, size_t n);
+void shmemi_route_table(char *text, size_t n);
 
 #endif

@@ -92,7 +92,8 @@ class _Moe:
             self._check_rows(got, "bf16", "dispatch, bf16, after int8")
             y = got.recv_x.clone()
             for kind in ("bf16", "int8"):
-                out = self.torch.empty_like(x)
+                # memory used before may hold the very sums: what is not written must not look right
+                out = self.torch.full_like(x, float("nan"))
 
                 def back(
                     mark: Callable[[], None], kind: str = kind, got: Any = got, y: Any = y, out: Any = out,

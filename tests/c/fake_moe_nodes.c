@@ -1,5 +1,5 @@
 /* The host's part of MoE on GPUs between nodes, without GPUs: which PEs are of one node, what is refused, which kernels each
- * call launches in which order and with what. 6 PEs: 2 nodes of 3, or 3 of 2. */
+ * call launches in which order and with what. 6 PEs: 2 nodes of 3, or 3 of 2; with an argument the job has nodes of 2. */
 #define _GNU_SOURCE
 #include "fake_moe.h"
 
@@ -210,12 +210,56 @@ static void test_team(void)
         shmem_team_destroy(team);
 }
 
-int main(void)
+/* Nodes as they are: three of two. */
+static void test_real_nodes(void)
+{
+    shmemx_moe_gpu_config_t c = config_for(0);
+    shmemx_moe_gpu_info_t info = {0};
+    shmemx_moe_gpu_t *moe = NULL;
+    CHECK(shmemx_moe_gpu_create(&c, &moe) == 0 && shmemx_moe_gpu_info(moe, &info) == 0 && info.nodes == 3 &&
+              info.pes_per_node == 2,
+          "%d nodes of %d: %s", info.nodes, info.pes_per_node, shmemx_last_error());
+    CHECK(shmemx_moe_gpu_destroy(moe) == 0, "%s", shmemx_last_error());
+    shmemx_log_errors(0);
+    c = config_for(3);
+    REFUSED(shmemx_moe_gpu_create(&c, &moe), ARGUMENT, "would be one node (pes_per_node is 3)");
+    /* PEs 0, 1 and 2: a node has two of them, the next one */
+    shmem_team_t team = SHMEM_TEAM_INVALID;
+    CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, 3, NULL, 0, &team) == 0, "split");
+    c = config_for(0);
+    c.team = team;
+    if (me < 2)
+        REFUSED(shmemx_moe_gpu_create(&c, &moe), ARGUMENT,
+                "pes_per_node is 2, must be the same on all nodes");
+    else
+        REFUSED(shmemx_moe_gpu_create(&c, &moe), MISMATCH, "PE 0 could not take part");
+    if (team != SHMEM_TEAM_INVALID)
+        shmem_team_destroy(team);
+    /* PEs 1 to 4: one of a node, two of the next, one of the last */
+    team = SHMEM_TEAM_INVALID;
+    CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 1, 1, 4, NULL, 0, &team) == 0, "split");
+    c.team = team;
+    if (me == 2 || me == 3)
+        REFUSED(shmemx_moe_gpu_create(&c, &moe), ARGUMENT, "the ranks of a node must follow each other");
+    else
+        REFUSED(shmemx_moe_gpu_create(&c, &moe), MISMATCH, "PE 2 could not take part");
+    if (team != SHMEM_TEAM_INVALID)
+        shmem_team_destroy(team);
+    shmemx_log_errors(1);
+}
+
+int main(int argc, char **argv)
 {
     if (!on_the_fake_driver())
         return check_done();
     start();
     on_launch(note);
+    if (argc > 1 && strcmp(argv[1], "nodes") == 0) {
+        test_real_nodes();
+        test_calls(2);
+        shmem_finalize();
+        return check_done();
+    }
     test_create();
     test_one_level();
     test_team();

@@ -39,8 +39,10 @@ static void test_errors(void)
     REFUSED(SHMEMX_ERR_ARGUMENT, "0 bytes", shmemx_buffer_register(room, 0));
     REFUSED(SHMEMX_ERR_ARGUMENT, "no range", shmemx_buffer_register(room, SIZE_MAX));
     REFUSED(SHMEMX_ERR_ARGUMENT, "symmetric host heap", shmemx_buffer_register(symmetric, 8));
-    REFUSED(SHMEMX_ERR_ARGUMENT, "symmetric host heap",
-            shmemx_buffer_register(shmem_ptr(symmetric, (me + 1) % npes), 8));
+    for (int pe = 0; pe < npes; pe++)
+        if (shmem_ptr(symmetric, pe))
+            REFUSED(SHMEMX_ERR_ARGUMENT, "symmetric host heap",
+                    shmemx_buffer_register(shmem_ptr(symmetric, pe), 8));
     REFUSED(SHMEMX_ERR_ADDRESS, "no registered buffer", shmemx_buffer_unregister(room));
     REFUSED(SHMEMX_ERR_ADDRESS, "no registered buffer", shmemx_buffer_unregister(NULL));
     CHECK(shmemx_buffer_register(room + 1000, 1000) == 0, "%s", shmemx_last_error());

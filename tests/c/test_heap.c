@@ -198,10 +198,13 @@ static void test_pointers(void)
     int *p = pes_alloc(sizeof *p * 64);
     for (int pe = 0; pe < npes; pe++) {
         int *theirs = shmem_ptr(p, pe);
-        CHECK(theirs != NULL, "shmem_ptr to PE %d on this node", pe);
+        CHECK((theirs != NULL) == (shmem_team_translate_pe(SHMEM_TEAM_WORLD, pe, SHMEM_TEAM_SHARED) >= 0),
+              "shmem_ptr to PE %d: %p", pe, (void *)theirs);
         CHECK(pe != me || theirs == p, "shmem_ptr to myself is %p, not %p", (void *)theirs, (void *)p);
         if (theirs)
             theirs[me] = 100 + me;
+        else
+            shmem_int_p(p + me, 100 + me, pe);
         CHECK(shmem_addr_accessible(p + 63, pe) == 1, "the last element on PE %d", pe);
     }
     shmem_barrier_all();

@@ -22,12 +22,22 @@ static void use(shmem_team_t team, const char *what)
 static void test_predefined(void)
 {
     shmem_team_t const teams[] = {SHMEM_TEAM_WORLD, SHMEM_TEAM_SHARED};
+    int shared_size = 0;
+    for (int pe = 0; pe < npes; pe++)
+        shared_size += shmem_ptr(cell, pe) != NULL;
     for (size_t i = 0; i < 2; i++) {
-        CHECK(shmem_team_my_pe(teams[i]) == me && shmem_team_n_pes(teams[i]) == npes, "team %zu: %d of %d", i,
-              shmem_team_my_pe(teams[i]), shmem_team_n_pes(teams[i]));
         use(teams[i], "predefined");
-        for (int pe = 0; pe < npes; pe++)
-            CHECK(shmem_team_ptr(teams[i], cell, pe) == shmem_ptr(cell, pe), "team_ptr to %d", pe);
+        int n = shmem_team_n_pes(teams[i]), mapped = 0;
+        for (int k = 0; k < n; k++) {
+            int pe = shmem_team_translate_pe(teams[i], k, SHMEM_TEAM_WORLD);
+            CHECK(shmem_team_ptr(teams[i], cell, k) == shmem_ptr(cell, pe), "team_ptr to %d", pe);
+            CHECK((k == shmem_team_my_pe(teams[i])) == (pe == me), "number %d of team %zu is PE %d", k, i,
+                  pe);
+            mapped += shmem_ptr(cell, pe) != NULL;
+        }
+        /* shared: all PEs with a pointer, and no other */
+        CHECK(i == 0 ? n == npes : n == shared_size, "team %zu of %d", i, n);
+        CHECK(mapped == shared_size, "%d of the %d PEs of team %zu have a pointer", mapped, n, i);
     }
     CHECK(shmem_team_my_pe(SHMEM_TEAM_INVALID) == -1, "a number in no team");
     CHECK(shmem_team_n_pes(SHMEM_TEAM_INVALID) == -1, "a size of no team");

@@ -276,16 +276,17 @@ int main(int argc, char **argv)
         {8, 2, {64, 64, 8, 11, 88}},    {8, 4, {96, 21, 4, 12, 96}},
         {6, 3, {128, 13, 5, 10, 60}},
     };
-    for (bool late : {false, true}) {
-        shmem::arch::late_engine() = late; // the copy engine does all at once, or as late as it may
+    using shmem::arch::pace;
+    for (pace how : {pace::at_once, pace::late, pace::any}) {
+        shmem::arch::engine_pace() = how;
         for (const auto &shape : shapes) {
             scene job(shape.n, true, 60000000000ull, shape.n / shape.nodes);
-            test_rounds(job, static_cast<unsigned>(shape.nodes), shape.s, late ? rounds / 3 : rounds);
+            test_rounds(job, static_cast<unsigned>(shape.nodes), shape.s, how == pace::at_once ? rounds : rounds / 3);
             test_max_nodes(job, static_cast<unsigned>(shape.nodes));
             test_limit(job, static_cast<unsigned>(shape.nodes));
         }
     }
-    shmem::arch::late_engine() = false;
+    shmem::arch::engine_pace() = pace::at_once;
     test_absent();
     std::printf("%lu checks passed, %lu failed\n", passed.load(), failures.load());
     return failures != 0;

@@ -97,16 +97,16 @@ static void test_rounds(scene &job, unsigned team, sizes s, unsigned rounds)
 }
 
 // Rounds without a meeting of the ranks between them, each on its own threads, some late: dispatch, and back what came.
-static void test_overlap(scene &job, routing_kind kind, unsigned rounds)
+static void test_overlap(scene &job, routing_kind kind, unsigned rounds, sizes s, unsigned blocks,
+                         unsigned warps)
 {
-    constexpr unsigned blocks = 1, warps = 2;
-    job_of_ranks ranks(job, 0, sizes{64, 6, 2, 20, 80, 1, 32});
+    job_of_ranks ranks(job, 0, s);
     ranks.make_tokens(kind);
     ranks.layout(true);
     const unsigned h = ranks.s.hidden;
     std::vector<std::thread> pes;
     for (unsigned me = 0; me < ranks.n; ++me)
-        pes.emplace_back([&ranks, &job, me, rounds, h] {
+        pes.emplace_back([&ranks, &job, me, rounds, h, blocks, warps] {
             rank_side &r = ranks.ranks[me];
             std::mt19937 random(me);
             std::vector<std::uint16_t> y((r.from.size() + 1) * h), out(r.x.size() + h);
@@ -145,7 +145,8 @@ static void test_overlap(scene &job, routing_kind kind, unsigned rounds)
                     c.tokens = r.tokens;
                     c.group = h;
                     c.shift = 31;
-                    shared = shmemi_moen_shape_combine(&c, &r.object, ranks.n, round % 2 * 65536, 2 * warps, blocks);
+                    shared = shmemi_moen_shape_combine(&c, &r.object, ranks.n, round % 2 * 65536, 2 * warps,
+                                                       blocks);
                     shmem::host::launch(job.states[me], blocks, 2 * warps * shmem::arch::warp_width, shared,
                                         [&] { normal::combine(r.object, c, shmem::host::shared()); });
                     bool same = true;
@@ -231,20 +232,25 @@ int main(int argc, char **argv)
         {32, 3, 1, 20, 80},
         {336, 10, 6, 18, 72},
     };
-    for (bool late : {false, true})
+    using shmem::arch::pace;
+    for (pace how : {pace::at_once, pace::late, pace::any})
         for (int n = 1; n <= 4; ++n) {
-            shmem::arch::late_engine() = late; // the copy engine does all at once, or as late as it may
+            shmem::arch::engine_pace() = how;
             scene job(n, true, 60000000000ull);
             test_rounds(job, n == 3 ? 3 : 0, many[n - 1], rounds);
             if (n > 2)
                 test_rounds(job, 0, many[(n + 1) % 4], rounds);
             if (n > 1)
-                for (routing_kind kind : {spread, some_empty}) // with some_empty rank 0 waits for nobody's rows
-                    test_overlap(job, kind, 2 * rounds);
+                for (routing_kind kind :
+                     {spread, some_empty}) // with some_empty rank 0 waits for nobody's rows
+                    test_overlap(job, kind, 2 * rounds, sizes{64, 6, 2, 20, 80, 1, 32}, 1, 2);
+            // blocks that only add, many tokens for each, and rows that leave most of their warps nothing to do
+            if (n == 2)
+                test_overlap(job, spread, rounds, sizes{128, 6, 4, 256, 512, 1, 32}, 3, 4);
             if (n > 1)
                 test_limit(job);
         }
-    shmem::arch::late_engine() = false;
+    shmem::arch::engine_pace() = pace::at_once;
     {
         scene one(1, true);
         test_quick(one);

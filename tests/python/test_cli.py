@@ -60,14 +60,15 @@ def test_info_json_says_what_was_found_and_why_not_the_rest() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found) == {
-        "library", "python", "machine", "job", "bootstraps", "transports", "heap", "int8", "variables", "mpi",
-        "libraries", "modules",
+        "library", "python", "machine", "job", "bootstraps", "transports", "routes", "heap", "int8",
+        "variables", "mpi", "libraries", "modules",
     }  # fmt: skip
     assert Path(found["library"]["path"]).name == "libshmem.so.0"
     assert found["job"]["started"] is True and "PE 0 of 1" in found["job"]["text"]
     assert [line.split(":")[0] for line in found["bootstraps"]] == ["uid", "pmix", "pmi", "env", "single"]
     assert "chosen" in found["bootstraps"][-1] and "no RANK" in found["bootstraps"][-2]
     assert any(line.startswith("shm: available") for line in found["transports"])
+    assert found["routes"] == ["host memory of PE 0: shm"]
     variables = {v["name"]: v for v in found["variables"]}
     assert variables["SHMEM_SYMMETRIC_SIZE"]["set"] and variables["SHMEM_SYMMETRIC_SIZE"]["value"] == str(
         64 << 20
@@ -77,6 +78,19 @@ def test_info_json_says_what_was_found_and_why_not_the_rest() -> None:
     for name, library in found["libraries"].items():
         assert bool(library["found"]) != bool(library["why_not"]), name
     assert found["machine"]["usable"] == len(found["machine"]["affinity"])
+
+
+def test_doctor_names_each_link_and_pings() -> None:
+    done = pyshmem("doctor", "--json")
+    report = json.loads(done.stdout)
+    assert (report["state"] == "bad") == (done.returncode == 1), done.stderr
+    (host,) = report["hosts"].values()
+    names = [check["name"] for check in host["checks"]]
+    assert {"RDMA devices", "GPU", "transport shm", "transport wire"} <= set(names)
+    assert host["routes"] == ["host memory of PE 0: shm"]
+    assert 0 < report["ping_seconds"][0][0] < 1
+    shown = pyshmem("doctor")
+    assert all(name in shown.stdout for name in names) and "to 0" in shown.stdout
 
 
 def test_info_for_people_names_every_part() -> None:

@@ -261,13 +261,15 @@ def test_pes_that_ask_for_different_things():
 
 
 def test_ptr_shows_the_peers_memory():
-    me, n = shmem.my_pe(), shmem.n_pes()
+    me, n, node = shmem.my_pe(), shmem.n_pes(), shmem.TEAM_SHARED
+    beside = node.translate_pe((node.my_pe() + 1) % node.n_pes())
     for order in "CF":
         a = shmem.full((2, 3), me, np.int32, order=order)
-        there = shmem.ptr(a, (me + 1) % n)
+        assert sum(shmem.ptr(a, pe) is not None for pe in range(n)) == node.n_pes()
+        there = shmem.ptr(a, beside)
         assert type(there) is np.ndarray
         assert (there.shape, there.strides, there.dtype) == (a.shape, a.strides, a.dtype)
-        assert (there == (me + 1) % n).all()
+        assert (there == beside).all()
         shmem.barrier_all()
         there[1, 2] = 77
         shmem.barrier_all()

@@ -14,7 +14,7 @@ from pyshmem import errors
 def test_predefined():
     world = shmem.TEAM_WORLD
     assert (world.my_pe(), world.n_pes()) == (shmem.my_pe(), shmem.n_pes())
-    assert shmem.TEAM_SHARED.n_pes() == shmem.n_pes()  # one node
+    assert 1 <= shmem.TEAM_SHARED.n_pes() <= shmem.n_pes()  # those of this node
     assert world
     assert not shmem.TEAM_INVALID
     assert world != shmem.TEAM_SHARED != shmem.TEAM_INVALID

@@ -57,23 +57,27 @@ class meeting
     bool agreed_ = true, verdict_ = true;
 };
 
+class bulk_engine;
 struct block_shared {
-    block_shared(unsigned threads, std::size_t bytes)
-        : everybody(threads), memory(bytes + 128), lanes(threads + warp_width)
+    block_shared(unsigned threads, std::size_t bytes_, bulk_engine *engine_)
+        : everybody(threads), bytes(bytes_), memory(bytes_ + 128, 0xff), lanes(threads + warp_width),
+          engine(engine_)
     {
         for (unsigned i = 0; i < threads; i += warp_width)
             warps.push_back(std::make_unique<meeting>(threads - i < warp_width ? threads - i : warp_width));
     }
     meeting everybody;
     std::vector<std::unique_ptr<meeting>> warps;
-    std::vector<unsigned char> memory;
-    std::vector<u32> lanes; // what a shuffle passes from one lane to another
-    struct bulk_load_op {
-        unsigned to, bytes, done;
-        const unsigned char *from;
-    };
-    std::mutex engine;
-    std::vector<bulk_load_op> loads; // of the copy engine, under way
+    unsigned char *begin()
+    {
+        unsigned char *p = memory.data();
+        return p + (128 - reinterpret_cast<std::uintptr_t>(p) % 128) % 128;
+    }
+    std::size_t bytes;
+    std::vector<unsigned char> memory; // NaN, as numbers, until somebody writes
+    std::vector<u32> lanes;            // what a shuffle passes from one lane to another
+    bulk_engine *engine;               // of the launch: see arch_host_bulk.h
+    std::vector<unsigned> words;       // addresses of completion words that were opened
 };
 
 struct lane_state {
@@ -155,8 +159,10 @@ inline bool all(thread_scope, bool ok)
 {
     return ok;
 }
+inline void jitter(); // lanes of a warp do not keep step
 inline bool all(warp_scope, bool ok)
 {
+    jitter();
     return here().block->warps[thread_index() / warp_width]->all(ok);
 }
 inline bool all(block_scope, bool ok)
@@ -377,175 +383,38 @@ inline vec16 line_load(const void *p)
     return make_vec16(load_relaxed(word), load_relaxed(word + 1));
 }
 
-/* ---- bulk copies: the same slots, filled and emptied by one lane --------------------------------------- */
-
-constexpr bool has_bulk = true;
-
-inline bool bulk_reaches(const void *, const void *)
-{
-    return true;
-}
-/* The block's shared memory, and addresses in it. */
-inline unsigned char *block_memory()
-{
-    unsigned char *p = here().block->memory.data();
-    return p + (128 - reinterpret_cast<std::uintptr_t>(p) % 128) % 128;
-}
-inline unsigned shared_address(const void *p)
-{
-    return static_cast<unsigned>(static_cast<const unsigned char *>(p) - block_memory());
-}
-/* When the engine does what it is told: at once, or as late as it may. A load is then done when somebody waits for it, a
- * store reads shared memory in bulk_read and writes in bulk_wait; what forgets a wait is wrong in one of the two ways. */
-inline bool &late_engine()
-{
-    static bool late = false;
-    return late;
-}
-/* A completion word: arrivals of a phase in the upper 16 bits, then those that have come, below the phases done. */
-inline void bulk_open(u64 *done, unsigned count, unsigned loads = 1)
-{
-    for (unsigned i = 0; i < count; ++i)
-        done[i] = static_cast<u64>(loads) << 48;
-}
-inline void bulk_fence() {}
-inline u64 *bulk_word(unsigned done)
-{
-    return reinterpret_cast<u64 *>(block_memory() + done);
-}
-/* With the engine's lock: the phase of a word ends, if all have arrived and its loads are done, or `now` does them. */
-inline void bulk_complete(unsigned done, bool now)
-{
-    block_shared &block = *here().block;
-    u64 word = load_relaxed(bulk_word(done));
-    if ((word >> 32 & 0xffff) != word >> 48)
-        return;
-    for (std::size_t i = block.loads.size(); i-- > 0;) {
-        if (block.loads[i].done != done)
-            continue;
-        if (!now)
-            return;
-        std::memcpy(block_memory() + block.loads[i].to, block.loads[i].from, block.loads[i].bytes);
-        block.loads.erase(block.loads.begin() + static_cast<std::ptrdiff_t>(i));
-    }
-    // observers: the lanes that have arrived, and those that wait in bulk_loaded
-    store_release(bulk_word(done), (word >> 48 << 48 | (word & 0xffffffff)) + 1);
-}
-inline void bulk_arrive(unsigned done)
-{
-    std::lock_guard<std::mutex> lock(here().block->engine);
-    store_release(bulk_word(done), load_relaxed(bulk_word(done)) + (1ull << 32));
-    bulk_complete(done, !late_engine());
-}
-inline void bulk_load_of_many(unsigned to, const unsigned char *from, unsigned bytes, unsigned done)
-{
-    std::lock_guard<std::mutex> lock(here().block->engine);
-    here().block->loads.push_back({to, bytes, done, from});
-}
-inline void bulk_expect(unsigned done, unsigned)
-{
-    bulk_arrive(done);
-}
-inline void bulk_load(unsigned to, const unsigned char *from, unsigned bytes, unsigned done)
-{
-    bulk_load_of_many(to, from, bytes, done);
-    bulk_arrive(done);
-}
-inline void bulk_loaded(unsigned done, unsigned phase)
-{
-    while ((load_acquire(bulk_word(done)) & 1) == phase) {
-        {
-            std::lock_guard<std::mutex> lock(here().block->engine);
-            bulk_complete(done, true);
-        }
-        relax();
-    }
-}
-/* A lane's stores, in groups. */
-struct bulk_store_op {
-    unsigned char *to;
-    unsigned from, bytes;
-    std::vector<unsigned char> read;
-};
-struct bulk_groups {
-    std::vector<std::vector<bulk_store_op>> committed;
-    std::vector<bulk_store_op> open;
-};
-inline bulk_groups &my_bulk_groups()
-{
-    static thread_local bulk_groups groups;
-    return groups;
-}
-inline void bulk_read_op(bulk_store_op &op)
-{
-    if (op.read.empty())
-        op.read.assign(block_memory() + op.from, block_memory() + op.from + op.bytes);
-}
-inline void bulk_store(unsigned char *to, unsigned from, unsigned bytes)
-{
-    if (late_engine())
-        my_bulk_groups().open.push_back({to, from, bytes, {}});
-    else
-        std::memcpy(to, block_memory() + from, bytes);
-}
-inline void bulk_commit()
-{
-    bulk_groups &mine = my_bulk_groups();
-    mine.committed.push_back(std::move(mine.open));
-    mine.open.clear();
-}
-template <int Pending> inline void bulk_read()
-{
-    auto &groups = my_bulk_groups().committed;
-    for (std::size_t i = 0; i + Pending < groups.size(); ++i)
-        for (bulk_store_op &op : groups[i])
-            bulk_read_op(op);
-}
-inline void bulk_wait()
-{
-    for (auto &group : my_bulk_groups().committed)
-        for (bulk_store_op &op : group) {
-            bulk_read_op(op);
-            std::memcpy(op.to, op.read.data(), op.bytes);
-        }
-    my_bulk_groups().committed.clear();
-}
-inline void bulk_copy(unsigned char *dst, const unsigned char *src, u64 bytes, unsigned char *slot,
-                      unsigned chunk, unsigned slots, u64 *done, unsigned &phases)
-{
-    unsigned in = 0;
-    for (u64 at = 0; at < bytes; at += chunk, in = in + 1 == slots ? 0 : in + 1) {
-        std::size_t n = bytes - at < chunk ? static_cast<std::size_t>(bytes - at) : chunk;
-        std::memcpy(slot + static_cast<std::size_t>(in) * chunk, src + at, n);
-        std::memcpy(dst + at, slot + static_cast<std::size_t>(in) * chunk, n);
-        ++done[in];
-        phases ^= 1u << in;
-    }
-}
-
 } // namespace arch
+} // namespace shmem
 
+#include "arch_host_bulk.h"
+
+namespace shmem
+{
 namespace host
 {
 
 /* Runs kernel() in blocks * threads lanes, all at once, and returns when every one is done. Each block has
- * shared_bytes of memory (128-byte aligned, zero) at host::shared(). */
+ * shared_bytes of memory (128-byte aligned, not zero) at host::shared(). */
 template <class Kernel>
 void launch(const shmemx_device_state &state, unsigned blocks, unsigned threads, std::size_t shared_bytes,
             Kernel kernel)
 {
     std::vector<std::unique_ptr<arch::block_shared>> shared;
     std::vector<std::thread> lanes;
+    arch::bulk_engine engine;
     for (unsigned b = 0; b < blocks; ++b) {
-        shared.push_back(std::make_unique<arch::block_shared>(threads, shared_bytes));
+        shared.push_back(std::make_unique<arch::block_shared>(threads, shared_bytes, &engine));
         for (unsigned t = 0; t < threads; ++t)
             lanes.emplace_back([&state, &kernel, block = shared.back().get(), threads, t, b, blocks] {
                 arch::here() = arch::lane_state{&state, block, t, threads, b, blocks};
                 kernel();
+                arch::my_bulk().end();
             });
     }
     for (std::thread &lane : lanes)
         lane.join();
+    if (engine.loads() != 0)
+        arch::bulk_misuse("the lanes have ended before their loads", engine.loads(), 0);
 }
 inline unsigned char *shared()
 {

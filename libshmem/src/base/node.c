@@ -21,6 +21,7 @@
 
 struct shmemi_node shmemi_node;
 
+enum { SOCKET_NAME = 64 };
 enum pe_state { PE_ABSENT, PE_RUNNING, PE_LEFT };
 
 /* The control segment. */
@@ -38,37 +39,71 @@ static struct {
     struct control *control;
     size_t bytes;
     int fd;
-    int *world_of; /* [local_npes] */
+    int *world_of;                  /* [local_npes] */
+    int listener;                   /* between learn and open */
+    char first_socket[SOCKET_NAME]; /* of the node's first PE */
     bool launched, watching;
     pid_t parent;
     pthread_t watcher;
     _Atomic bool stop;
-} node = {.fd = -1};
+} node = {.fd = -1, .listener = -1};
 
 /* What each PE tells the others before there is any shared memory. */
 struct card {
-    char host[64];   /* equal = same node: boot id, network namespace, user */
-    char socket[64]; /* where its descriptors are to be had */
+    char machine[40];         /* equal = same processors: boot id */
+    char host[48];            /* equal on one machine = descriptors can be shared: network namespace, user */
+    char node[64];            /* equal on one host = same node: what the user says */
+    char socket[SOCKET_NAME]; /* where its descriptors are to be had */
     uint64_t heap_bytes;
     cpu_set_t cpus;
 };
 
-static void host_key(char *key, size_t n)
+void shmemi_node_machine(char *name, size_t n)
 {
-    char boot[40] = "";
+    char boot[64] = "";
     int fd = open("/proc/sys/kernel/random/boot_id", O_RDONLY | O_CLOEXEC);
     if (fd >= 0) {
         ssize_t got = read(fd, boot, sizeof boot - 1);
         boot[got > 0 ? got : 0] = 0;
         close(fd);
-        boot[strcspn(boot, "\n-")] = 0; /* its first 32 bits will do beside the rest */
     }
     if (!boot[0])
         gethostname(boot, sizeof boot - 1);
+    snprintf(name, n, "%.36s", boot);
+}
+
+/* SHMEM_NODE_ID: "/2" = two PEs in a row a node, "%2" = two nodes in turn, any other text is a node's name. */
+static int node_id(const char *call, int pe, char *id, size_t n)
+{
+    const char *text = shmemi_env.NODE_ID;
+    if (text[0] != '/' && text[0] != '%') {
+        if (strlen(text) >= n)
+            return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                               "SHMEM_NODE_ID has %zu characters, up to %zu are possible", strlen(text),
+                               n - 1);
+        snprintf(id, n, "%s", text);
+        return SHMEMX_SUCCESS;
+    }
+    char *end;
+    long by = strtol(text + 1, &end, 10);
+    if (end == text + 1 || *end || by < 1)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "SHMEM_NODE_ID is \"%s\": a whole number from 1 on follows %c", text, text[0]);
+    snprintf(id, n, "%ld", text[0] == '/' ? pe / by : pe % by);
+    return SHMEMX_SUCCESS;
+}
+
+static void name_host(char *name, size_t n)
+{
     /* descriptors travel over an abstract socket, which lives in the network namespace */
     struct stat ns = {0};
     (void)stat("/proc/self/ns/net", &ns);
-    snprintf(key, n, "%.36s/%lx/%u", boot, (unsigned long)ns.st_ino, (unsigned)getuid());
+    snprintf(name, n, "%lx/%u", (unsigned long)ns.st_ino, (unsigned)getuid());
+}
+
+static bool same_host(const struct card *a, const struct card *b)
+{
+    return strcmp(a->machine, b->machine) == 0 && strcmp(a->host, b->host) == 0;
 }
 
 static int lock_byte(int pe, short type)
@@ -175,72 +210,110 @@ static int make_memfd(const char *call, const char *what, size_t bytes)
     return fd;
 }
 
-static int learn_node(const char *call, struct shmemi_bootstrap *b, const struct card *mine, struct card *all)
+static int out_of_memory(const char *call, int npes)
+{
+    return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", npes);
+}
+
+/* Fills the tables of shmemi_node from everybody's cards. */
+static int sort_cards(const char *call, const struct card *mine, const struct card *all)
 {
     struct shmemi_node *n = &shmemi_node;
-    int rc = b->allgather(b, mine, all, sizeof *mine);
-    if (rc)
-        return rc;
-    n->me = b->rank;
-    n->npes = b->size;
-    n->local_of = malloc(sizeof(int) * (size_t)b->size);
-    node.world_of = malloc(sizeof(int) * (size_t)b->size);
-    if (!n->local_of || !node.world_of)
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", b->size);
     cpu_set_t together;
     CPU_ZERO(&together);
-    for (int pe = 0; pe < b->size; ++pe) {
+    for (int pe = 0; pe < n->npes; ++pe) {
         if (all[pe].heap_bytes != mine->heap_bytes)
             return shmemi_fail(
                 SHMEMX_ERR_MISMATCH, call,
                 "PE %d has a heap of %llu bytes, this PE of %llu: SHMEM_SYMMETRIC_SIZE must be the "
                 "same on all PEs",
                 pe, (unsigned long long)all[pe].heap_bytes, (unsigned long long)mine->heap_bytes);
-        n->local_of[pe] = -1;
-        if (strcmp(all[pe].host, mine->host) != 0)
-            continue;
-        node.world_of[n->local_npes] = pe;
-        n->local_of[pe] = n->local_npes++;
-        CPU_OR(&together, &together, &all[pe].cpus);
+        int first = 0; /* PE of the same node */
+        while (!same_host(&all[first], &all[pe]) || strcmp(all[first].node, all[pe].node) != 0)
+            first++;
+        n->node_of[pe] = first == pe ? n->nodes++ : n->node_of[first];
+        n->index_of[pe] = n->node_npes[n->node_of[pe]]++;
+        n->host_npes += same_host(&all[pe], mine);
+        if (strcmp(all[pe].machine, mine->machine) == 0) {
+            CPU_OR(&together, &together, &all[pe].cpus);
+            n->neighbours++;
+        }
     }
-    n->local_me = n->local_of[n->me];
+    n->my_node = n->node_of[n->me];
+    n->local_me = n->index_of[n->me];
+    n->local_npes = n->node_npes[n->my_node];
     n->processors = CPU_COUNT(&together);
+    for (int pe = 0; pe < n->npes; ++pe) {
+        bool here = n->node_of[pe] == n->my_node;
+        n->local_of[pe] = here ? n->index_of[pe] : -1;
+        if (here)
+            node.world_of[n->index_of[pe]] = pe;
+    }
+    snprintf(node.first_socket, sizeof node.first_socket, "%s", all[node.world_of[0]].socket);
     return SHMEMX_SUCCESS;
 }
 
-int shmemi_node_open(const char *call, struct shmemi_bootstrap *b, size_t heap_bytes, int *heap_fd)
+int shmemi_node_learn(const char *call, struct shmemi_bootstrap *b, size_t heap_bytes, bool together)
 {
+    struct shmemi_node *n = &shmemi_node;
     struct card mine;
     memset(&mine, 0, sizeof mine);
-    host_key(mine.host, sizeof mine.host);
+    shmemi_node_machine(mine.machine, sizeof mine.machine);
     mine.heap_bytes = heap_bytes;
     if (sched_getaffinity(0, sizeof mine.cpus, &mine.cpus) != 0)
         CPU_SET(0, &mine.cpus);
-    int listener = shmemi_fdpass_listen(call, mine.socket, sizeof mine.socket);
-    if (listener < 0)
-        return listener;
-    struct card *all = malloc(sizeof *all * (size_t)b->size);
-    if (!all) {
-        close(listener);
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", b->size);
-    }
-    int fds[2] = {-1, -1}, rc = learn_node(call, b, &mine, all);
-    struct shmemi_node *n = &shmemi_node;
-    if (rc == 0 && n->local_me == 0) {
-        node.bytes = sizeof *node.control + sizeof node.control->pe[0] * (size_t)n->local_npes;
-        if ((fds[0] = make_memfd(call, "libshmem control", node.bytes)) < 0)
-            rc = fds[0];
-        else if ((fds[1] = make_memfd(call, "libshmem heap", heap_bytes * (size_t)n->local_npes)) < 0)
-            rc = fds[1];
-        else
-            rc = shmemi_fdpass_serve(call, listener, fds, 2, n->local_npes - 1);
-    } else if (rc == 0) {
-        rc = shmemi_fdpass_fetch(call, all[node.world_of[0]].socket, node.world_of[0], fds, 2);
-    }
-    close(listener);
+    name_host(mine.host, sizeof mine.host);
+    int rc = node_id(call, b->rank, mine.node, sizeof mine.node - 16);
+    if (rc)
+        return rc;
+    if (!together)
+        snprintf(mine.node + strlen(mine.node), 16, "/%d", b->rank);
+    node.listener = shmemi_fdpass_listen(call, mine.socket, sizeof mine.socket);
+    if (node.listener < 0)
+        return node.listener;
+    size_t npes = (size_t)b->size;
+    n->me = b->rank;
+    n->npes = b->size;
+    n->local_of = malloc(sizeof(int) * npes);
+    n->node_of = malloc(sizeof(int) * npes);
+    n->index_of = malloc(sizeof(int) * npes);
+    n->node_npes = calloc(npes, sizeof(int));
+    node.world_of = malloc(sizeof(int) * npes);
+    struct card *all = malloc(sizeof *all * npes);
+    if (!n->local_of || !n->node_of || !n->index_of || !n->node_npes || !node.world_of || !all)
+        rc = out_of_memory(call, b->size);
+    else if ((rc = b->allgather(b, &mine, all, sizeof mine)) == 0)
+        rc = sort_cards(call, &mine, all);
     free(all);
+    if (rc)
+        shmemi_node_close();
+    return rc;
+}
+
+int shmemi_node_pe(int node_number, int index)
+{
+    int pe = 0;
+    while (shmemi_node.node_of[pe] != node_number || shmemi_node.index_of[pe] != index)
+        pe++;
+    return pe;
+}
+
+int shmemi_node_open(const char *call, struct shmemi_bootstrap *b, size_t bytes, int *heap_fd)
+{
+    struct shmemi_node *n = &shmemi_node;
+    int fds[2] = {-1, -1}, rc;
+    node.bytes = sizeof *node.control + sizeof node.control->pe[0] * (size_t)n->local_npes;
+    if (n->local_me != 0)
+        rc = shmemi_fdpass_fetch(call, node.first_socket, node.world_of[0], fds, 2);
+    else if ((fds[0] = make_memfd(call, "libshmem control", node.bytes)) < 0)
+        rc = fds[0];
+    else if ((fds[1] = make_memfd(call, "libshmem heap", bytes * (size_t)n->local_npes)) < 0)
+        rc = fds[1];
+    else
+        rc = shmemi_fdpass_serve(call, node.listener, fds, 2, n->local_npes - 1);
+    close(node.listener);
+    node.listener = -1;
     if (rc == 0) {
-        node.bytes = sizeof *node.control + sizeof node.control->pe[0] * (size_t)n->local_npes;
         node.fd = fds[0];
         void *p = mmap(NULL, node.bytes, PROT_READ | PROT_WRITE, MAP_SHARED, node.fd, 0);
         if (p == MAP_FAILED || lock_byte(n->local_me, F_WRLCK) != 0) {
@@ -292,8 +365,14 @@ void shmemi_node_close(void)
     if (node.fd >= 0)
         close(node.fd); /* drops the record lock */
     node.fd = -1;
+    if (node.listener >= 0)
+        close(node.listener);
+    node.listener = -1;
     free(node.world_of);
     free(shmemi_node.local_of);
+    free(shmemi_node.node_of);
+    free(shmemi_node.index_of);
+    free(shmemi_node.node_npes);
     node.world_of = NULL;
     memset(&shmemi_node, 0, sizeof shmemi_node);
 }

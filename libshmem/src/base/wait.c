@@ -21,6 +21,15 @@ void shmemi_wait_setup(int pes_on_node, int processors)
     shmemi_spin_limit = pes_on_node > processors ? 0 : SPINS;
 }
 
+void (*shmemi_wait_progress)(void);
+static int (*find_lost)(char *why, size_t n);
+
+void shmemi_wait_networks(void (*progress)(void), int (*lost)(char *why, size_t n))
+{
+    shmemi_wait_progress = progress;
+    find_lost = lost;
+}
+
 static int (*_Atomic interrupt)(void);
 
 void shmemx_set_interrupt(int (*pending)(void)); /* shmemx.h */
@@ -51,6 +60,13 @@ static int look(struct shmemi_wait *w, double now)
                            "PE %d (process %d) ended without shmem_finalize; this PE %s since %.1f s", dead,
                            pid, what, now - w->since);
     }
+    char why[160];
+    dead = find_lost ? find_lost(why, sizeof why) : -1;
+    if (dead >= 0) {
+        describe(w, what, sizeof what);
+        return shmemi_fail(SHMEMX_ERR_PEER_DEAD, w->call, "PE %d is lost: %s; this PE %s since %.1f s", dead,
+                           why, what, now - w->since);
+    }
     int (*pending)(void) = atomic_load_explicit(&interrupt, memory_order_acquire);
     if (pending && pending()) {
         describe(w, what, sizeof what);
@@ -78,6 +94,8 @@ int shmemi_wait_slow(struct shmemi_wait *w)
         w->since = shmemi_now();
         w->next_look = w->since + LOOK_SECONDS;
     }
+    if (shmemi_wait_progress)
+        shmemi_wait_progress();
     if (++w->yields % YIELDS_PER_LOOK == 0) {
         double now = shmemi_now();
         if (now >= w->next_look) {

@@ -28,6 +28,10 @@ extern unsigned shmemi_spin_limit;
 /* Set at init from the number of PEs and of the processors they may use together. */
 void shmemi_wait_setup(int pes_on_node, int processors);
 
+/* What networks want of every wait: `progress` between two looks, `lost` every 10 ms (transport.h); NULL, NULL = nothing. */
+extern void (*shmemi_wait_progress)(void);
+void shmemi_wait_networks(void (*progress)(void), int (*lost)(char *why, size_t n));
+
 /* 0 = look again; TIMEOUT, PEER_DEAD or INTERRUPTED = give up, logged. */
 SHMEMI_COLD int shmemi_wait_slow(struct shmemi_wait *w);
 
@@ -44,6 +48,8 @@ static inline int shmemi_wait_step(struct shmemi_wait *w)
 {
     if (SHMEMI_LIKELY(w->spins < shmemi_spin_limit)) {
         w->spins++;
+        if (SHMEMI_UNLIKELY(shmemi_wait_progress != NULL))
+            shmemi_wait_progress();
         shmemi_pause();
         return SHMEMX_SUCCESS;
     }

@@ -86,7 +86,7 @@ static char *mine(size_t offset)
 /* Where kernels find PE's copy of the heap. */
 static uint64_t copy_of(int pe)
 {
-    return (uintptr_t)shmemi_copy_at(&shmemi_world.segments[SHMEMI_SEGMENT_DEVICE], shmemi_node.local_of[pe]);
+    return (uintptr_t)shmemi_copy_at(&shmemi_world.segments[SHMEMI_SEGMENT_DEVICE], pe);
 }
 
 /* Members at one distance from each other need no tables, where the heaps are. */

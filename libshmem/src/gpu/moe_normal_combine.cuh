@@ -193,14 +193,12 @@ SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a
                       first,
                       upto};
 #if SHMEMI_MOEN_BULK
-    if (a.pipe.slots != 0) {
-        if (lane == 0)
-            arch::bulk_open(reinterpret_cast<u64 *>(shared), senders * a.pipe.slots);
-        if (lane == 0 && a.ring.senders != 0)
-            ring::open(a.ring, shared, arch::width(block) / arch::warp_width - 1);
-        // observers: this thread, which sees what the stream did before, and the copy engine, which reads it
-        arch::bulk_fence();
-    }
+    // In a block that only adds the slots' place is the ring's: a word that was opened may not become part of a row.
+    const bool adds = a.ring.senders != 0 && arch::block_index() >= a.ring.senders;
+    if (lane == 0 && adds)
+        ring::open(a.ring, shared, arch::width(block) / arch::warp_width - 1);
+    else if (lane == 0 && a.pipe.slots != 0)
+        arch::bulk_open(reinterpret_cast<u64 *>(shared), senders * a.pipe.slots);
 #endif
     for (unsigned j = lane; j < ranks; j += arch::width(block)) { // count is 0 where the dispatch did not fit
         int all = 0, own = 0;
@@ -217,7 +215,11 @@ SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a
     }
     if (meet_back(c)) {
 #if SHMEMI_MOEN_BULK
-        if (a.ring.senders != 0 && arch::block_index() >= a.ring.senders) {
+        // observers: this thread, which sees what the stream did before, and that the owners are done with the places of this
+        // round, and the copy engine, which reads the one and writes the other
+        if (a.pipe.slots != 0)
+            arch::bulk_fence();
+        if (adds) {
             if (mine == 0)
                 ring(c, shared).fill_all();
             else

@@ -378,6 +378,9 @@ struct bulk_sender {
     {
         const bool leads = arch::lane(warp) == 0;
         int pos[lane_ranks], next[lane_ranks];
+        // observers: this lane, which has seen that the receivers are done with their buffers, and the copy engine, which
+        // writes there
+        arch::bulk_fence();
         look_up(0, pos);
         for (unsigned i = 0; i < n; ++i) {
             const unsigned s = i % pipe.slots, t = token(i);

@@ -1,4 +1,4 @@
-/* Transport cuda: GPU memory of the processes of one node. The peers' GPU heaps are mapped into this process's device
+/* Transport cuda: GPU memory of the processes of one host. The peers' GPU heaps are mapped into this process's device
  * address space, so a put or a get is one copy by the driver, which finds the way: NVLink, PCIe, or within one GPU.
  * Either side may be host memory. All copies go through the library's own stream, in order; so fence has nothing to do
  * and quiet waits for the stream. */
@@ -24,8 +24,8 @@ static int cuda_open(const struct shmemi_job *j)
 
 static int cuda_connect(int pe, int segment, const void *card, size_t n)
 {
-    (void)card, (void)n;
-    return segment == SHMEMI_SEGMENT_DEVICE && job->segments[segment].base && job->local_of[pe] >= 0;
+    (void)pe, (void)card, (void)n;
+    return segment == SHMEMI_SEGMENT_DEVICE && job->segments[segment].base; /* of all PEs, or there is none */
 }
 
 static void cuda_close(void)
@@ -33,9 +33,19 @@ static void cuda_close(void)
     job = NULL;
 }
 
+/* NULL = the host heap of a PE of another node. */
 static void *cuda_map(int pe, int segment, uint64_t offset)
 {
-    return shmemi_copy_at(&job->segments[segment], job->local_of[pe]) + offset;
+    int number = segment == SHMEMI_SEGMENT_DEVICE ? pe : job->local_of[pe];
+    return number < 0 ? NULL : shmemi_copy_at(&job->segments[segment], number) + offset;
+}
+
+static int copy(const char *call, void *dest, const void *source, size_t n, int pe)
+{
+    if (SHMEMI_UNLIKELY(!dest || !source))
+        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
+                           "between GPU memory and the host heap of PE %d, which is on another node", pe);
+    return shmemi_gpu_copy(call, dest, source, n, shmemi_gpu_stream());
 }
 
 static int finish(const char *call, bool nbi)
@@ -45,15 +55,13 @@ static int finish(const char *call, bool nbi)
 
 static int cuda_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
 {
-    int rc =
-        shmemi_gpu_copy("put to GPU memory", cuda_map(pe, segment, offset), source, n, shmemi_gpu_stream());
+    int rc = copy("put to GPU memory", cuda_map(pe, segment, offset), source, n, pe);
     return rc ? rc : finish("put to GPU memory", nbi);
 }
 
 static int cuda_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi)
 {
-    int rc =
-        shmemi_gpu_copy("get from GPU memory", dest, cuda_map(pe, segment, offset), n, shmemi_gpu_stream());
+    int rc = copy("get from GPU memory", dest, cuda_map(pe, segment, offset), n, pe);
     return rc ? rc : finish("get from GPU memory", nbi);
 }
 
@@ -106,7 +114,7 @@ static int cuda_put_signal(int pe, int segment, uint64_t offset, const void *sou
     const char *call = "put_signal to GPU memory";
     int rc = need_gpu_heap(call, sig_segment);
     if (rc == 0 && n)
-        rc = shmemi_gpu_copy(call, cuda_map(pe, segment, offset), source, n, shmemi_gpu_stream());
+        rc = copy(call, cuda_map(pe, segment, offset), source, n, pe);
     if (rc)
         return rc;
     void *sig = own(sig_segment, sig_offset);
