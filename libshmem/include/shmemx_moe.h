@@ -27,6 +27,10 @@
  * SHMEMX_MOE_EXCHANGE; in SHMEMX_MOE_WORST_CASE there is one more buffer, and the arrival flags of the
  * dispatch before show it.
  *
+ * Between nodes a row crosses to each node once, to the first of its ranks that want it; the others copy it from there, and
+ * only ids, weights and source are sent to each. With group-limited gating (a group a node) a token crosses to at most
+ * as many nodes as it has groups.
+ *
  * Source of the algorithm: rank de-duplication, local ids and unweighted combine as in DeepEP's normal
  * kernels; round numbers as flags, so that nothing is cleared, as in FlashInfer's all-to-all.
  */

@@ -26,7 +26,7 @@ static inline int amo(const char *call, shmem_ctx_t ctx, int op, size_t size, co
     if (SHMEMI_UNLIKELY((rc = shmemi_locate(call, "dest", dest, size, &p)) != 0))
         return rc;
     struct shmemi_amo a = {.op = op, .size = size, .value = value, .cond = cond, .fetched = fetched};
-    return shmemi_route(pe, p.segment, NULL)->amo(pe, p.segment, p.offset, &a, nbi);
+    return shmemi_amo_route(pe, p.segment)->amo(pe, p.segment, p.offset, &a, nbi);
 }
 
 int shmemx_atomic(shmem_ctx_t ctx, int op, size_t size, void *dest, uint64_t value, uint64_t cond, int pe,

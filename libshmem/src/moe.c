@@ -111,7 +111,8 @@ static void free_object(struct shmemx_moe *m)
     }
     for (int r = 0; m->stage && r < m->ranks; r++)
         free(m->stage[r]);
-    void *const all[] = {m->world, m->owner, m->first, m->peer, m->stage, m->line, m->record_scratch, m->sum};
+    void *const all[] = {m->world, m->owner, m->first,          m->node, m->peer,
+                         m->stage, m->line,  m->record_scratch, m->sum};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     free(m);
@@ -231,19 +232,21 @@ static int fill(const char *call, struct shmemx_moe *m)
     m->world = malloc(ranks * sizeof *m->world);
     m->owner = malloc(experts * sizeof *m->owner);
     m->first = malloc((ranks + 1) * sizeof *m->first);
+    m->node = malloc(ranks * sizeof *m->node);
     m->peer = calloc(ranks, sizeof *m->peer);
     m->stage = calloc(ranks, sizeof *m->stage);
     m->line = calloc(1, m->line_bytes);
     m->record_scratch = malloc(m->sent_row);
     m->sum = malloc((size_t)m->c.hidden * sizeof *m->sum);
-    if (!m->world || !m->owner || !m->first || !m->peer || !m->stage || !m->line || !m->record_scratch ||
-        !m->sum)
+    if (!m->world || !m->owner || !m->first || !m->node || !m->peer || !m->stage || !m->line ||
+        !m->record_scratch || !m->sum)
         return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "no private memory for %d ranks, %zu experts",
                            m->ranks, experts);
     int64_t each = m->c.num_experts / m->ranks, more = m->c.num_experts % m->ranks;
     m->first[0] = 0;
     for (int r = 0; r < m->ranks; r++) {
         m->world[r] = shmem_team_translate_pe(m->c.team, r, SHMEM_TEAM_WORLD);
+        m->node[r] = shmemi_moe_never_direct ? r : shmemi_node.node_of[m->world[r]];
         m->first[r + 1] = m->first[r] + (int32_t)(each + (r < more));
         for (int32_t e = m->first[r]; e < m->first[r + 1]; e++)
             m->owner[e] = r;
@@ -307,6 +310,7 @@ static int connect_ranks(const char *call, void *object, void *block)
                                                : shmem_ptr(m->base.block, m->world[r]);
         if (m->peer[r])
             continue;
+        m->far = true;
         m->stage[r] = malloc(in > back ? in : back);
         if (m->stage[r] == NULL)
             return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes to stage rows for PE %d",

@@ -44,6 +44,9 @@ struct shmemi_moe_route {
     /* Sending side: token t goes to rank[i] as the at[i]-th row of the (this PE, rank[i]) stream, for
      * start[t] <= i < start[t + 1], ranks ascending. */
     int32_t *start, *rank, *at;
+    int32_t *
+        via; /* of entry i: the token's first entry on the same node, which is not this PE's: its row alone goes
+                     * there, and the rank of entry i copies it; -1 = the row goes to the rank itself */
     int32_t *owner;      /* [tokens][K] rank of each choice, -1 = dropped */
     int32_t *send_count; /* [R] rows to each rank */
     int32_t *send_base;  /* [R] where they start in its receive buffer */
@@ -54,6 +57,7 @@ struct shmemi_moe_route {
     int64_t *ids;                     /* [rows][K], and so on as in shmemx_moe_received_t */
     float *weights;
     int32_t *source_rank, *source_token;
+    int32_t *copy_rank, *copy_row; /* [rows] where the row lies on this node, -1 = in its own place */
     int32_t *per_expert;
     int64_t *offsets;
     int32_t *place;
@@ -84,8 +88,10 @@ struct shmemx_moe {
     size_t line_bytes, receive_at, receive_bytes, combine_at, combine_bytes, block_bytes;
     int slots;
     int64_t combine_rows;
-    char **peer;  /* [R] block of each rank as mapped here, NULL = not mapped */
-    char **stage; /* [R] for ranks not mapped: rows to be put, max(receive, combine) bytes of one stream */
+    int32_t *node; /* [R] ranks of one number map each other's memory */
+    bool far;      /* some ranks are not mapped */
+    char **peer;   /* [R] block of each rank as mapped here, NULL = not mapped */
+    char **stage;  /* [R] for ranks not mapped: rows to be put, max(receive, combine) bytes of one stream */
     struct shmemi_moe_line *line; /* the line being told */
     uint64_t round, dispatches, combine_round;
     int combine_slot;
@@ -122,6 +128,8 @@ int shmemi_moe_reserve(const char *call, const struct shmemx_moe *moe, struct sh
 /* Reads ids, weights, sources out of the arrived records and lays out the expert form. */
 void shmemi_moe_read_records(const struct shmemx_moe *moe, struct shmemi_moe_route *route,
                              const char *buffer);
+/* Copies the rows that came to another rank of this node, from its buffer, which starts at the same `offset`. */
+void shmemi_moe_copy_rows(const struct shmemx_moe *moe, const struct shmemi_moe_route *route, size_t offset);
 void shmemi_moe_route_release(struct shmemi_moe_route *route);
 
 /* moe_wire.c */
@@ -132,8 +140,8 @@ static inline char *shmemi_moe_target(const struct shmemx_moe *moe, int rank, si
 {
     return moe->peer[rank] ? moe->peer[rank] + offset : moe->stage[rank];
 }
-/* Sends what was staged for a rank: n bytes to `offset` of its block. Nothing to do where it is mapped. */
-int shmemi_moe_flush(struct shmemx_moe *moe, int rank, size_t offset, size_t n);
+/* Sends of what was staged for `offset` of a rank's block n bytes, `from` bytes on. Nothing to do where it is mapped. */
+int shmemi_moe_flush(struct shmemx_moe *moe, int rank, size_t offset, size_t from, size_t n);
 /* Tells all ranks that this one's rows of the round are stored, or with error != 0 that there are none; then
  * waits for all lines. Returns `error` if there is one; else what went wrong elsewhere (MISMATCH naming the
  * PE) or here (TIMEOUT, PEER_DEAD: the object is broken). counts may be NULL. */

@@ -151,7 +151,7 @@ static int send_back(struct combine *c, size_t buffer)
             if (rc)
                 return rc;
         }
-        int rc = shmemi_moe_flush(moe, source, offset, count * moe->back_record);
+        int rc = shmemi_moe_flush(moe, source, offset, 0, count * moe->back_record);
         if (rc)
             return rc;
         size_t bytes = moe->back_row + (c->a->topk_weights ? (size_t)moe->c.topk * sizeof(float) : 0);

@@ -96,6 +96,7 @@ static size_t carve_sending(const struct shmemx_moe *moe, struct shmemi_moe_rout
     r->start = carve(base, &used, t + 1, sizeof *r->start);
     r->rank = carve(base, &used, pairs, sizeof *r->rank);
     r->at = carve(base, &used, pairs, sizeof *r->at);
+    r->via = carve(base, &used, pairs, sizeof *r->via);
     r->owner = carve(base, &used, t * k, sizeof *r->owner);
     int32_t **const by_rank[] = {&r->send_count, &r->send_base,  &r->own_base,
                                  &r->recv_start, &r->recv_count, &r->return_base};
@@ -111,6 +112,8 @@ static size_t carve_receiving(const struct shmemx_moe *moe, struct shmemi_moe_ro
     r->weights = carve(base, &used, rows * k, sizeof *r->weights);
     r->source_rank = carve(base, &used, rows, sizeof *r->source_rank);
     r->source_token = carve(base, &used, rows, sizeof *r->source_token);
+    r->copy_rank = carve(base, &used, rows, sizeof *r->copy_rank);
+    r->copy_row = carve(base, &used, rows, sizeof *r->copy_row);
     r->place = carve(base, &used, rows * k, sizeof *r->place);
     r->per_expert = carve(base, &used, local, sizeof *r->per_expert);
     r->offsets = carve(base, &used, local + 1, sizeof *r->offsets);
@@ -173,8 +176,13 @@ int shmemi_moe_plan(const char *call, const struct shmemx_moe *moe, const void *
             r->rank[i] = owner;
             used++;
         }
-        for (size_t i = begin; i < used; i++)
+        for (size_t i = begin; i < used; i++) {
             r->at[i] = r->send_count[r->rank[i]]++;
+            size_t first = begin;
+            while (moe->node[r->rank[first]] != moe->node[r->rank[i]])
+                first++;
+            r->via[i] = first == i || moe->peer[r->rank[i]] ? -1 : (int32_t)first;
+        }
     }
     r->start[tokens] = (int32_t)used;
     *route = r;
@@ -257,8 +265,12 @@ static void read_record(const struct shmemx_moe *moe, struct shmemi_moe_route *r
         if (ids[j] >= 0)
             r->per_expert[ids[j]]++;
     }
+    int32_t from[4];
+    memcpy(from, record + moe->source_at, sizeof from);
     r->source_rank[row] = source;
-    memcpy(&r->source_token[row], record + moe->source_at, sizeof r->source_token[row]);
+    r->source_token[row] = from[0];
+    r->copy_rank[row] = from[2];
+    r->copy_row[row] = from[3];
 }
 
 static void empty_slots(const struct shmemx_moe *moe, struct shmemi_moe_route *r, size_t from, size_t to)
@@ -269,7 +281,16 @@ static void empty_slots(const struct shmemx_moe *moe, struct shmemi_moe_route *r
         r->weights[i] = 0;
     }
     for (size_t row = from; row < to; row++)
-        r->source_rank[row] = r->source_token[row] = -1;
+        r->source_rank[row] = r->source_token[row] = r->copy_rank[row] = -1;
+}
+
+void shmemi_moe_copy_rows(const struct shmemx_moe *moe, const struct shmemi_moe_route *r, size_t offset)
+{
+    for (size_t row = 0; moe->far && row < (size_t)r->rows; row++)
+        if (r->copy_rank[row] >= 0)
+            memcpy(moe->base.block + offset + row * moe->record,
+                   moe->peer[r->copy_rank[row]] + offset + (size_t)r->copy_row[row] * moe->record,
+                   moe->sent_row);
 }
 
 void shmemi_moe_read_records(const struct shmemx_moe *moe, struct shmemi_moe_route *r, const char *buffer)

@@ -10,11 +10,12 @@ void shmemi_moe_begin_round(struct shmemx_moe *moe)
     moe->round++;
 }
 
-int shmemi_moe_flush(struct shmemx_moe *moe, int rank, size_t offset, size_t n)
+int shmemi_moe_flush(struct shmemx_moe *moe, int rank, size_t offset, size_t from, size_t n)
 {
     if (moe->peer[rank] || n == 0)
         return SHMEMX_SUCCESS;
-    return shmemx_put_nbi(SHMEM_CTX_DEFAULT, moe->base.block + offset, moe->stage[rank], n, moe->world[rank]);
+    return shmemx_put_nbi(SHMEM_CTX_DEFAULT, moe->base.block + offset + from, moe->stage[rank] + from, n,
+                          moe->world[rank]);
 }
 
 static int tell(struct shmemx_moe *moe, int rank, uint64_t word, size_t bytes)
@@ -29,10 +30,6 @@ static int tell(struct shmemx_moe *moe, int rank, uint64_t word, size_t bytes)
         return SHMEMX_SUCCESS;
     }
     struct shmemi_moe_line *there = shmemi_moe_line_of(moe, moe->base.block, moe->round, moe->me);
-    /* observers: that rank, which must find the rows put by flush when it sees the word of put_signal */
-    int rc = shmemx_fence(SHMEM_CTX_DEFAULT);
-    if (rc)
-        return rc;
     return shmemx_put_signal(SHMEM_CTX_DEFAULT, &there->tag, &mine->tag, bytes,
                              (uint64_t *)(void *)&there->word, word, SHMEM_SIGNAL_SET, moe->world[rank]);
 }
@@ -112,7 +109,9 @@ int shmemi_moe_end_round(const char *call, struct shmemx_moe *moe, enum shmemi_m
         bytes += (size_t)moe->ranks * sizeof *counts;
     }
     uint64_t word = moe->round << 16 | (uint64_t)step << 8 | (uint64_t)-error;
-    int rc = SHMEMX_SUCCESS;
+    /* Rows put by flush are there before any line is: a rank reads those of its node that lie in another's buffer
+     * (moe_dispatch.c). And the stages are free for the next round. */
+    int rc = moe->far ? shmemx_quiet(SHMEM_CTX_DEFAULT) : SHMEMX_SUCCESS;
     /* Each begins behind itself, so that not all write to one rank at a time. */
     for (int i = 1; i <= moe->ranks && rc == 0; i++)
         rc = tell(moe, (moe->me + i) % moe->ranks, word, bytes);

@@ -60,7 +60,10 @@ static int no_order(int pe)
 {
     return unsupported("fence or quiet", pe);
 }
-static void no_progress(void) {}
+static bool no_progress(void)
+{
+    return false;
+}
 static int no_view(int pe, void *view, size_t bytes)
 {
     (void)view, (void)bytes;
@@ -96,6 +99,7 @@ static bool is_open(const struct shmemi_transport *t)
 /* ---- which transports, in which order: SHMEM_TRANSPORTS ------------------------------------------------------------- */
 
 static int order[ROWS], norder;
+static bool maps_node; /* shm is among them: else it serves a PE's own memory alone, each PE being a node */
 
 static int unknown_name(const char *call, const char *name, size_t n)
 {
@@ -111,6 +115,7 @@ int shmemi_route_settings(const char *call)
 {
     const char *text = shmemi_env.TRANSPORTS;
     norder = 0;
+    maps_node = true;
     if (strcmp(text, "auto") == 0) {
         while (norder < ROWS)
             order[norder] = norder, norder++;
@@ -130,16 +135,33 @@ int shmemi_route_settings(const char *call)
         order[norder++] = i;
         at += n;
     }
-    return norder ? SHMEMX_SUCCESS
-                  : shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "SHMEM_TRANSPORTS is empty; auto means all");
+    /* shm goes first, listed or not: notes need a PE's own memory, and its node's where that is what a node is */
+    int shm = 0, at = 0;
+    while (rows[shm].raw != &shmemi_transport_shm)
+        shm++;
+    while (at < norder && order[at] != shm)
+        at++;
+    maps_node = at < norder;
+    norder += !maps_node;
+    memmove(order + 1, order, sizeof order[0] * (size_t)at);
+    order[0] = shm;
+    return SHMEMX_SUCCESS;
 }
 
 bool shmemi_route_maps_node(void)
 {
-    for (int k = 0; k < norder; ++k)
-        if (rows[order[k]].raw == &shmemi_transport_shm)
-            return true;
-    return false;
+    return maps_node;
+}
+
+static int add(char *text, size_t n, size_t *at, const char *fmt, ...) SHMEMI_PRINTF(4, 5);
+static int add(char *text, size_t n, size_t *at, const char *fmt, ...)
+{
+    va_list ap;
+    va_start(ap, fmt);
+    int more = *at < n ? vsnprintf(text + *at, n - *at, fmt, ap) : 0;
+    va_end(ap);
+    *at += more > 0 ? (size_t)more : 0;
+    return more;
 }
 
 /* ---- routes --------------------------------------------------------------------------------------------------------- */
@@ -171,16 +193,22 @@ static int connect_rest(struct shmemi_transport *t, int segment, const struct sh
 static int find_routes(const char *call, int segment, const struct shmemi_transport **route)
 {
     int without = shmemi_world.job.npes;
+    char absent[512] = ""; /* networks, and what they lack */
+    size_t at = 0;
     for (int k = 0; k < norder; ++k) {
         struct shmemi_transport *t = &full[order[k]];
-        char why[128];
+        char why[160];
         if (!t->name) {
             *t = *rows[order[k]].raw;
             fill(t);
         }
-        int rc = SHMEMX_SUCCESS, there = t->probe(why, sizeof why);
-        if (!there)
+        /* not asked where nothing is missing: the answer may load a library */
+        int rc = SHMEMX_SUCCESS, there = without > 0 && t->probe(why, sizeof why);
+        if (!there && without > 0) {
             shmemi_debug("transport %s: %s", t->name, why);
+            if (rows[order[k]].raw->address)
+                add(absent, sizeof absent, &at, "; %s: %s", t->name, why);
+        }
         if (rows[order[k]].raw->address)
             rc = shmemi_network_connect(call, t, there, segment, route, &without);
         else if (there && without > 0)
@@ -194,9 +222,9 @@ static int find_routes(const char *call, int segment, const struct shmemi_transp
     while (route[pe])
         pe++;
     return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                       "no transport reaches the %s memory of PE %d (%d of %d PEs); SHMEM_TRANSPORTS=%s",
+                       "no transport reaches the %s memory of PE %d (%d of %d PEs); SHMEM_TRANSPORTS=%s%s",
                        segment == SHMEMI_SEGMENT_HOST ? "host" : "GPU", pe, without, shmemi_world.job.npes,
-                       shmemi_env.TRANSPORTS);
+                       shmemi_env.TRANSPORTS, absent);
 }
 
 static int new_table(const char *call, const struct shmemi_transport ***route)
@@ -287,17 +315,6 @@ void shmemi_route_close(void)
     w->route = w->gpu_route = NULL;
 }
 
-static int add(char *text, size_t n, size_t *at, const char *fmt, ...) SHMEMI_PRINTF(4, 5);
-static int add(char *text, size_t n, size_t *at, const char *fmt, ...)
-{
-    va_list ap;
-    va_start(ap, fmt);
-    int more = *at < n ? vsnprintf(text + *at, n - *at, fmt, ap) : 0;
-    va_end(ap);
-    *at += more > 0 ? (size_t)more : 0;
-    return more;
-}
-
 void shmemi_route_report(char *text, size_t n)
 {
     size_t at = 0;
@@ -305,8 +322,8 @@ void shmemi_route_report(char *text, size_t n)
     for (int i = 0; i < ROWS; ++i) {
         char why[128];
         int there = rows[i].raw->probe(why, sizeof why);
-        add(text, n, &at, "transport %s: %s (%s); %s\n", rows[i].raw->name, there ? "available" : "not available",
-            why, rows[i].text);
+        add(text, n, &at, "transport %s: %s (%s); %s\n", rows[i].raw->name,
+            there ? "available" : "not available", why, rows[i].text);
     }
 }
 

@@ -69,11 +69,12 @@ static int gather(const char *call, const void *mine, size_t stride, char **all)
 
 /* ---- waits ------------------------------------------------------------------------------------------------------------ */
 
-static void progress(void)
+static bool progress(void)
 {
+    bool moved = false;
     for (int i = 0; i < count; ++i)
-        if (networks[i].here)
-            networks[i].t->progress();
+        moved |= networks[i].here && networks[i].t->progress();
+    return moved;
 }
 
 static int lost(char *why, size_t n)
@@ -149,10 +150,19 @@ int shmemi_network_connect(const char *call, struct shmemi_transport *t, bool th
     int rc = net ? 0 : open_network(call, t, there && *without > 0, &net);
     if (rc || !net)
         return rc;
+    if (net->here && segment == SHMEMI_SEGMENT_HOST && t->owns_atomics && t->owns_atomics())
+        shmemi_world.atomics = t;
+    bool all_pes = shmemi_world.atomics == t && segment == SHMEMI_SEGMENT_HOST;
     for (int pe = 0; net->here && pe < shmemi_world.job.npes && rc >= 0; ++pe) {
-        if (route[pe] || net->card_bytes[pe] == 0 ||
+        if ((route[pe] && !all_pes) || net->card_bytes[pe] == 0 ||
             (rc = t->connect(pe, segment, net->cards + (size_t)pe * net->stride,
-                             (size_t)net->card_bytes[pe])) <= 0)
+                             (size_t)net->card_bytes[pe])) <= 0) {
+            if (all_pes && rc >= 0)
+                rc = shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
+                                 "all atomics are %s's, which does not reach PE %d", t->name, pe);
+            continue;
+        }
+        if (route[pe])
             continue;
         route[pe] = t;
         --*without;
@@ -183,7 +193,9 @@ static int expose(const char *call, struct network *net, int segment, uint64_t o
     const struct shmemi_transport *const *route =
         segment == SHMEMI_SEGMENT_HOST ? shmemi_world.route : shmemi_world.gpu_route;
     for (int pe = 0; pe < shmemi_world.job.npes && rc == 0; ++pe)
-        if (net->here && route[pe] == net->t && net->t->learn && bytes[pe])
+        if (net->here &&
+            (route[pe] == net->t || (shmemi_world.atomics == net->t && segment == SHMEMI_SEGMENT_HOST)) &&
+            net->t->learn && bytes[pe])
             rc = net->t->learn(pe, segment, offset, n, keys + (size_t)pe * stride, (size_t)bytes[pe]);
     if (stride)
         free(keys);
@@ -211,6 +223,7 @@ int shmemi_route_expose(const char *call, int segment, uint64_t offset, size_t n
 void shmemi_network_close(void)
 {
     shmemi_wait_networks(NULL, NULL);
+    shmemi_world.atomics = NULL;
     for (int i = 0; i < count; ++i) {
         free(networks[i].cards);
         free(networks[i].card_bytes);

@@ -91,6 +91,9 @@ struct shmemi_transport {
     /* Atomic against all atomics of this library on that element, whoever issues them. A fetched value is there on
      * return (nbi = false), or after quiet. */
     int (*amo)(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi);
+    /* 1 = its atomics are not atomic against the processors': then all atomics on host memory go through it, those of this
+     * PE and of its node too, to which it is connected as well. The same on all PEs. After open. NULL = no. */
+    int (*owns_atomics)(void);
     /* As put, then sets or adds `signal` in the 64-bit word at sig_offset of the same PE (segment sig_segment), so
      * that whoever sees the word changed sees the bytes: that PE, and those that share its memory. n may be 0. */
     int (*put_signal)(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
@@ -108,8 +111,9 @@ struct shmemi_transport {
     /* Nothing uses the range any more; local, before close. Cannot fail: the memory may be gone already. */
     void (*buffer_unregister)(void *addr);
     /* Moves things on without blocking: what this PE issued, and what peers wait for from it. Waits call it between two
-     * looks; a PE that computes calls nothing, so a transport whose peers need this PE's processor has a thread as well. */
-    void (*progress)(void);
+     * looks; a PE that computes calls nothing, so a transport whose peers need this PE's processor has a thread as well.
+     * true = something has moved since the last call: a wait that serves does not go to sleep over it. */
+    bool (*progress)(void);
     /* World number of a peer that it has found to be gone, with the cause in `why`; -1 = none. Never blocks; waits ask
      * every 10 ms. NULL = it cannot know. */
     int (*lost)(char *why, size_t n);

@@ -20,6 +20,8 @@ struct shmemi_world {
         *route; /* [npes] for host memory on both sides; tables with no NULL slot */
     const struct shmemi_transport *
         *gpu_route; /* [npes] where GPU memory is on either side; NULL = no GPU heap yet */
+    const struct shmemi_transport
+        *atomics; /* the one that owns all atomics on host memory; NULL = none does */
     const struct shmemi_transport *open[8]; /* those in use, for fence and quiet */
     int nopen;
     struct shmemi_bootstrap boot;
@@ -88,6 +90,14 @@ static inline const struct shmemi_transport *shmemi_route(int pe, int segment, c
         (segment == SHMEMI_SEGMENT_DEVICE || (local && shmemi_is_gpu(local))))
         return shmemi_world.gpu_route[pe];
     return shmemi_world.route[pe];
+}
+
+/* The transport for an atomic. */
+static inline const struct shmemi_transport *shmemi_amo_route(int pe, int segment)
+{
+    if (SHMEMI_UNLIKELY(shmemi_world.atomics != NULL) && segment == SHMEMI_SEGMENT_HOST)
+        return shmemi_world.atomics;
+    return shmemi_route(pe, segment, NULL);
 }
 
 /* The direct pointer to that PE's copy of a place, NULL = not mapped here. A GPU pointer for the GPU heap. */

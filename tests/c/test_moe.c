@@ -1,4 +1,5 @@
 /* MoE dispatch and combine: scenes of every kind, many rounds in a row, teams. */
+#include "base/node.h"
 #include "moe_scene.h"
 
 static void run_scene(const struct scene *s)
@@ -118,10 +119,51 @@ static void teams(void)
         shmem_team_destroy(high);
 }
 
+/* A row crosses to a node once, however many of the PEs there want it; the others get what belongs to it. */
+static void one_copy_a_node(void)
+{
+    enum { TOKENS = 5, K = 8 };
+    struct scene s = {.c = plain_config(), .idx_type = SHMEMX_INT32};
+    s.c.num_experts = npes; /* an expert a PE, and every token wants the first K */
+    s.c.topk = npes < K ? npes : K;
+    s.c.max_tokens = TOKENS;
+    shmemx_moe_t *moe = create(&s);
+    int32_t idx[TOKENS * K];
+    for (int64_t i = 0; i < TOKENS * s.c.topk; i++)
+        idx[i] = (int32_t)(i % s.c.topk);
+    char *x = calloc(TOKENS, row_bytes(&s));
+    shmemx_moe_handle_t *handle = NULL, *cached = NULL;
+    int rc = shmemx_moe_dispatch(moe, x, (ptrdiff_t)row_bytes(&s), TOKENS, idx, SHMEMX_INT32, NULL, &handle);
+    CHECK(rc == 0, "dispatch gives %d: %s", rc, shmemx_last_error());
+    shmemx_moe_info_t info;
+    (void)shmemx_moe_info(moe, &info);
+    int64_t want = 0, want_cached = 0, whole = info.record_bytes, behind = whole - (int64_t)moe->ids_at;
+    for (int pe = 0; pe < s.c.topk; pe++) {
+        bool first = true;
+        for (int before = 0; before < pe; before++)
+            first &= shmemi_node.node_of[before] != shmemi_node.node_of[pe];
+        bool there = shmemi_node.node_of[pe] == shmemi_node.my_node;
+        want += pe == me ? 0 : there || first ? whole : behind;
+        want_cached += pe == me ? 0 : there || first ? whole : 0;
+    }
+    CHECK(info.dispatch_bytes_remote == TOKENS * want, "%lld bytes, not %lld",
+          (long long)info.dispatch_bytes_remote, (long long)(TOKENS * want));
+    rc = shmemx_moe_dispatch_cached(moe, handle, x, (ptrdiff_t)row_bytes(&s), TOKENS, &cached);
+    CHECK(rc == 0, "cached dispatch gives %d: %s", rc, shmemx_last_error());
+    (void)shmemx_moe_info(moe, &info);
+    CHECK(info.dispatch_bytes_remote == TOKENS * (want + want_cached), "%lld bytes, not %lld",
+          (long long)info.dispatch_bytes_remote, (long long)(TOKENS * (want + want_cached)));
+    (void)shmemx_moe_handle_free(handle);
+    (void)shmemx_moe_handle_free(cached);
+    free(x);
+    (void)shmemx_moe_destroy(moe);
+}
+
 int main(void)
 {
     pes_begin();
     shmemx_log_errors(0);
+    one_copy_a_node();
     all_scenes();
     in_a_row(SHMEMX_MOE_EXCHANGE);
     in_a_row(SHMEMX_MOE_WORST_CASE);

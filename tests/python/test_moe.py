@@ -290,7 +290,9 @@ def test_strided_rows_and_stats() -> None:
         counts = ep.layout(idx).num_tokens_per_rank
         record = got.recv_x.strides[0]
         assert got.bytes_local == counts[ME] * record
-        assert got.bytes_remote == (counts.sum() - counts[ME]) * record
+        every = (counts.sum() - counts[ME]) * record
+        one_node = pyshmem.TEAM_SHARED.n_pes() == pyshmem.n_pes()  # else rows cross to a node once
+        assert got.bytes_remote == every if one_node else 0 < got.bytes_remote < every
         stats = ep.stats
         assert (stats.dispatches, stats.combines) == (1, 0)
         assert stats.dispatch_bytes_remote == got.bytes_remote

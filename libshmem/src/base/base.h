@@ -57,6 +57,11 @@ int shmemi_env_read(const char *call);
 /* Opens the first library of a NULL-terminated list that is there; NULL when none is, and then
  * *why (static storage a thread) says what was tried. */
 void *shmemi_dl_open(const char *const *names, const char **why);
+/* Looks for a library of which a process must have one copy, the one that MPI has or would open: first that in the
+ * process, then the launcher's, one in a wheel beside ours, the system's, one beside the mpirun in PATH. `places`,
+ * NULL-terminated, are folders below the launcher's lib (""), or where they start with "../" relative to the folder of
+ * this library. `take` binds what it needs of a library; false = not this one. */
+bool shmemi_dl_search(const char *file, const char *const *places, bool (*take)(void *handle));
 
 /* Seconds on the monotonic clock. */
 double shmemi_now(void);

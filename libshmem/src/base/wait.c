@@ -11,7 +11,8 @@
  * finds nobody else returns in 0.3 us. 128 spins are some 3 us: longer than any answer of a PE that is running now. 2000
  * spins were as fast alone, but on cores shared with other programs each wait then cost 55 us instead of 3. */
 enum { SPINS = 128, YIELDS_PER_LOOK = 16 };
-/* After this long without news the other side computes: sleep so that it has the processor to itself. */
+/* After this long without news, be it for a peer that this PE serves, the other side computes: sleep so that it has the
+ * processor to itself. */
 static const double YIELD_SECONDS = 0.002, LOOK_SECONDS = 0.01, REPORT_SECONDS = 60;
 
 unsigned shmemi_spin_limit = SPINS;
@@ -21,10 +22,10 @@ void shmemi_wait_setup(int pes_on_node, int processors)
     shmemi_spin_limit = pes_on_node > processors ? 0 : SPINS;
 }
 
-void (*shmemi_wait_progress)(void);
+bool (*shmemi_wait_progress)(void);
 static int (*find_lost)(char *why, size_t n);
 
-void shmemi_wait_networks(void (*progress)(void), int (*lost)(char *why, size_t n))
+void shmemi_wait_networks(bool (*progress)(void), int (*lost)(char *why, size_t n))
 {
     shmemi_wait_progress = progress;
     find_lost = lost;
@@ -94,8 +95,8 @@ int shmemi_wait_slow(struct shmemi_wait *w)
         w->since = shmemi_now();
         w->next_look = w->since + LOOK_SECONDS;
     }
-    if (shmemi_wait_progress)
-        shmemi_wait_progress();
+    if (shmemi_wait_progress && shmemi_wait_progress())
+        w->news = shmemi_now();
     if (++w->yields % YIELDS_PER_LOOK == 0) {
         double now = shmemi_now();
         if (now >= w->next_look) {
@@ -104,7 +105,7 @@ int shmemi_wait_slow(struct shmemi_wait *w)
                 return rc;
             w->next_look = now + LOOK_SECONDS;
         }
-        if (now - w->since > YIELD_SECONDS) {
+        if (now - w->since > YIELD_SECONDS && now - w->news > YIELD_SECONDS) {
             /* one look in 16 steps is too rare once steps are long */
             w->yields = YIELDS_PER_LOOK - 1;
             struct timespec t = {.tv_nsec = 20000};

@@ -18,7 +18,7 @@ struct shmemi_wait {
     const volatile void *addr; /* what it looks at, NULL = nothing to show */
     int pe;                    /* world number of the PE it waits for, -1 = any */
     unsigned spins, yields;
-    double since, next_look;
+    double since, next_look, news; /* news: when a network last moved something */
     bool reported;
 };
 #define SHMEMI_WAIT_FOR(call_, pe_, addr_) {.call = (call_), .pe = (pe_), .addr = (addr_)}
@@ -29,8 +29,8 @@ extern unsigned shmemi_spin_limit;
 void shmemi_wait_setup(int pes_on_node, int processors);
 
 /* What networks want of every wait: `progress` between two looks, `lost` every 10 ms (transport.h); NULL, NULL = nothing. */
-extern void (*shmemi_wait_progress)(void);
-void shmemi_wait_networks(void (*progress)(void), int (*lost)(char *why, size_t n));
+extern bool (*shmemi_wait_progress)(void);
+void shmemi_wait_networks(bool (*progress)(void), int (*lost)(char *why, size_t n));
 
 /* 0 = look again; TIMEOUT, PEER_DEAD or INTERRUPTED = give up, logged. */
 SHMEMI_COLD int shmemi_wait_slow(struct shmemi_wait *w);
@@ -49,7 +49,7 @@ static inline int shmemi_wait_step(struct shmemi_wait *w)
     if (SHMEMI_LIKELY(w->spins < shmemi_spin_limit)) {
         w->spins++;
         if (SHMEMI_UNLIKELY(shmemi_wait_progress != NULL))
-            shmemi_wait_progress();
+            (void)shmemi_wait_progress();
         shmemi_pause();
         return SHMEMX_SUCCESS;
     }

@@ -16,6 +16,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "amo_cpu.h"
 #include "base/node.h"
 #include "shmem.h"
 #include "shmemx.h"
@@ -120,53 +121,10 @@ static int shm_get(int pe, int segment, uint64_t offset, void *dest, size_t n, b
     return SHMEMX_SUCCESS;
 }
 
-/* Sequentially consistent: atomics of one PE are seen by all in the order it issued them, which is more than
- * OpenSHMEM asks and costs nothing on x86. Fetching loads and sets need only be indivisible. */
-#define SHM_AMO(BITS)                                                                                        \
-    static inline uint64_t amo##BITS(_Atomic uint##BITS##_t *p, const struct shmemi_amo *a)                  \
-    {                                                                                                        \
-        uint##BITS##_t v = (uint##BITS##_t)a->value, c = (uint##BITS##_t)a->cond;                            \
-        switch (a->op) {                                                                                     \
-        case SHMEMX_AMO_FETCH:                                                                               \
-            return atomic_load_explicit(p, memory_order_acquire);                                            \
-        case SHMEMX_AMO_SET:                                                                                 \
-            if (!a->fetched) {                                                                               \
-                atomic_store_explicit(p, v, memory_order_release);                                           \
-                return 0;                                                                                    \
-            }                                                                                                \
-            return atomic_exchange(p, v);                                                                    \
-        case SHMEMX_AMO_SWAP:                                                                                \
-            return atomic_exchange(p, v);                                                                    \
-        case SHMEMX_AMO_COMPARE_SWAP:                                                                        \
-            atomic_compare_exchange_strong(p, &c, v);                                                        \
-            return c;                                                                                        \
-        case SHMEMX_AMO_ADD:                                                                                 \
-            return atomic_fetch_add(p, v);                                                                   \
-        case SHMEMX_AMO_AND:                                                                                 \
-            return atomic_fetch_and(p, v);                                                                   \
-        case SHMEMX_AMO_OR:                                                                                  \
-            return atomic_fetch_or(p, v);                                                                    \
-        default:                                                                                             \
-            return atomic_fetch_xor(p, v);                                                                   \
-        }                                                                                                    \
-    }
-SHM_AMO(32)
-SHM_AMO(64)
-#undef SHM_AMO
-
 static int shm_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi)
 {
     (void)nbi;
-    void *p = at(pe, segment, offset);
-    if (a->size == 8) {
-        uint64_t old = amo64(p, a);
-        if (a->fetched)
-            memcpy(a->fetched, &old, 8);
-    } else {
-        uint32_t old = (uint32_t)amo32(p, a);
-        if (a->fetched)
-            memcpy(a->fetched, &old, 4);
-    }
+    shmemi_amo_cpu(at(pe, segment, offset), a);
     return SHMEMX_SUCCESS;
 }
 

@@ -1,0 +1,113 @@
+/* Transport ucx, inside: what its files share. ucx_lib.c finds the library, ucx.c opens and closes, knows peers, memory
+ * and the service thread, ucx_ops.c moves bytes. */
+#ifndef SHMEMI_TRANSPORT_UCX_STATE_H
+#define SHMEMI_TRANSPORT_UCX_STATE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+
+#include "transport.h"
+#include "ucx.h"
+
+enum ucx_kind { UCX_PUT, UCX_GET, UCX_AMO, UCX_PUT_SIGNAL };
+
+/* What is on the way to a peer is counted; what ends, ends in the order of its kind. A fence notes how far both kinds had
+ * come, and the next operation of the other kind waits for that (ucx_ops.c). */
+struct ucx_count {
+    unsigned issued, done, fence;
+};
+
+struct ucx_peer {
+    void *ep;             /* NULL = not connected */
+    ucx_status status;    /* of the endpoint: not 0 = the peer is lost, for good */
+    bool told;            /* UCX gave the cause */
+    bool reached;         /* something came back from it */
+    bool dirty;           /* bulk since the last flush was started */
+    bool unanswered;      /* messages since the last word */
+    bool fenced_messages; /* so it was at the last fence */
+    bool owes;            /* operations were lost with it, and no quiet has said so */
+    struct ucx_count flushes, words;
+    enum ucx_kind last; /* what was issued last, for messages */
+    size_t last_bytes;
+};
+
+/* An exposed range and what peers said of theirs. */
+struct ucx_chunk {
+    uint64_t offset;
+    size_t n;
+    void *memory;
+    struct {
+        uint64_t base; /* address of `offset` there */
+        void *key;
+    } *at; /* [npes] */
+};
+
+struct ucx_word;
+struct ucx_note;
+
+/* All under `lock`, but for what is atomic and what only open and close change. */
+extern struct shmemi_ucx_state {
+    struct shmemi_ucx u;
+    const struct shmemi_job *job;
+    void *context, *worker;
+    struct ucx_peer *peers; /* [npes] */
+    bool served;            /* the thread moved something since a waiting caller last looked */
+    double linger;          /* seconds that the thread looks on after the last thing that came */
+    int pending, owing;     /* flushes and words on the way; peers that owe */
+    struct {
+        struct ucx_chunk *chunks;
+        int n;
+    } segment[SHMEMI_SEGMENT_COUNT];
+    struct ucx_word *free_words, *word_blocks; /* and the allocations they came in */
+    struct ucx_note *free_notes;
+    pthread_mutex_t lock;
+    atomic_int wanted;    /* threads that wait for the lock */
+    atomic_uint attended; /* counts looks of waiting callers */
+    int lost;             /* the first peer that was lost, -1 = none */
+    int fd, stop;         /* the worker's events; ends the thread */
+    bool running;
+    pthread_t thread;
+} shmemi_ucx_state;
+
+void shmemi_ucx_lock(void);
+/* Gives way where somebody else wants the lock: the mutex itself is not fair. */
+void shmemi_ucx_unlock(void);
+/* One line on why a peer is lost. */
+void shmemi_ucx_describe(int pe, char *text, size_t n);
+int shmemi_ucx_dead(const char *call, int pe);
+/* With the lock held: something failed with this status. */
+void shmemi_ucx_lose(struct ucx_peer *p, ucx_status status);
+
+/* ucx_ops.c, for ucx_words.c; all with the lock held. */
+int shmemi_ucx_refused(const char *call, int pe, size_t n, ucx_status status);
+int shmemi_ucx_not_exposed(const char *call, int pe, uint64_t offset, size_t n);
+struct ucx_chunk *shmemi_ucx_chunk(int segment, uint64_t offset);
+void shmemi_ucx_note(int pe, enum ucx_kind kind, size_t n);
+/* One look of a waiting caller: moves things on, gives way where nothing moved. */
+struct shmemi_wait;
+int shmemi_ucx_step(struct shmemi_wait *w, unsigned *rounds);
+/* Waits until that many of a kind have ended, or the peer is lost. */
+int shmemi_ucx_drain(const char *call, int pe, const struct ucx_count *c, unsigned until);
+
+/* ucx_words.c; the lock is not held. An atomic, which is also a put or a get of one aligned word; without an answer where
+ * nothing is fetched. */
+int shmemi_ucx_word(const char *call, enum ucx_kind kind, int pe, int segment, uint64_t offset,
+                    const struct shmemi_amo *a, bool nbi);
+/* put_signal in one message; 0 = too long for that, 1 = sent. */
+int shmemi_ucx_message(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
+                       uint64_t sig_offset, const struct shmemi_amo *signal);
+/* With the lock held: a word that changes nothing and comes back after all messages before it. */
+void shmemi_ucx_ping(int pe);
+ucx_status shmemi_ucx_words_open(void);
+void shmemi_ucx_words_close(void);
+
+/* ucx_ops.c: slots of the transport. */
+int shmemi_ucx_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi);
+int shmemi_ucx_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi);
+int shmemi_ucx_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi);
+int shmemi_ucx_put_signal(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
+                          uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi);
+int shmemi_ucx_fence(int pe);
+int shmemi_ucx_quiet(int pe);
+
+#endif

@@ -1,0 +1,206 @@
+/* Transport verbs, what its files share.
+ *
+ *   verbs.c          the slots: put, get, put_signal, fence, quiet, and the order between them
+ *   verbs_device.c   which device, port, GID and partition
+ *   verbs_qp.c       queue pairs: connecting, posting, completions, errors
+ *   verbs_memory.c   registered memory: the heap's chunks, users' buffers, bounce slots
+ *   verbs_amo.c      atomics: by the target's processor, or by the NIC
+ *   verbs_lib.c      libibverbs
+ *
+ * One reliable connection a peer, one completion queue for all that this PE sends, one for the requests it receives. One
+ * lock guards everything here; a wait gives it away between two looks. */
+#ifndef SHMEMI_VERBS_H
+#define SHMEMI_VERBS_H
+
+#include <pthread.h>
+
+#include "base/wait.h"
+#include "transport.h"
+#include "verbs_lib.h"
+
+enum {
+    /* Atomics under way to one peer; as many receives are posted for that peer's, so a request always finds one. */
+    VERBS_CREDITS = 16,
+    VERBS_LIST = 16, /* work requests posted with one doorbell */
+    VERBS_SLOT_BYTES =
+        8192, /* of a bounce slot; a blocking put of more from registered memory is not copied */
+    VERBS_SLOTS = 256,
+    VERBS_INLINE = 256,       /* bytes asked for */
+    VERBS_DEPTH = 256,        /* of a send queue, fewer where there are many peers: */
+    VERBS_WQES = 65536,       /* of all send queues together */
+    VERBS_REQUEST_BYTES = 64, /* room for a request of an atomic */
+};
+
+/* The port in use. */
+struct verbs_port {
+    struct ibv_context *context;
+    struct ibv_device_attr device;
+    struct ibv_port_attr attr;
+    char name[80]; /* "mlx5_0:1" */
+    uint8_t number;
+    bool ethernet; /* RoCE */
+    int gid_index, pkey_index;
+    union ibv_gid gid;
+    int roce; /* version, 0 = InfiniBand */
+};
+
+/* What is known of a posted work request: for its completion, and for the message if it fails. */
+struct verbs_wqe {
+    void *dest; /* where a staged get or an atomic's old value goes, NULL = nowhere */
+    uint64_t remote;
+    uint32_t bytes;
+    int16_t slot; /* bounce slot it holds, -1 = none */
+    uint8_t what; /* enum verbs_what */
+};
+enum verbs_what { VERBS_WRITE, VERBS_READ, VERBS_REQUEST, VERBS_REPLY, VERBS_ATOMIC, VERBS_PROBE };
+
+/* Where a peer writes the answer to an atomic. One write of 16 bytes within a cache line: `sequence`, the later half, is not
+ * seen before `value` is. */
+struct verbs_landing {
+    uint64_t value;
+    _Atomic uint64_t sequence; /* of the answered request, from 1 */
+};
+
+struct verbs_peer {
+    int pe;
+    bool connected;
+    struct ibv_qp *qp;
+    uint32_t peer_qpn;
+    /* Work requests by number: the ring holds done .. posted - 1; all below `signalled` will be known to be complete. */
+    uint64_t posted, done, signalled;
+    struct verbs_wqe *ring; /* [shmemi_verbs.depth] */
+    int broken;             /* the error after which nothing works any more; 0 = none */
+    bool told;              /* quiet has returned it */
+    char *why;              /* its text */
+    /* Atomics by number. fence: those below come before whatever follows. */
+    uint64_t amos, amos_done, fence;
+    void *fetched[VERBS_CREDITS]; /* where the old value goes, NULL = not wanted */
+    uint8_t size[VERBS_CREDITS];
+    struct verbs_landing *landing; /* [VERBS_CREDITS] here, written by the peer */
+    uint64_t peer_landing;         /* this PE's there */
+    uint32_t peer_landing_key;
+};
+
+struct verbs_key {
+    uint64_t addr;
+    uint32_t rkey;
+    uint32_t known; /* 0 = that PE has not said */
+};
+struct verbs_chunk {
+    uint64_t offset;
+    size_t n;
+    struct ibv_mr *mr;
+    struct verbs_key *keys; /* [npes] */
+};
+struct verbs_chunks {
+    struct verbs_chunk *chunk;
+    int count;
+    uint64_t end; /* of the exposed range, which starts at 0 */
+};
+
+/* What a peer must know, followed by the QP number for each PE of the job. */
+struct verbs_card {
+    uint32_t version, psn, landing_key, max_message;
+    uint64_t landing; /* of PE 0; each PE's are VERBS_CREDITS further on */
+    uint8_t gid[16];
+    uint16_t lid, pkey;
+    uint8_t roce, mtu, reads, native;
+    char port[24];
+    uint32_t qpn[];
+};
+
+struct shmemi_verbs {
+    const struct shmemi_verbs_lib *lib;
+    const struct shmemi_job *job;
+    pthread_mutex_t lock;
+    struct verbs_port port;
+    struct ibv_pd *pd;
+    struct ibv_comp_channel *channel;
+    struct ibv_cq *sent, *received;
+    struct verbs_peer *peers; /* [npes] */
+    unsigned depth, inline_bytes;
+    uint32_t psn, max_message;
+    bool native;         /* atomics by the NIC */
+    uint64_t wqes, amos; /* under way, all peers together */
+    struct verbs_chunks chunks[SHMEMI_SEGMENT_COUNT];
+};
+extern struct shmemi_verbs shmemi_verbs;
+
+/* ---- verbs_device.c ---- */
+/* The port that PE number `local` of a node should use, opened; 0 = none, `why` says what each lacks. On success `why` describes it. */
+int shmemi_verbs_choose(struct verbs_port *port, int local, char *why, size_t n);
+/* GID, partition, and the limits of the settings. */
+int shmemi_verbs_settings(const char *call, struct verbs_port *port);
+
+/* ---- verbs_memory.c ---- */
+/* Bounce slots, landings, receives: made and registered. */
+int shmemi_verbs_memory_open(const char *call);
+void shmemi_verbs_memory_close(void);
+int shmemi_verbs_register(const char *call, void *addr, size_t n, int access, struct ibv_mr **mr);
+int shmemi_verbs_expose(int segment, uint64_t offset, size_t n, void *key, size_t room);
+int shmemi_verbs_learn(int pe, int segment, uint64_t offset, size_t n, const void *key, size_t key_bytes);
+int shmemi_verbs_buffer_register(void *addr, size_t n);
+void shmemi_verbs_buffer_unregister(void *addr);
+/* Where an offset is at a peer. *n shrinks to what lies in one registration. */
+int shmemi_verbs_remote(const char *call, int pe, int segment, uint64_t offset, size_t *n, uint64_t *addr,
+                        uint32_t *rkey);
+/* Is local memory registered? Then *n shrinks to what lies in one registration. */
+bool shmemi_verbs_local(const void *addr, size_t *n, uint32_t *lkey);
+/* -1 = all are in use */
+int shmemi_verbs_slot_take(void);
+void shmemi_verbs_slot_give(int slot);
+void *shmemi_verbs_slot(int slot);
+uint32_t shmemi_verbs_slot_key(void);
+/* The landing area as peers see it, and the receives' buffers. */
+uint32_t shmemi_verbs_landing_key(bool remote);
+struct verbs_landing *shmemi_verbs_landing(int pe);
+int shmemi_verbs_receive(struct verbs_peer *p, unsigned index);
+const void *shmemi_verbs_received(const struct verbs_peer *p, unsigned index);
+
+/* ---- verbs_qp.c ---- */
+int shmemi_verbs_qp_open(const char *call);
+void shmemi_verbs_qp_close(void);
+int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, const struct verbs_card *card);
+/* Queue pairs of PEs that other transports serve. */
+void shmemi_verbs_qp_drop_idle(void);
+
+/* Work requests to one peer, posted together. */
+struct verbs_list {
+    struct verbs_peer *p;
+    unsigned n;
+    bool signal; /* completion is wanted */
+    struct ibv_send_wr wr[VERBS_LIST];
+    struct ibv_sge sge[VERBS_LIST];
+};
+/* With the lock held; waits until one more fits, which may post what is there. `call` names it in messages. */
+int shmemi_verbs_room(const char *call, struct verbs_list *l);
+/* The next request; there is room. lkey 0 = the bytes go into it, and stay until it is posted. The caller may fill in what
+ * atomics need. */
+struct ibv_send_wr *shmemi_verbs_add(struct verbs_list *l, enum ibv_wr_opcode opcode, const void *local,
+                                     size_t n, uint32_t lkey, uint64_t remote, uint32_t rkey,
+                                     struct verbs_wqe wqe);
+int shmemi_verbs_post(const char *call, struct verbs_list *l);
+/* After an error: what was added and not posted. */
+void shmemi_verbs_discard(struct verbs_list *l);
+/* Takes completions; how many there were. */
+int shmemi_verbs_poll(void);
+/* One look and, where it saw nothing, one step of a wait; the lock is given away meanwhile. Errors of the wait, or p's. */
+int shmemi_verbs_step(struct shmemi_wait *w, struct verbs_peer *p);
+/* The error of a broken peer, logged. */
+SHMEMI_COLD int shmemi_verbs_broken(const char *call, struct verbs_peer *p);
+/* Posts something to a peer whose later requests have no completion coming, or, `always`, to any. */
+int shmemi_verbs_nudge(struct verbs_peer *p, bool always);
+
+/* ---- verbs_amo.c ---- */
+int shmemi_verbs_amo_open(const char *call);
+void shmemi_verbs_amo_close(void);
+int shmemi_verbs_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi);
+/* Puts an add without old value into a list, behind the puts before it. `room`, VERBS_REQUEST_BYTES, stays until posted. */
+int shmemi_verbs_amo_add(const char *call, struct verbs_list *l, int segment, uint64_t offset,
+                         const struct shmemi_amo *a, void *room);
+/* Takes the answers that have arrived from a peer. */
+void shmemi_verbs_amo_collect(struct verbs_peer *p);
+/* Executes what peers have asked for. */
+int shmemi_verbs_amo_serve(void);
+
+#endif

@@ -1,0 +1,238 @@
+#!/usr/bin/env bash
+# The C tests between hosts: network namespaces of this machine, joined by veth pairs and a bridge, UCX over TCP between
+# them. And what networks do to programs: loss, delay, a link that is cut, a port that is blocked, a host that dies.
+#
+#     tests/net/run.sh [FOLDER OF THE C TESTS [PATTERN OF CASES]]
+#
+# Needs root and iproute2, and says so where they are missing (status 0: nothing was tested, nothing failed). Leaves no
+# namespace, process or file behind. UCX is the one that libshmem finds, or SHMEM_UCX_LIB.
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+bin=${1:-build/c/tests/c}
+pattern=${2:-*}
+hosts=3
+name=shmem-net-$$ # of the namespaces: $name-0 .. and $name-switch
+net=10.213.77
+scratch=$(mktemp -d)
+failed=0
+
+skip() {
+    echo "tests/net: skipped: $1"
+    exit 0
+}
+
+# ---- hosts ---------------------------------------------------------------------------------------------------------
+
+cleanup() {
+    local ns
+    for ns in $(ip netns list 2>/dev/null | awk -v n="$name-" 'index($1, n) == 1 { print $1 }'); do
+        ip netns pids "$ns" 2>/dev/null | xargs -r kill -9
+        ip netns del "$ns"
+    done
+    rm -rf "$scratch"
+}
+
+make_hosts() {
+    local i
+    ip netns add "$name-switch" && ip -n "$name-switch" link add bridge type bridge &&
+        ip -n "$name-switch" link set bridge up || return 1
+    for ((i = 0; i < hosts; i++)); do
+        ip netns add "$name-$i" &&
+            ip link add eth0 netns "$name-$i" type veth peer name "port$i" netns "$name-switch" &&
+            ip -n "$name-switch" link set "port$i" master bridge up &&
+            ip -n "$name-$i" addr add "$net.$((i + 1))/24" dev eth0 &&
+            ip -n "$name-$i" link set lo up && ip -n "$name-$i" link set eth0 up || return 1
+    done
+}
+
+# What a PE runs under: the namespace of its host. launch sets RANK.
+cat >"$scratch/on_host" <<'END'
+#!/bin/sh
+export MASTER_ADDR=$NET.1
+exec ip netns exec "$NAME-$((RANK / PES_A_HOST))" "$@"
+END
+chmod +x "$scratch/on_host"
+export NET=$net NAME=$name PES_A_HOST=1
+export UCX_TLS=${UCX_TLS:-tcp} UCX_NET_DEVICES=${UCX_NET_DEVICES:-eth0}
+export SHMEM_SYMMETRIC_SIZE=64M SHMEM_TIMEOUT=${SHMEM_TIMEOUT:-60}
+
+# job PES SECONDS PROGRAM ARGS: output in $scratch/out
+job() {
+    local n=$1 limit=$2 program=$3
+    shift 3
+    timeout -k 5 $((limit + 10)) "$bin/launch" -n "$n" -k -t "$limit" "$scratch/on_host" "$bin/$program" "$@" \
+        >"$scratch/out" 2>&1
+}
+
+# ---- verdicts -------------------------------------------------------------------------------------------------------
+
+report() { # CASE OK
+    local seconds=$((SECONDS - started))
+    if [ "$2" = 0 ]; then
+        printf 'ok      %-40s %3d s\n' "$1" $seconds
+    else
+        printf 'FAILED  %-40s %3d s\n' "$1" $seconds
+        sed 's/^/        /' "$scratch/out" | tail -n 30
+        failed=$((failed + 1))
+    fi
+}
+
+wanted() {
+    # shellcheck disable=SC2254 # it is a pattern
+    case $1 in $pattern) started=$SECONDS ;; *) return 1 ;; esac
+}
+
+# passes CASE PES SECONDS PROGRAM ARGS
+passes() {
+    local case=$1
+    wanted "$case" || return 0
+    shift
+    job "$@"
+    report "$case" $?
+}
+
+# says TEXT...: each extended regular expression is in the output
+says() {
+    local text
+    for text in "$@"; do
+        grep -Eq -- "$text" "$scratch/out" || {
+            echo "missing: $text" >>"$scratch/out"
+            return 1
+        }
+    done
+}
+
+# ---- cases ---------------------------------------------------------------------------------------------------------------
+
+conformance() {
+    local test
+    PES_A_HOST=1
+    for test in rma amo signal order sync lock coll reduce team heap ctx threads; do
+        passes "test_$test: 2 hosts" 2 100 test_$test
+    done
+    PES_A_HOST=2
+    for test in amo signal order sync lock coll reduce team heap; do
+        passes "test_$test: 2 hosts of 2 PEs" 4 100 test_$test
+    done
+    PES_A_HOST=1
+    for test in signal sync coll reduce; do
+        passes "test_$test: 3 hosts" 3 100 test_$test
+    done
+}
+
+no_library() {
+    wanted "no libucp" || return 0
+    SHMEM_UCX_LIB=$scratch/libucp.so.0 job 2 20 test_sync
+    [ $? != 0 ] && says "no transport reaches the host memory of PE [01].*ucx: SHMEM_UCX_LIB=.*cannot open"
+    report "no libucp" $?
+}
+
+# The survivors learn who is lost within seconds, and finalize.
+killed() {
+    local how
+    for how in put barrier wait; do
+        wanted "killed in $how" || continue
+        job 3 40 net_faults $how
+        says "PE 0: $how: PEER_DEAD after [0-9]\.|PE 0: $how: PEER_DEAD after 1[0-9]\." "PE 2 is lost: UCX" \
+            "PE 0: finalize: [A-Z_]+ after [0-3]\."
+        report "killed in $how" $?
+    done
+}
+
+# After SECONDS the link of the last host goes down, and up again UP seconds later (none: for good).
+cut_link() {
+    sleep "$1"
+    ip -n "$name-switch" link set "port$((PES - 1))" down
+    [ -n "${2-}" ] || return 0
+    sleep "$2"
+    ip -n "$name-switch" link set "port$((PES - 1))" up
+}
+
+link_cut() {
+    local PES=2 case
+    if wanted "link cut for 1 s"; then
+        cut_link 1 1 &
+        job 2 60 net_faults stream 5 && says "PE 0: stream: SUCCESS"
+        report "link cut for 1 s" $?
+        wait
+    fi
+    for case in bulk wait; do
+        wanted "link cut for good: $case" || continue
+        # a kernel that gives up after 4 repeats (3 s) instead of 15 (15 minutes), in these hosts alone
+        for i in 0 1; do ip netns exec "$name-$i" sysctl -qw net.ipv4.tcp_retries2=4; done
+        cut_link 2 &
+        if [ $case = bulk ]; then
+            job 2 60 net_faults stream 30
+            says "PE 0: stream: PEER_DEAD" "PE 1 is lost: UCX" "PE 0: finalize: [A-Z_]+ after [0-4]\." \
+                "PE 1: finalize: [A-Z_]+ after [0-4]\."
+        else
+            job 2 60 net_faults silent
+            says "PE 0: silent: PEER_DEAD" "PE 1 is lost: UCX" "PE 0: finalize: [A-Z_]+ after [0-4]\."
+        fi
+        report "link cut for good: $case" $?
+        wait
+        ip -n "$name-switch" link set port1 up
+        for i in 0 1; do ip netns exec "$name-$i" sysctl -qw net.ipv4.tcp_retries2=15; done
+    done
+    if wanted "link cut for good: deadline"; then
+        cut_link 2 &
+        SHMEM_TIMEOUT=4 job 2 60 net_faults stream 30
+        says "PE 0: stream: TIMEOUT" "SHMEM_TIMEOUT=4 is over" "PE 0: finalize: [A-Z_]+ after [0-9]\."
+        report "link cut for good: deadline" $?
+        wait
+        ip -n "$name-switch" link set port1 up
+    fi
+}
+
+# Loss and delay by netem; a kernel without it loses by a short queue that is drained slowly.
+lossy() {
+    wanted "loss" || return 0
+    local how="netem loss 3% delay 300us" i
+    ip netns exec "$name-switch" tc qdisc add dev port0 root $how 2>/dev/null || how="tbf rate 200mbit burst 8kb limit 24kb"
+    ip netns exec "$name-switch" tc qdisc del dev port0 root 2>/dev/null
+    for i in 0 1; do ip netns exec "$name-switch" tc qdisc add dev "port$i" root $how; done
+    job 2 60 net_faults stream 5 && says "PE 0: stream: SUCCESS" && job 2 60 test_order
+    local ok=$?
+    for i in 0 1; do ip netns exec "$name-switch" tc qdisc del dev "port$i" root; done
+    report "loss ($how)" $ok
+}
+
+# UCX's ports are dropped silently where they arrive, before the kernel looks whether they are its own.
+blocked() {
+    wanted "port blocked" || return 0
+    local ns=$name-1
+    ip -n "$ns" rule add pref 1 iif eth0 ipproto tcp dport 23000-23099 blackhole
+    ip -n "$ns" rule add pref 2 table local
+    ip -n "$ns" rule del pref 0
+    UCX_TCP_PORT_RANGE=23000-23099 UCX_TCP_SYN_CNT=1 SHMEM_TIMEOUT=15 job 2 60 test_sync
+    [ $? != 0 ] && says "PE [01]: shmem_init: UCX .* finds no way to PE [01]: .*UCX_TCP_PORT_RANGE"
+    report "port blocked" $?
+    ip -n "$ns" rule add pref 0 table local
+    ip -n "$ns" rule del pref 2
+    ip -n "$ns" rule del pref 1
+}
+
+# ---- run ------------------------------------------------------------------------------------------------------------------
+
+[ -x "$bin/launch" ] || skip "no C tests in $bin (make test-c)"
+command -v ip >/dev/null || skip "no ip command (apt install iproute2)"
+[ "$(id -u)" = 0 ] || skip "network namespaces need root"
+trap cleanup EXIT
+trap 'exit 130' INT TERM HUP
+make_hosts 2>"$scratch/out" || skip "no network namespaces here: $(tail -n 1 "$scratch/out")"
+SHMEM_DEBUG=1 job 2 20 test_sync
+if grep -q 'ucx: no libucp' "$scratch/out"; then
+    skip "$(grep -o 'no libucp.*' "$scratch/out" | head -n 1)"
+fi
+grep -ho 'UCX [0-9.]* from .*' "$scratch/out" | sort -u
+
+conformance
+no_library
+killed
+link_cut
+lossy
+blocked
+cleanup
+trap - EXIT
+[ $failed = 0 ] || echo "tests/net: $failed cases failed"
+[ $failed = 0 ]
