@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from typing import Any
+from types import TracebackType
+from typing import Any, TypeVar
 
 from . import heap, setup
-from ._core import ffi
-from .errors import check
+from ._core import ffi, lib
+from .errors import CLASSES, check
 from .setup import state
 from .types import CData
 
-__all__ = ["Owned", "keep", "reclaim"]
+__all__ = ["Closable", "Owned", "keep", "reclaim"]
+
+_ArgumentError = CLASSES[lib.SHMEMX_ERR_ARGUMENT]
+_Self = TypeVar("_Self", bound="Closable")
 
 
 class Owned:
@@ -50,6 +54,51 @@ class Owned:
             return
         check(self.destroy())
         _objects.remove(self)
+
+
+class Closable:
+    """What a class for such objects shares with the others; its ``__init__`` first sets `_object`."""
+
+    _object: Owned
+
+    def __enter__(self: _Self) -> _Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+        else:  # perhaps on this PE alone: nothing collective now
+            self._object.dropped = True
+
+    def close(self) -> None:
+        """Frees the heap memory, once this PE's GPU is idle if it is there; results end. Collective over the
+        world. Closing twice is allowed.
+
+        An object that is dropped without close, or left through an exception, is freed when a later one is
+        created after all PEs have dropped it, or at the end of the job.
+        """
+        self._object.close()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_object"):  # not if the arguments had wrong names
+            self._object.dropped = True  # a destructor never starts a collective
+
+    def _describe(self) -> str:
+        """What repr says of an object that is not closed."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        closed = self._object.pointer == ffi.NULL
+        return f"<{type(self).__name__}{', closed' if closed else ' ' + self._describe()}>"
+
+    def _moe(self) -> CData:
+        """The library's object."""
+        moe = self._object.pointer
+        if moe == ffi.NULL:
+            raise _ArgumentError(f"this {type(self).__name__} is closed")
+        return moe
 
 
 # In the order of creation, which is the same on all PEs.

@@ -20,7 +20,6 @@ and the object stays usable. Algorithm and wire format: shmemx_moe.h.
 
 from __future__ import annotations
 
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, NoReturn
 
 import ml_dtypes
@@ -29,7 +28,7 @@ import numpy.typing as npt
 
 from ._core import ffi, lib
 from ._dispatched import Array, Dispatched, Float32s, Int32s, Int64s, address
-from ._objects import Owned, keep, reclaim
+from ._objects import Closable, Owned, keep, reclaim
 from .errors import CLASSES, check
 from .setup import ensure, state
 from .team import TEAM_WORLD, Team
@@ -108,7 +107,7 @@ def _type_of(dtype: npt.DTypeLike) -> tuple[np.dtype[Any], int]:
 # ---- the object -------------------------------------------------------------------------------------------
 
 
-class ExpertParallel:
+class ExpertParallel(Closable):
     """Dispatch and combine for one set of experts spread over the PEs of a team. Collective over the world.
 
     Parameters
@@ -232,44 +231,11 @@ class ExpertParallel:
         self._groups = -(-hidden // (config.group or hidden))
         self._buffers: list[Array] = [np.empty(0, np.uint8) for _ in range(results)]
 
-    # ---- lifetime ----
-
-    def __enter__(self) -> ExpertParallel:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:  # perhaps on this PE alone: nothing collective now
-            self._object.dropped = True
-
-    def close(self) -> None:
-        """Frees the heap memory; results and recv_x end. Collective over the world. Closing twice is allowed.
-
-        An object that is dropped without close, or left through an exception, is freed when a later
-        ExpertParallel is created after all PEs have dropped it, or at the end of the job.
-        """
-        self._object.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_object"):  # not if the arguments had wrong names
-            self._object.dropped = True  # a destructor never starts a collective
-
-    def __repr__(self) -> str:
-        if self._object.pointer == ffi.NULL:
-            return "<ExpertParallel, closed>"
+    def _describe(self) -> str:
         return (
-            f"<ExpertParallel rank {self.rank} of {self.ranks}: {self.num_experts} experts, "
-            f"hidden {self.hidden} {self.dtype}, top-{self.topk}, quant {self.quant}/{self.combine_quant}>"
+            f"rank {self.rank} of {self.ranks}: {self.num_experts} experts, "
+            f"hidden {self.hidden} {self.dtype}, top-{self.topk}, quant {self.quant}/{self.combine_quant}"
         )
-
-    def _moe(self) -> CData:
-        moe = self._object.pointer
-        if moe == ffi.NULL:
-            raise _ArgumentError("this ExpertParallel is closed")
-        return moe
 
     @property
     def stats(self) -> Stats:

@@ -14,6 +14,11 @@
  *            tokens go. Written by layout and by a dispatch that is not cached; read by cached dispatches and combines,
  *            any number of them, for as long as the caller keeps it. Not to be copied to another object.
  *
+ *   node     P ranks that follow each other. With more than one node, and more than one rank in each, a token is sent once
+ *            to each node that has one of its experts, to the rank there of the source's number in its node, which
+ *            forwards it within the node; sums come back the same way, rounded once more on it. All else is as if the
+ *            ranks were of one node: also the order of the rows.
+ *
  * Usual order: layout, dispatch, (counts), experts, combine. Backward: a combine's is a cached dispatch, a dispatch's a
  * combine with `weights`.
  *
@@ -29,12 +34,16 @@
  * the same result, cached, format, group, ue8m0 and (in combine) weights given or not; tokens, blocks and all else may
  * differ. Rows in result i stay until the next dispatch into i begins on this rank: no peer writes before.
  *
+ * Between nodes: ids travel with every dispatch that is not cached; a combine's topk_weights stand for those that the
+ * dispatch has sent (1 each where it had none), and they, and `weights`, are given on all ranks or on none, whatever these
+ * have received; a LIMIT is known on the ranks of that node alone, and the other nodes' sums lack what it had.
+ *
  * Errors. 0, or a negative SHMEMX_ERR_* for what can be seen at the call: then nothing is launched, and the other ranks
  * time out unless their call fails as well. What kernels find is reported by the next shmemx_stream_check, or the next call
  * of shmemx_stream.h; the calls here go on in spite of it, since the other ranks wait for them. It is TIMEOUT (who was waited
  * for; the ranks are out of step, destroy the object), LIMIT (more rows for some rank than `capacity`: on all ranks alike,
  * no row is sent, result and routing are empty, the object goes on), MISMATCH (a rank uses another result or routing mode)
- * or ARGUMENT (an id out of range). The first three are errors of counts too, of the dispatch that it is asked about, and
+ * or ARGUMENT (an id out of range, or a token that goes to more than max_nodes nodes, which it does all the same). The first three are errors of counts too, of the dispatch that it is asked about, and
  * are then not reported once more.
  *
  * Source of the algorithm: rank de-duplication, local ids and unweighted combine as in DeepEP's normal kernels; direct
@@ -74,6 +83,8 @@ typedef struct {
     int64_t topk;        /* K, 1 to 32 */
     int64_t max_tokens;  /* largest T of any rank, >= 1 */
     int64_t capacity;    /* rows that a rank can receive; 0 = R * max_tokens, which always suffices */
+    int pes_per_node;    /* P: ranks 0 to P - 1 are the first node, and so on; 0 = as many as share a node */
+    int max_nodes;       /* nodes that a token may go to; 0 = any number */
 } shmemx_moe_gpu_config_t;
 
 typedef struct shmemx_moe_gpu shmemx_moe_gpu_t;
@@ -94,6 +105,7 @@ typedef struct {
     int64_t capacity;   /* rows of a receive buffer */
     int64_t max_groups; /* scales that a row can have */
     int64_t heap_bytes; /* of the symmetric block */
+    int nodes, pes_per_node;
 } shmemx_moe_gpu_info_t;
 SHMEMX_API int shmemx_moe_gpu_info(shmemx_moe_gpu_t *moe, shmemx_moe_gpu_info_t *info);
 

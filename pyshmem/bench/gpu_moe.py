@@ -81,10 +81,16 @@ class _Moe:
     def normal(self) -> None:
         shape = self.plan.large
         x, idx, weights = workload(self.torch, shape, self.me)
-        rows = remote_rows(self.torch, idx, shape.experts, self.n, self.me, per_expert=False)
+        per_node = self.plan.per_node
+        parts, mine = (self.n // per_node, self.me // per_node) if per_node else (self.n, self.me)
+        rows = remote_rows(self.torch, idx, shape.experts, parts, mine, per_expert=False)
         from pyshmem.moe import ExpertParallel
 
-        ep: Any = ExpertParallel(shape.experts, shape.hidden, shape.topk, shape.tokens, device="cuda")
+        make: Any = ExpertParallel
+        ep = make(
+            shape.experts, shape.hidden, shape.topk, shape.tokens, device="cuda",
+            pes_per_node=per_node or None,
+        )  # fmt: skip
         for sms in self.plan.sms:
             for kind in ("bf16", "fp8", "int8"):
                 self._dispatches(ep, kind, (x, idx, weights), rows, sms)
@@ -271,19 +277,24 @@ def main() -> None:
     parser.add_argument("--only", default="normal,ll", help="normal, ll or both")
     parser.add_argument("--sms", help="thread blocks of the normal calls, separated by commas")
     parser.add_argument("--reps", type=int, help="calls of a figure")
+    parser.add_argument(
+        "--pes-per-node", type=int, default=0, help="makes nodes of the GPUs, for normal calls"
+    )
     options = parser.parse_args()
     import torch
 
     import pyshmem as shmem
 
     torch.cuda.set_device(shmem.my_pe() % torch.cuda.device_count())
-    plan = moe_plan(options.reps, options.quick)
+    plan = replace(moe_plan(options.reps, options.quick), per_node=options.pes_per_node)
     if options.sms:
         plan = replace(plan, sms=tuple(int(n) for n in options.sms.split(",")))
 
     def say(timing: Timing) -> None:
         print(json.dumps({"peer": "pyshmem", **timing.line(shmem.n_pes())}), flush=True)
 
+    if options.pes_per_node < 0 or (options.pes_per_node and shmem.n_pes() % options.pes_per_node):
+        parser.error(f"--pes-per-node {options.pes_per_node} does not divide {shmem.n_pes()} PEs")
     if not divides(plan, shmem.n_pes()):
         parser.error(f"{shmem.n_pes()} PEs do not divide the numbers of experts")
     measure(plan, say, tuple(options.only.split(",")))

@@ -45,7 +45,8 @@ SMALL = (Shape(128, 7168, 256, 8), Shape(128, 2048, 64, 6))
 @dataclass(frozen=True)
 class MoePlan:
     """What is measured: large batches with so many SMs each, and with the first number of them `beside` pairs
-    next to eight products of `gemm` x `gemm` matrices; small batches in graphs of `pairs` calls."""
+    next to eight products of `gemm` x `gemm` matrices; small batches in graphs of `pairs` calls. per_node:
+    PEs that are a node for large batches, whose bytes are those to other nodes then; 0 = all."""
 
     reps: int = 30
     warm: int = 5
@@ -55,6 +56,7 @@ class MoePlan:
     beside: int = 48
     large: Shape = LARGE
     small: tuple[Shape, ...] = SMALL
+    per_node: int = 0
 
 
 def moe_plan(rounds: int | None = None, quick: bool = False) -> MoePlan:

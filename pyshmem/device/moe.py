@@ -90,6 +90,12 @@ class ExpertParallel(on_cpu.ExpertParallel):
         As there.
     num_sms : int, optional
         Thread blocks of a launch, one an SM; by default the library's choice. `blocks` in a call goes before.
+    pes_per_node : int, optional
+        Ranks 0 to pes_per_node - 1 are the first node, and so on; by default as many as share one. Between
+        nodes a token is sent once to each node that has one of its experts, and forwarded there.
+    max_nodes : int, optional
+        Nodes that a token may go to; one that goes to more is reported by `pyshmem.device.check`, and sent
+        all the same. By default any number.
 
     Raises
     ------
@@ -115,6 +121,8 @@ class ExpertParallel(on_cpu.ExpertParallel):
         expert_alignment: int = 1,
         results: int = 2,
         num_sms: int = 0,
+        pes_per_node: int | None = None,
+        max_nodes: int | None = None,
         device: str = "cuda",
     ) -> None:
         self._object = Owned(lib.shmemx_moe_gpu_destroy, arrays.finish_kernels)
@@ -140,7 +148,10 @@ class ExpertParallel(on_cpu.ExpertParallel):
             config.group = self._group or 128
             config.hidden, config.num_experts, config.topk = hidden, num_experts, topk
             config.max_tokens, config.capacity = max_tokens, -1 if capacity == 0 else capacity or 0
-            config.results = results or -1  # 0 would mean the default in C
+            # 0 would mean the default in C
+            config.results = results or -1
+            config.pes_per_node = -1 if pes_per_node == 0 else pes_per_node or 0
+            config.max_nodes = -1 if max_nodes == 0 else max_nodes or 0
         except Exception:
             lib.shmemx_moe_gpu_create(ffi.NULL, out)  # the others wait for this PE: they are told
             raise
@@ -152,6 +163,7 @@ class ExpertParallel(on_cpu.ExpertParallel):
         self.dtype: Any = dtype
         self.results, self.expert_alignment, self.num_sms = results, expert_alignment, num_sms
         self.ranks, self.rank, self.first_expert, self.local_experts, self.capacity = 0, -1, 0, 0, 0
+        self.nodes, self.pes_per_node, self.max_nodes = 0, 0, max_nodes
         self._views: dict[tuple[str, int, str, str], Any] = {}
         self._places: list[CData] = []
         self._dispatches = self._combines = 0
@@ -163,6 +175,7 @@ class ExpertParallel(on_cpu.ExpertParallel):
         check(lib.shmemx_moe_gpu_info(out[0], info))
         self.ranks, self.rank, self.capacity = info.ranks, info.rank, info.capacity
         self.first_expert, self.local_experts = info.first_expert, info.local_experts
+        self.nodes, self.pes_per_node = info.nodes, info.pes_per_node
         self._heap_bytes = info.heap_bytes
         self.num_sms = num_sms or info.blocks
         for i in range(results):
@@ -489,6 +502,9 @@ class ExpertParallel(on_cpu.ExpertParallel):
                 call.topk_weights = args.weights(got._weights, got.tokens, self.topk)
                 call.topk_idx, call.idx_type, _ = args.choices(got._ids, got.tokens, self.topk)
             call.routing = void(p.describe(got._routing).address)
+            if call.tokens == 0 and weighted and not got.by_expert:
+                # An array without elements has no address, but this PE may add other nodes' rows.
+                call.topk_weights = ffi.cast("float *", call.routing)
             returned = None
             if topk_weights is not None:
                 returned = p.empty((got.tokens, self.topk), "float32")

@@ -16,11 +16,10 @@ graph, which all ranks replay alike.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from types import TracebackType
 from typing import Any, Literal
 
 from .._core import ffi, lib
-from .._objects import Owned, keep, reclaim
+from .._objects import Closable, Owned, keep, reclaim
 from ..errors import CLASSES, check
 from ..setup import ensure, state
 from ..team import TEAM_WORLD, Team
@@ -88,7 +87,7 @@ class Arrived:
         return f"<Arrived {tuple(self.recv_x.shape)} of {self.tokens} tokens>"
 
 
-class LowLatency:
+class LowLatency(Closable):
     """Dispatch and combine of small batches between GPUs. Collective over the world.
 
     What is wrong at a call raises there, before anything is launched. What kernels find, an id out of range,
@@ -165,44 +164,12 @@ class LowLatency:
             self.first_expert, self.local_experts = info.first_expert, info.local_experts
             self._handle_bytes = info.choices_bytes, info.present_bytes, info.routed_bytes
 
-    # ---- lifetime ----
-
-    def __enter__(self) -> LowLatency:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        if kind is None:
-            self.close()
-        else:  # perhaps on this PE alone: nothing collective now
-            self._object.dropped = True
-
-    def close(self) -> None:
-        """Frees the heap memory once this PE's GPU is idle. Collective over the world; twice is allowed.
-
-        An object that is dropped without close is freed as `pyshmem.moe.ExpertParallel` is.
-        """
-        self._object.close()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_object"):  # not if the arguments had wrong names
-            self._object.dropped = True  # a destructor never starts a collective
-
-    def __repr__(self) -> str:
-        if self._object.pointer == ffi.NULL:
-            return "<LowLatency, closed>"
+    def _describe(self) -> str:
         return (
-            f"<LowLatency rank {self.rank} of {self.ranks}: {self.num_experts} experts, "
+            f"rank {self.rank} of {self.ranks}: {self.num_experts} experts, "
             f"hidden {self.hidden}, top-{self.topk}, {self.max_tokens} tokens, "
-            f"quant {self.quant}/{self.combine_quant}>"
+            f"quant {self.quant}/{self.combine_quant}"
         )
-
-    def _moe(self) -> CData:
-        moe = self._object.pointer
-        if moe == ffi.NULL:
-            raise _ArgumentError("this LowLatency is closed")
-        return moe
 
     # ---- phases ----
 

@@ -238,7 +238,7 @@ static void test_buffers(void)
 
 int main(void)
 {
-    const char *sharing = strdup(getenv("SHMEM_DEVICE_SHARING"));
+    char *sharing = strdup(getenv("SHMEM_DEVICE_SHARING"));
     void *lib = dlopen("libcuda.so.1", RTLD_NOW);
     *(void **)&ranges = lib ? dlsym(lib, "fake_cuda_ranges") : NULL;
     if (!CHECK(ranges, "this is no fake libcuda.so.1"))
@@ -249,5 +249,6 @@ int main(void)
     test_buffers();
     test_lines();
     test_choice();
+    free(sharing);
     return check_done();
 }

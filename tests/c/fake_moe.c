@@ -21,6 +21,8 @@ static const struct field gpu_fields[] = {
     GPU(topk, true, 3, {-1, 33}),
     GPU(max_tokens, true, 33, {-1, INT32_MAX, (int64_t)1 << 40}),
     GPU(capacity, true, 65, {-1, INT32_MAX}),
+    GPU(pes_per_node, false, 1, {-1, 65}),
+    GPU(max_nodes, false, 3, {-1, 65}),
 };
 static const struct field ll_fields[] = {
     LL(format, false, SHMEMX_MOE_GPU_INT8, {-1, SHMEMX_MOE_GPU_BYTES}),
@@ -137,7 +139,7 @@ static void test_outside(struct kind *k)
         CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, npes - 1, NULL, 0, &some) == 0, "split");
     *(k->fields == gpu_fields ? &c.gpu.team : &c.ll.team) = me == last ? SHMEM_TEAM_INVALID : some;
     if (k->fields == gpu_fields && npes > 1)
-        c.gpu.capacity = 0;
+        c.gpu.capacity = c.gpu.pes_per_node = 0;
     int rc = create(k, &c);
     if (!CHECK(rc == 0, "%s: gave %d: %s", k->name, rc, shmemx_last_error()))
         return;

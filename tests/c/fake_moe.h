@@ -44,12 +44,13 @@ static void kernel(const char *name, unsigned blocks, unsigned threads, unsigned
     snprintf(launched, sizeof launched, "%s", name);
     if (strcmp(name, "shmem_k_moe_dispatch") != 0 || play.silent)
         return;
+    const struct shmemi_moen *o = arguments[0];
     const struct shmemi_moen_dispatch *a = arguments[1];
     uint64_t *host = (void *)(uintptr_t)a->result.host, ticket = (uint64_t)a->ticket << 32;
     if (play.report)
         report((unsigned)play.report);
     host[0] = ticket | play.rows;
-    for (int e = 0; e < play.experts; ++e)
+    for (int e = 0; e < play.experts && o->most; ++e)
         host[1 + e] = ticket | (unsigned)(10 + e);
 }
 
@@ -96,9 +97,10 @@ static shmemx_moe_gpu_config_t gpu_config(void)
                                      .num_experts = 7,
                                      .topk = 2,
                                      .max_tokens = 32,
-                                     .capacity = 64};
+                                     .capacity = 64,
+                                     .pes_per_node = npes};
 }
-static shmemx_moe_ll_config_t ll_config(void)
+static inline shmemx_moe_ll_config_t ll_config(void)
 {
     return (shmemx_moe_ll_config_t){.team = SHMEM_TEAM_WORLD,
                                     .format = SHMEMX_MOE_GPU_FP8,

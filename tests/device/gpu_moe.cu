@@ -85,6 +85,7 @@ struct batch {
         r.o.max_tokens = s.tokens;
         r.o.capacity = n * s.tokens;
         r.o.most = (s.experts + n - 1) / n;
+        r.o.each = r.o.sources = 1;
         const unsigned groups = shmemi_moen_groups(s.hidden, 128);
         u64 end = shmemi_moen_lay_out(&r.o, n, groups, base);
         return shmemi_moen_lay_out_result(&r.result, &r.o, n, groups, end);

@@ -36,8 +36,11 @@ struct scene {
     std::vector<int> reversed;
     std::vector<unsigned long long> reversed_copies;
 
-    /* Device teams: 0 world, 1 shared (= world), 2 the even PEs, 3 all PEs in reverse order (by table). */
-    explicit scene(int n, bool lines, unsigned long long timeout_ns = 0)
+    static constexpr unsigned row = 4, column = 5;
+
+    /* Device teams: 0 world, 1 shared (= world), 2 the even PEs, 3 all PEs in reverse order (by table); with nodes of so
+     * many PEs each the own node and the PEs of the own number in all nodes, which have no areas. */
+    explicit scene(int n, bool lines, unsigned long long timeout_ns = 0, int per_node = 0)
         : npes(n), states(static_cast<std::size_t>(n)), teams(static_cast<std::size_t>(n)),
           boxes(static_cast<std::size_t>(n)), claims(static_cast<std::size_t>(n))
     {
@@ -66,6 +69,19 @@ struct scene {
                 team.slot_bytes = slot_bytes;
                 t.push_back(team);
             }
+            if (per_node != 0) {
+                shmemx_device_team team = {};
+                team.n = per_node;
+                team.me = pe % per_node;
+                team.start = pe / per_node * per_node;
+                team.stride = 1;
+                t.push_back(team);
+                team.n = n / per_node;
+                team.me = pe / per_node;
+                team.start = pe % per_node;
+                team.stride = per_node;
+                t.push_back(team);
+            }
             shmemx_device_state &s = states[static_cast<std::size_t>(pe)];
             s = {};
             s.version = SHMEMX_DEVICE_STATE_VERSION;
@@ -79,7 +95,7 @@ struct scene {
             s.timeout_ns = timeout_ns;
             s.internal = user_bytes;
             s.teams = reinterpret_cast<std::uintptr_t>(t.data());
-            s.nteams = 4;
+            s.nteams = static_cast<unsigned>(t.size());
             s.claim = reinterpret_cast<std::uintptr_t>(&claims[static_cast<std::size_t>(pe)]);
             s.copy = s.heap + stride * static_cast<std::size_t>(pe);
             s.world_sync = t[0].sync;

@@ -6,7 +6,7 @@
 
 #include "moe_normal_combine.cuh"
 #include "moe_normal_dispatch.cuh"
-#include "moe_normal_shape.h"
+#include "moe_normal_levels.h"
 
 #include <algorithm>
 #include <cmath>
@@ -39,11 +39,12 @@ struct sizes {
     unsigned hidden, experts, topk, max_tokens, capacity;
     unsigned results = 2, group = 32;
 };
-enum routing_kind { spread, skewed, some_empty, nowhere };
+enum routing_kind { spread, skewed, some_empty, one_expert, nowhere };
 
 /* What a rank has of its own. */
 struct rank_side {
     shmemi_moen object;
+    shmemi_moen_levels levels; // between nodes; then object is the one within
     std::vector<shmemi_moen_result> result;
     std::vector<std::vector<u64>> host;
     unsigned tokens = 0;
@@ -61,8 +62,9 @@ struct rank_side {
 class job_of_ranks
 {
   public:
-    job_of_ranks(scene &job_, unsigned team_, sizes s_)
-        : job(job_), team(team_), s(s_), n(static_cast<unsigned>(job_.npes)), ranks(n)
+    // nodes: more than 1 = two levels, the scene has their teams
+    job_of_ranks(scene &job_, unsigned team_, sizes s_, unsigned nodes_ = 1)
+        : job(job_), team(team_), s(s_), n(static_cast<unsigned>(job_.npes)), nodes(nodes_), ranks(n)
     {
         for (unsigned pe = 0; pe < n; ++pe) {
             rank_side &r = ranks[rank_of(pe)];
@@ -74,12 +76,24 @@ class job_of_ranks
             o.max_tokens = s.max_tokens;
             o.capacity = s.capacity;
             o.most = (s.experts + n - 1) / n;
+            o.each = o.sources = 1;
             const unsigned groups = shmemi_moen_groups(s.hidden, s.group);
             unsigned char *copy = job.memory + scene::stride * pe;
-            u64 end = shmemi_moen_lay_out(&o, n, groups, address(copy + at));
+            u64 end = address(copy + at);
+            if (nodes == 1) {
+                end = shmemi_moen_lay_out(&o, n, groups, end);
+            } else {
+                r.levels.nodes = nodes;
+                r.levels.each = n / nodes;
+                end = shmemi_moen_lay_out_levels(&r.levels, &o, pe / r.levels.each, groups, end);
+                r.levels.within.team = scene::row;
+                r.levels.between.team = scene::column;
+                r.levels.stage.host = 0;
+                o = r.levels.within;
+            }
             for (unsigned i = 0; i < s.results; ++i) {
                 shmemi_moen_result result = {};
-                end = shmemi_moen_lay_out_result(&result, &o, n, groups, end);
+                end = shmemi_moen_lay_out_result(&result, &o, n / nodes, groups, end);
                 r.host.emplace_back(1 + o.most);
                 result.host = address(r.host.back().data());
                 r.result.push_back(result);
@@ -92,10 +106,12 @@ class job_of_ranks
         }
     }
 
+    virtual ~job_of_ranks() = default;
+
     scene &job;
     const unsigned team;
     const sizes s;
-    const unsigned n;
+    const unsigned n, nodes;
     std::vector<rank_side> ranks;
     std::mt19937 random{7};
 
@@ -129,7 +145,9 @@ class job_of_ranks
             r.idx.assign(r.tokens * s.topk, -1);
             for (unsigned t = 0; t < r.tokens; ++t)
                 for (unsigned k = 0; k < s.topk; ++k) {
-                    const unsigned wide = kind == skewed ? std::max(1u, s.experts / n) : s.experts;
+                    const unsigned wide = kind == skewed       ? std::max(1u, s.experts / n)
+                                          : kind == one_expert ? 1
+                                                               : s.experts;
                     if (kind != nowhere && random() % 8 != 0)
                         r.idx[t * s.topk + k] = static_cast<long long>(random() % wide);
                 }
@@ -146,7 +164,10 @@ class job_of_ranks
             r.x_scales.resize(static_cast<std::size_t>(r.tokens) * 64);
             for (float &f : r.x_scales)
                 f = number();
-            r.routing.assign(shmemi_moen_routing_size(&r.object, n, r.tokens) + 16, 0xee);
+            r.routing.assign((nodes == 1 ? shmemi_moen_routing_size(&r.object, n, r.tokens)
+                                         : shmemi_moen_way_at(&r.levels, 0, r.tokens).end) +
+                                 16,
+                             0xee);
         }
         reference();
     }
@@ -190,6 +211,7 @@ class job_of_ranks
                         address(per_rank[me].data()),
                         address(per_expert[me].data()),
                         address(in_rank[me].data()),
+                        0,
                         r.tokens,
                         wide};
         }
@@ -200,7 +222,7 @@ class job_of_ranks
         });
         for (unsigned me = 0; me < n; ++me) {
             rank_side &r = ranks[me];
-            const shmemi_moen_places p = shmemi_moen_place_all(n, r.object.most, s.experts);
+            const shmemi_moen_places p = shmemi_moen_place_all(&r.object, n);
             const int *pos = reinterpret_cast<const int *>(routing_of(r) + p.pos);
             CHECK(per_rank[me] == r.per_rank && per_expert[me] == r.per_expert, "counts of rank %u", me);
             bool same = true;
@@ -219,7 +241,6 @@ class job_of_ranks
     void dispatch(const how &h, unsigned ticket)
     {
         std::vector<shmemi_moen_dispatch> args(n);
-        unsigned shared = 0;
         for (unsigned me = 0; me < n; ++me) {
             rank_side &r = ranks[me];
             shmemi_moen_dispatch &a = args[me] = {};
@@ -247,15 +268,22 @@ class job_of_ranks
             a.alignment = h.alignment;
             a.what = h.result | a.cached << 6 | a.format << 7 | a.groups << 9;
             a.ticket = ticket;
-            shared = std::max(shared, shmemi_moen_shape_dispatch(&a, &r.object, n, h.room, h.warps));
         }
+        run_dispatch(h, args);
+        quiet_now = job_is_quiet();
+    }
+    virtual void run_dispatch(const how &h, std::vector<shmemi_moen_dispatch> &args)
+    {
+        unsigned shared = 0;
+        for (unsigned me = 0; me < n; ++me)
+            shared =
+                std::max(shared, shmemi_moen_shape_dispatch(&args[me], &ranks[me].object, n, h.room, h.warps));
         // ranks without aligned scales would have other shapes; threads are those of the first
         job.run(h.blocks, args[0].pipe.warps * shmem::arch::warp_width, shared, [&] {
             const unsigned me = rank_of(static_cast<unsigned>(shmem::my_pe()));
             if (me != h.absent)
                 normal::dispatch(ranks[me].object, args[me], shmem::host::shared());
         });
-        quiet_now = job_is_quiet();
     }
     bool job_is_quiet() const
     {
@@ -366,7 +394,6 @@ class job_of_ranks
         std::vector<shmemi_moen_combine> args(n);
         std::vector<std::vector<std::uint16_t>> y(n), out(n), bias(n);
         std::vector<std::vector<float>> weights(n), out_weights(n);
-        unsigned shared = 0;
         for (unsigned me = 0; me < n; ++me) {
             rank_side &r = ranks[me];
             y[me].resize((r.from.size() + 1) * s.hidden);
@@ -396,16 +423,31 @@ class job_of_ranks
             a.format = b.format;
             a.group = b.group != 0 ? b.group : s.hidden;
             a.shift = b.group == 32 ? 5 : b.group == 64 ? 6 : b.group == 128 ? 7 : 31;
-            shared = shmemi_moen_shape_combine(&a, &r.object, n, b.room, b.warps, b.blocks);
         }
-        job.run(b.blocks, b.warps * shmem::arch::warp_width, shared, [&] {
-            const unsigned me = rank_of(static_cast<unsigned>(shmem::my_pe()));
-            normal::combine(ranks[me].object, args[me], shmem::host::shared());
-        });
+        run_combine(b, args);
         CHECK(job_is_quiet(), "a kernel has reported something");
         for (unsigned me = 0; me < n; ++me)
             for (unsigned t = 0; t < ranks[me].tokens; ++t)
                 check_sum(b, me, t, y, bias[me], weights, out[me], out_weights[me]);
+    }
+    virtual void run_combine(const back &b, std::vector<shmemi_moen_combine> &args)
+    {
+        unsigned shared = 0;
+        for (unsigned me = 0; me < n; ++me)
+            shared = shmemi_moen_shape_combine(&args[me], &ranks[me].object, n, b.room, b.warps, b.blocks);
+        job.run(b.blocks, b.warps * shmem::arch::warp_width, shared, [&] {
+            const unsigned me = rank_of(static_cast<unsigned>(shmem::my_pe()));
+            normal::combine(ranks[me].object, args[me], shmem::host::shared());
+        });
+    }
+    // What INT8 may be off by in column c of a row.
+    template <class Row> double quantum(const back &b, unsigned c, Row row) const
+    {
+        const unsigned width = b.group != 0 ? b.group : s.hidden;
+        double amax = 0;
+        for (unsigned d = c / width * width; d < std::min((c / width + 1) * width, s.hidden); ++d)
+            amax = std::max(amax, std::abs(static_cast<double>(row(d))));
+        return b.format == SHMEMI_MOEN_INT8 ? amax / 127 * 0.501 : 0;
     }
     void check_sum(const back &b, unsigned me, unsigned t, const std::vector<std::vector<std::uint16_t>> &y,
                    const std::vector<std::uint16_t> &bias, const std::vector<std::vector<float>> &weights,
@@ -413,27 +455,27 @@ class job_of_ranks
     {
         const rank_side &r = ranks[me];
         std::vector<double> sum(s.hidden), room(s.hidden), back_weights(s.topk);
+        std::vector<double> part(s.hidden), part_room(s.hidden); // of a node
+        const unsigned each = n / nodes, forwards = me % each;    // who does, in each node
         for (unsigned j = 0; j < n && !b.empty; ++j) {
-            if (r.pos[t * n + j] < 0)
-                continue;
-            std::size_t row = static_cast<std::size_t>(r.pos[t * n + j]);
-            for (unsigned q = 0; q < me; ++q)
-                row += static_cast<std::size_t>(ranks[q].per_rank[j]);
-            double factor = b.weighted ? 0 : 1;
-            for (unsigned k = 0; k < s.topk; ++k) {
-                const long long e = r.idx[t * s.topk + k];
-                if (b.weighted && e >= 0 && owner(e) == j)
-                    factor += r.weights[t * s.topk + k];
-                back_weights[k] += weights[j][row * s.topk + k];
+            if (j % each == 0) {
+                part.assign(s.hidden, 0);
+                part_room.assign(s.hidden, 0);
             }
-            const unsigned width = b.group != 0 ? b.group : s.hidden;
+            if (r.pos[t * n + j] >= 0)
+                add_row(b, me, t, j, each == n ? me : forwards + j / each * each, y, weights, part, part_room,
+                        back_weights);
+            if ((j + 1) % each != 0)
+                continue;
             for (unsigned c = 0; c < s.hidden; ++c) {
-                sum[c] += factor * of_bf16(y[j][row * s.hidden + c]);
-                float amax = 0;
-                for (unsigned d = c / width * width; d < std::min((c / width + 1) * width, s.hidden); ++d)
-                    amax = std::max(amax, std::abs(of_bf16(y[j][row * s.hidden + d])));
-                if (b.format == SHMEMI_MOEN_INT8 && j != me)
-                    room[c] += factor * amax / 127 * 0.501;
+                if (nodes > 1) // the part is rounded, and quantized for another node
+                    part_room[c] += (std::abs(part[c]) + part_room[c]) / 255;
+                if (nodes > 1 && j / each != me / each)
+                    part_room[c] += 1.01 * quantum(b, c, [&](unsigned d) { return std::abs(part[d]) + part_room[d]; });
+            }
+            for (unsigned c = 0; c < s.hidden; ++c) {
+                sum[c] += part[c];
+                room[c] += part_room[c];
             }
         }
         bool same = true;
@@ -447,6 +489,29 @@ class job_of_ranks
         for (unsigned k = 0; k < s.topk && b.weights; ++k)
             CHECK(std::abs(out_weights[t * s.topk + k] - back_weights[k]) < 1e-5, "weight %u of token %u", k,
                   t);
+    }
+    // Adds rank j's row for token t of rank `me`, which `adder` adds first.
+    void add_row(const back &b, unsigned me, unsigned t, unsigned j, unsigned adder,
+                 const std::vector<std::vector<std::uint16_t>> &y,
+                 const std::vector<std::vector<float>> &weights, std::vector<double> &sum,
+                 std::vector<double> &room, std::vector<double> &back_weights) const
+    {
+        const rank_side &r = ranks[me];
+        std::size_t row = static_cast<std::size_t>(r.pos[t * n + j]);
+        for (unsigned q = 0; q < me; ++q)
+            row += static_cast<std::size_t>(ranks[q].per_rank[j]);
+        double factor = b.weighted ? 0 : 1;
+        for (unsigned k = 0; k < s.topk; ++k) {
+            const long long e = r.idx[t * s.topk + k];
+            if (b.weighted && e >= 0 && owner(e) == j)
+                factor += r.weights[t * s.topk + k];
+            back_weights[k] += weights[j][row * s.topk + k];
+        }
+        for (unsigned c = 0; c < s.hidden; ++c) {
+            sum[c] += factor * of_bf16(y[j][row * s.hidden + c]);
+            if (j != adder)
+                room[c] += factor * quantum(b, c, [&](unsigned d) { return of_bf16(y[j][row * s.hidden + d]); });
+        }
     }
 };
 

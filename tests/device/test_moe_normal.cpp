@@ -203,7 +203,7 @@ static void test_errors()
     ranks.make_tokens(spread);
     ranks.ranks[1].idx[3] = 8;
     ranks.ranks[1].idx32[3] = 8;
-    shmemi_moen_layout a = {address(ranks.ranks[1].idx.data()), 0, 0, 0, 0, ranks.ranks[1].tokens, 1};
+    shmemi_moen_layout a = {address(ranks.ranks[1].idx.data()), 0, 0, 0, 0, 0, ranks.ranks[1].tokens, 1};
     job.run(3, 8, shmemi_moen_layout_shared(8, 8), [&] {
         if (shmem::my_pe() == 1)
             normal::layout(ranks.ranks[1].object, a, shmem::host::shared());

@@ -122,12 +122,13 @@ def bits(a: Any) -> Any:
     return a.view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[a.element_size()]).numpy()
 
 
-def close(got: Any, wanted: Any, size: Any, steps: float = 1.0) -> None:
-    """BF16 `got` is the float64 `wanted` rounded once; `size` bounds what was added up, in float32."""
+def close(got: Any, wanted: Any, size: Any, steps: float = 1.0, parts: bool = False) -> None:
+    """BF16 `got` is the float64 `wanted` rounded once; `size` bounds what was added up, in float32. With
+    `parts` parts of the sum have been rounded to BF16 on the way."""
     got = got.detach().cpu().to(torch.float64).numpy()
     assert got.shape == wanted.shape
     error = np.abs(got - wanted)
-    allowed = np.abs(wanted) * 2.0**-8 * steps + size * 2.0**-20 + 1e-38
+    allowed = np.abs(wanted) * 2.0**-8 * steps + size * (2.0**-20 + parts * 2.0**-8) + 1e-38
     assert (error <= allowed).all(), f"off by {error.max()}, {(error > allowed).sum()} elements"
 
 
@@ -162,3 +163,34 @@ def loads_for(shape, routing, n, **more):
     """The loads of all n PEs; shape: tokens, hidden, experts, topk."""
     tokens, hidden, experts, topk = shape
     return [load(routing, pe, tokens, hidden, experts, topk, **more) for pe in range(n)]
+
+
+def check_tables(got, wanted):
+    assert got.rows == len(wanted.rank)
+    assert (got.topk_idx.cpu().numpy() == wanted.idx).all()
+    assert (got.topk_weights.cpu().numpy() == wanted.weights).all()
+    assert (got.source_token.cpu().numpy() == wanted.token).all()
+    assert (got.source_rank.cpu().numpy() == wanted.rank).all()
+    assert (got.tokens_per_source.cpu().numpy() == wanted.per_source).all()
+    assert (got.tokens_per_expert.cpu().numpy() == wanted.per_expert).all()
+    assert (got.counts == wanted.per_expert).all()
+
+
+def scaled(a, rank):
+    """What the experts of a rank make of a row, BF16: different on every rank."""
+    return (a.float() * (1 + 0.37 * rank)).to(torch.bfloat16)
+
+
+def summed(loads, me, experts, factor=None):
+    """float64 [T, H]: the sum over ranks of `scaled` rows (times factor [T, R]), and of their magnitudes."""
+    mine, n = loads[me], len(loads)
+    there = hits(mine, experts, n)
+    total = np.zeros(mine.values.shape)
+    size = np.zeros(mine.values.shape)
+    for r in range(n):
+        part = scaled(mine.x, r).to(torch.float64).numpy() * there[:, r : r + 1]
+        if factor is not None:
+            part = part * factor[:, r : r + 1]
+        total += part
+        size += np.abs(part)
+    return total, size

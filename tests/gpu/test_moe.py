@@ -7,7 +7,7 @@ import hashlib
 import moe_reference as ref
 import numpy as np
 import pytest
-from moe_reference import loads_for
+from moe_reference import check_tables, loads_for, scaled, summed
 
 torch = pytest.importorskip("torch")
 
@@ -15,37 +15,6 @@ from pyshmem.errors import ShmemError  # noqa: E402
 
 # tokens, hidden, experts, topk
 SMALL, WIDE, UNEVEN, MANY = (40, 256, 8, 3), (150, 7168, 64, 8), (33, 136, 7, 2), (512, 2048, 64, 6)
-
-
-def check_tables(got, wanted):
-    assert got.rows == len(wanted.rank)
-    assert (got.topk_idx.cpu().numpy() == wanted.idx).all()
-    assert (got.topk_weights.cpu().numpy() == wanted.weights).all()
-    assert (got.source_token.cpu().numpy() == wanted.token).all()
-    assert (got.source_rank.cpu().numpy() == wanted.rank).all()
-    assert (got.tokens_per_source.cpu().numpy() == wanted.per_source).all()
-    assert (got.tokens_per_expert.cpu().numpy() == wanted.per_expert).all()
-    assert (got.counts == wanted.per_expert).all()
-
-
-def scaled(a, rank):
-    """What the experts of a rank make of a row, BF16: different on every rank."""
-    return (a.float() * (1 + 0.37 * rank)).to(torch.bfloat16)
-
-
-def summed(loads, me, experts, factor=None):
-    """float64 [T, H]: the sum over ranks of `scaled` rows (times factor [T, R]), and of their magnitudes."""
-    mine, n = loads[me], len(loads)
-    there = ref.hits(mine, experts, n)
-    total = np.zeros(mine.values.shape)
-    size = np.zeros(mine.values.shape)
-    for r in range(n):
-        part = scaled(mine.x, r).to(torch.float64).numpy() * there[:, r : r + 1]
-        if factor is not None:
-            part = part * factor[:, r : r + 1]
-        total += part
-        size += np.abs(part)
-    return total, size
 
 
 # ---- token form --------------------------------------------------------------------------------------------

@@ -110,7 +110,8 @@ enum {
     SHMEMX_DEVICE_ROOM,  /* value: bytes of room at address; expected: bytes that there are */
     SHMEMX_DEVICE_EXPERT, /* choice number `value` of topk_idx, at address, is no expert; expected: experts */
     SHMEMX_DEVICE_LIMIT,  /* pe is to receive `value` rows and has room for `expected` */
-    SHMEMX_DEVICE_MISMATCH /* pe is in another call: its word at address is `value`, this PE's `expected` */
+    SHMEMX_DEVICE_MISMATCH, /* pe is in another call: its word at address is `value`, this PE's `expected` */
+    SHMEMX_DEVICE_NODES /* token `value` of topk_idx, at address, goes to `pe` nodes; expected: at most so many */
 };
 
 /* The mailbox: the first error of this PE's kernels, whose thread has set the word at `claim` from 0 to 1: that

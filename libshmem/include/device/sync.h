@@ -25,21 +25,25 @@ SHMEMX_DEVICE_SLOW u64 look_at_clock(u64 start, bool nap)
     return start == 0 ? now : now - start > limit ? too_late : start;
 }
 
-/* How long one wait may last. The clock is read every 64 polls, so that a short wait never pays for it; a
- * long one naps. */
-class patience
+/* What polls in vain until its time is over: `Own::expired` is asked every 64 polls, so that a short wait never pays for
+ * it, and sets `left_` to the polls until the next time. */
+template <class Own> class persistent
 {
   public:
-    /* Once after each poll that failed: true when the deadline has passed. */
+    /* Once after each poll that failed: true when the time is over. */
     SHMEMX_DEVICE_FN bool over()
     {
-        return tired() && expired();
+        return tired() && static_cast<Own *>(this)->expired();
     }
     /* By a warp whose lanes poll in step: the same answer in all of them. */
     SHMEMX_DEVICE_FN bool over_in_step()
     {
-        return tired() && !arch::all(warp, !expired());
+        return tired() && !arch::all(warp, !static_cast<Own *>(this)->expired());
     }
+
+  protected:
+    u64 start_ = 0;
+    unsigned left_ = 64;
 
   private:
     SHMEMX_DEVICE_FN bool tired()
@@ -47,6 +51,12 @@ class patience
         arch::relax();
         return --left_ == 0;
     }
+};
+
+/* How long one wait may last: SHMEM_TIMEOUT. A long one naps. */
+class patience : public persistent<patience>
+{
+    friend persistent<patience>;
     SHMEMX_DEVICE_FN bool expired()
     {
         const bool nap = ++turns_ > 128;
@@ -55,8 +65,7 @@ class patience
         return start_ == too_late;
     }
 
-    u64 start_ = 0;
-    unsigned left_ = 64, turns_ = 0;
+    unsigned turns_ = 0;
 };
 
 template <class T> SHMEMX_DEVICE_FN bool compare(T a, cmp op, T b)

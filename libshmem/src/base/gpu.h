@@ -91,7 +91,7 @@ int shmemi_gpu_allow_shared(const char *call, void *function, unsigned bytes);
 int shmemi_gpu_launch(const char *call, void *function, unsigned blocks, unsigned threads,
                       unsigned shared_bytes, void **arguments, shmemi_stream_t stream);
 
-/* Pinned host memory that the device can read and write at the same address. */
+/* Pinned host memory that the device can read and write at the same address; shmemi_gpu_close frees what is left. */
 int shmemi_gpu_host_alloc(const char *call, size_t bytes, void **p);
 void shmemi_gpu_host_free(void *p);
 /* The same for memory that exists: 1 = pinned now, 0 = needs nothing (pinned already, or this device's memory). */

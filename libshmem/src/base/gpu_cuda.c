@@ -6,6 +6,7 @@
 #include <fcntl.h>
 #include <pthread.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -17,6 +18,10 @@ static struct {
 #undef X
 } cu;
 
+struct pinned {
+    void *memory;
+    struct pinned *next;
+};
 static struct {
     pthread_mutex_t lock;
     bool tried, usable, open;
@@ -28,6 +33,7 @@ static struct {
     const char *lacks; /* for chunks */
     unsigned bulk_bytes;
     int processors;
+    struct pinned *pinned; /* host memory of this job */
 } gpu = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
 static SHMEMI_COLD int failed(const char *call, const char *what, CUresult code)
@@ -158,6 +164,12 @@ void shmemi_gpu_close(void)
         if (gpu.side)
             cu.stream_destroy(gpu.side);
         gpu.side = NULL;
+        while (gpu.pinned) { /* of objects that outlive the job: the context may, too */
+            struct pinned *item = gpu.pinned;
+            gpu.pinned = item->next;
+            cu.host_free(item->memory);
+            free(item);
+        }
         cu.primary_release(gpu.device);
         gpu.open = false;
     }
@@ -376,14 +388,35 @@ void shmemi_gpu_shared_close(char *base)
 int shmemi_gpu_host_alloc(const char *call, size_t bytes, void **p)
 {
     ENTER(call);
-    CHECKED(call, "cuMemHostAlloc", cu.host_alloc(p, bytes, HOST_PORTABLE_MAPPED));
+    struct pinned *item = malloc(sizeof *item);
+    if (!item)
+        return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes of private memory", sizeof *item);
+    CUresult code = cu.host_alloc(p, bytes, HOST_PORTABLE_MAPPED);
+    if (code != 0) {
+        free(item);
+        return failed(call, "cuMemHostAlloc", code);
+    }
+    pthread_mutex_lock(&gpu.lock);
+    *item = (struct pinned){*p, gpu.pinned};
+    gpu.pinned = item;
+    pthread_mutex_unlock(&gpu.lock);
     return SHMEMX_SUCCESS;
 }
 
 void shmemi_gpu_host_free(void *p)
 {
-    if (p && enter("libshmem") == 0)
-        cu.host_free(p);
+    if (!p || enter("libshmem") != 0)
+        return;
+    pthread_mutex_lock(&gpu.lock);
+    for (struct pinned **link = &gpu.pinned; *link; link = &(*link)->next)
+        if ((*link)->memory == p) {
+            struct pinned *item = *link;
+            *link = item->next;
+            cu.host_free(p);
+            free(item);
+            break;
+        }
+    pthread_mutex_unlock(&gpu.lock);
 }
 
 /* What the driver knows of an address; 0 = nothing, it is host memory as any other. */

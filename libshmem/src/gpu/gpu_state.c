@@ -282,6 +282,10 @@ int shmemi_gpu_mailbox(const char *call)
             SHMEMX_ERR_ARGUMENT, call,
             "%s: choice %llu of topk_idx, at 0x%llx, is neither -1 nor one of the %llu experts", where,
             e.value, e.address, e.expected);
+    case SHMEMX_DEVICE_NODES:
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "%s: token %llu of topk_idx, at 0x%llx, goes to %d nodes, max_nodes is %llu",
+                           where, e.value, e.address, e.pe, e.expected);
     case SHMEMX_DEVICE_LIMIT:
         return shmemi_fail(SHMEMX_ERR_LIMIT, call, "%s: PE %d is to receive %llu rows and has room for %llu",
                            where, e.pe, e.value, e.expected);

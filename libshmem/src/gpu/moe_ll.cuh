@@ -126,29 +126,17 @@ constexpr u64 no_row = ~0ull;
 /* ---- waits for a rank ---------------------------------------------------------------------------------------------------- */
 
 /* Patience with one rank (or those of a mask): over when it is known to be dead, or when the deadline has passed; the
- * rank is dead from then on, for this object. Used as detail::patience is. */
-class vigil
+ * rank is dead from then on, for this object. */
+class vigil : public detail::persistent<vigil>
 {
   public:
     SHMEMX_DEVICE_FN vigil(const shmemi_moe_ll &o, u64 ranks, int blamed)
         : dead_(&pointer<shmemi_moe_ll_local>(o.local)->dead), timeout_(o.timeout_ns), ranks_(ranks), blamed_(blamed)
     {
     }
-    SHMEMX_DEVICE_FN bool over()
-    {
-        return tired() && expired();
-    }
-    SHMEMX_DEVICE_FN bool over_in_step()
-    {
-        return tired() && !arch::all(warp, !expired());
-    }
 
   private:
-    SHMEMX_DEVICE_FN bool tired()
-    {
-        arch::relax();
-        return --left_ == 0;
-    }
+    friend detail::persistent<vigil>;
     SHMEMX_DEVICE_FN bool expired()
     {
         left_ = 64;
@@ -171,9 +159,8 @@ class vigil
     }
 
     u64 *dead_;
-    u64 timeout_, ranks_, start_ = 0;
+    u64 timeout_, ranks_;
     int blamed_;
-    unsigned left_ = 64;
 };
 
 /* ---- the object in a kernel --------------------------------------------------------------------------------------------- */

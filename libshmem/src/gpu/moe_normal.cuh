@@ -34,25 +34,30 @@ SHMEMX_DEVICE_FN long long choice(u64 idx, unsigned wide, u64 i)
     return wide != 0 ? at<const long long>(idx)[i] : at<const int>(idx)[i];
 }
 
-/* Which experts are whose. */
+/* Which experts are whose: each rank has those of `each` shares. */
 struct owners {
-    unsigned base, extra;
+    unsigned base, extra, each;
 
-    SHMEMX_DEVICE_FN owners(unsigned experts, unsigned ranks) : base(experts / ranks), extra(experts % ranks)
+    SHMEMX_DEVICE_FN owners(unsigned experts, unsigned ranks, unsigned each_ = 1)
+        : base(experts / (ranks * each_)), extra(experts % (ranks * each_)), each(each_)
+    {
+    }
+    SHMEMX_DEVICE_FN owners(const shmemi_moen &o, unsigned ranks) : owners(o.experts, ranks, o.each)
     {
     }
     SHMEMX_DEVICE_FN unsigned first(unsigned rank) const
     {
-        return rank * base + (rank < extra ? rank : extra);
+        const unsigned share = rank * each;
+        return share * base + (share < extra ? share : extra);
     }
     SHMEMX_DEVICE_FN unsigned count(unsigned rank) const
     {
-        return base + (rank < extra ? 1 : 0);
+        return first(rank + 1) - first(rank);
     }
     SHMEMX_DEVICE_FN unsigned owner(unsigned e) const
     {
         const unsigned wide = extra * (base + 1);
-        return e < wide ? e / (base + 1) : extra + (e - wide) / base;
+        return (e < wide ? e / (base + 1) : extra + (e - wide) / base) / each;
     }
     SHMEMX_DEVICE_FN bool has(unsigned rank, long long e) const
     {
@@ -63,16 +68,22 @@ struct owners {
 /* A routing's arrays. */
 struct routing {
     shmemi_moen_routing *head;
-    int *count, *chosen, *mine, *pos;
+    int *count, *sources, *chosen, *mine, *pos;
 
     SHMEMX_DEVICE_FN routing(const shmemi_moen &o, u64 address, unsigned ranks)
     {
-        const shmemi_moen_places p = shmemi_moen_place_all(ranks, o.most, o.experts);
+        const shmemi_moen_places p = shmemi_moen_place_all(&o, ranks);
         head = at<shmemi_moen_routing>(address);
         count = at<int>(address + p.count);
+        sources = at<int>(address + p.sources);
         chosen = at<int>(address + p.chosen);
         mine = at<int>(address + p.mine);
         pos = at<int>(address + p.pos);
+    }
+    /* How many tokens it is of, where the host knows or not. */
+    SHMEMX_DEVICE_FN unsigned tokens(unsigned known) const
+    {
+        return known != SHMEMI_MOEN_ROUTED ? known : static_cast<unsigned>(head->tokens);
     }
 };
 
@@ -102,17 +113,29 @@ SHMEMX_DEVICE_FN u32 running_sum(u32 value, u32 *sums, u32 &total)
     return value;
 }
 
-/* One rank's column, by a block. */
-SHMEMX_DEVICE_FN void layout_rank(const shmemi_moen &o, const shmemi_moen_layout &a, const members &m,
-                                  unsigned rank, u32 *shared)
+SHMEMX_DEVICE_FN unsigned tokens_of(const shmemi_moen_layout &a, unsigned source)
+{
+    return a.sources != 0 ? static_cast<unsigned>(at<int>(a.sources)[source]) : a.tokens;
+}
+SHMEMX_DEVICE_FN unsigned tokens_of_all(const shmemi_moen &o, const shmemi_moen_layout &a)
+{
+    unsigned all = 0;
+    for (unsigned s = 0; s < o.sources; ++s)
+        all += tokens_of(a, s);
+    return all;
+}
+
+/* One rank's column for the tokens from `first` to `last`, by a block; `before` of the tokens in front of them go there.
+ * Returns how many with these. */
+SHMEMX_DEVICE_FN u32 layout_rank(const shmemi_moen &o, const shmemi_moen_layout &a, const members &m,
+                                 unsigned rank, unsigned first, unsigned last, u32 before, u32 *shared)
 {
     const unsigned lane = arch::lane(block), width = arch::width(block), ranks = static_cast<unsigned>(m.n);
-    const owners who(o.experts, ranks);
+    const owners who(o, ranks);
     const routing r(o, a.routing, ranks);
     auto *goes = reinterpret_cast<u8 *>(shared + 2 * width);
-    u32 before = 0;
-    for (unsigned from = 0; from < a.tokens; from += layout_run * width) {
-        const unsigned left = a.tokens - from, tile = left < layout_run * width ? left : layout_run * width;
+    for (unsigned from = first; from < last; from += layout_run * width) {
+        const unsigned left = last - from, tile = left < layout_run * width ? left : layout_run * width;
         const unsigned run = (tile + width - 1) / width;
         for (unsigned i = lane; i < tile; i += width) { // neighbours read neighbouring tokens
             bool here = false;
@@ -134,15 +157,32 @@ SHMEMX_DEVICE_FN void layout_rank(const shmemi_moen &o, const shmemi_moen_layout
         before += total;
         arch::sync(block);
     }
-    if (lane != 0)
-        return;
-    if (a.per_rank != 0)
+    return before;
+}
+/* The whole column. */
+SHMEMX_DEVICE_FN void layout_rank(const shmemi_moen &o, const shmemi_moen_layout &a, const members &m,
+                                  unsigned rank, u32 *shared)
+{
+    const unsigned ranks = static_cast<unsigned>(m.n);
+    const bool leads = arch::lane(block) == 0;
+    const routing r(o, a.routing, ranks);
+    unsigned first = 0;
+    u32 before = 0;
+    for (unsigned s = 0; s < o.sources; ++s) {
+        const unsigned n = tokens_of(a, s);
+        const u32 all = layout_rank(o, a, m, rank, first, first + n, before, shared);
+        if (leads && a.routing != 0) {
+            r.count[(static_cast<unsigned>(m.me) * o.sources + s) * ranks + rank] = static_cast<int>(all - before);
+            if (rank == 0)
+                r.sources[s] = static_cast<int>(n);
+        }
+        first += n;
+        before = all;
+    }
+    if (leads && a.per_rank != 0)
         at<int>(a.per_rank)[rank] = static_cast<int>(before);
-    if (a.routing == 0)
-        return;
-    r.count[static_cast<unsigned>(m.me) * ranks + rank] = static_cast<int>(before);
-    if (rank == 0)
-        *r.head = shmemi_moen_routing{0, static_cast<int>(a.tokens), {0, 0}};
+    if (leads && a.routing != 0 && rank == 0)
+        *r.head = shmemi_moen_routing{0, static_cast<int>(first), {0, 0}};
 }
 
 /* Choices of each expert, by a block that also reports what is no expert. */
@@ -151,7 +191,7 @@ SHMEMX_DEVICE_FN void layout_experts(const shmemi_moen &o, const shmemi_moen_lay
 {
     const unsigned lane = arch::lane(block), width = arch::width(block);
     const routing r(o, a.routing, static_cast<unsigned>(m.n));
-    const u64 all = static_cast<u64>(a.tokens) * o.topk;
+    const u64 all = static_cast<u64>(tokens_of_all(o, a)) * o.topk;
     const unsigned window = SHMEMI_MOEN_WINDOW;
     for (unsigned base = 0; base < o.experts; base += window) {
         const unsigned left = o.experts - base, n = left < window ? left : window;
@@ -177,6 +217,26 @@ SHMEMX_DEVICE_FN void layout_experts(const shmemi_moen &o, const shmemi_moen_lay
     }
 }
 
+/* Reports a token that goes to more nodes than the caller has said. */
+SHMEMX_DEVICE_FN void check_nodes(const shmemi_moen &o, const shmemi_moen_layout &a, unsigned ranks)
+{
+    const owners who(o, ranks);
+    for (unsigned t = arch::lane(block); t < a.tokens; t += arch::width(block)) {
+        u64 nodes = 0;
+        for (unsigned k = 0; k < o.topk; ++k) {
+            const long long e = choice(a.idx, a.wide, static_cast<u64>(t) * o.topk + k);
+            if (e >= 0 && e < o.experts)
+                nodes |= static_cast<u64>(1) << who.owner(static_cast<unsigned>(e));
+        }
+        unsigned n = 0;
+        for (; nodes != 0; nodes &= nodes - 1)
+            ++n;
+        if (n > o.max_nodes)
+            detail::report(SHMEMX_DEVICE_NODES, SHMEMX_DEVICE_CALL_MOE_LAYOUT, static_cast<int>(n),
+                           at<const u8>(a.idx), t, o.max_nodes);
+    }
+}
+
 /* Blocks: one a rank, and one more. Shared memory: shmemi_moen_layout_shared. */
 SHMEMX_DEVICE_FN void layout(const shmemi_moen &o, const shmemi_moen_layout &a, unsigned char *shared)
 {
@@ -186,8 +246,11 @@ SHMEMX_DEVICE_FN void layout(const shmemi_moen &o, const shmemi_moen_layout &a, 
         return;
     if (b < static_cast<unsigned>(m.n))
         layout_rank(o, a, m, b, reinterpret_cast<u32 *>(shared));
-    else
+    else {
         layout_experts(o, a, m, reinterpret_cast<u32 *>(shared));
+        if (o.max_nodes != 0)
+            check_nodes(o, a, static_cast<unsigned>(m.n));
+    }
 }
 
 /* ---- what dispatch and combine share -------------------------------------------------------------------------------------- */

@@ -24,9 +24,11 @@ struct combining {
     const shmemi_moen_combine &a;
     const members m;
     const u64 round;
-    const unsigned ranks, me;
+    const unsigned ranks, me, tokens;
     const routing r;
-    int *first, *rows; // shared memory, [R]: where rank s's rows begin here, how many there are
+    // shared memory, [S][R]: where row number 0 of rank s would lie here, if all were of that source; how many rows
+    // there are of this source and those before
+    int *first, *upto;
 
     SHMEMX_DEVICE_FN unsigned chunks() const // of a rank
     {
@@ -36,6 +38,18 @@ struct combining {
     SHMEMX_DEVICE_FN u64 place(unsigned from, unsigned pos) const
     {
         return ((round & 1) * ranks + from) * o.max_tokens + pos;
+    }
+    SHMEMX_DEVICE_FN unsigned rows(unsigned rank) const // from that rank
+    {
+        return static_cast<unsigned>(upto[(o.sources - 1) * ranks + rank]);
+    }
+    /* Where the p-th of them lies in y. */
+    SHMEMX_DEVICE_FN u64 row(unsigned rank, unsigned p) const
+    {
+        unsigned at = rank;
+        for (unsigned s = 1; s < o.sources && static_cast<int>(p) >= upto[at]; ++s)
+            at += ranks;
+        return static_cast<u64>(first[at] + static_cast<int>(p));
     }
     SHMEMX_DEVICE_FN quantizer codec() const
     {
@@ -150,7 +164,7 @@ SHMEMX_DEVICE_FN float factor_of(const combining &c, unsigned rank, unsigned t)
 {
     if (c.a.topk_weights == 0)
         return 1;
-    const owners who(c.o.experts, c.ranks);
+    const owners who(c.o, c.ranks);
     float sum = 0;
     for (unsigned k = 0; k < c.o.topk; ++k) {
         const u64 i = static_cast<u64>(t) * c.o.topk + k;
@@ -164,8 +178,7 @@ SHMEMX_DEVICE_FN float factor_of(const combining &c, unsigned rank, unsigned t)
 SHMEMX_DEVICE_FN addend row_of(const combining &c, unsigned j, unsigned p, unsigned t)
 {
     if (j == c.me)
-        return addend{c.a.y + (static_cast<u64>(static_cast<unsigned>(c.first[j])) + p) * c.a.y_stride,
-                      factor_of(c, j, t), 0};
+        return addend{c.a.y + c.row(j, p) * c.a.y_stride, factor_of(c, j, t), 0};
     return addend{c.o.back + c.place(j, p) * c.o.back_row, factor_of(c, j, t), c.a.format != SHMEMI_MOEN_BF16};
 }
 SHMEMX_DEVICE_FN const u64 *flag_of(const combining &c, unsigned j, unsigned p)
@@ -214,8 +227,7 @@ SHMEMX_DEVICE_FN void return_weights(const combining &c, const int *pos, unsigne
                 continue;
             const auto p = static_cast<unsigned>(pos[j]);
             const float *from = j == c.me
-                                    ? at<const float>(c.a.weights) +
-                                          (static_cast<unsigned>(c.first[j]) + p) * static_cast<u64>(c.o.topk)
+                                    ? at<const float>(c.a.weights) + c.row(j, p) * c.o.topk
                                     : at<const float>(c.o.back_weights) + c.place(j, p) * c.o.topk;
             sum += from[k];
         }
@@ -227,7 +239,7 @@ SHMEMX_DEVICE_FN void return_weights(const combining &c, const int *pos, unsigne
 SHMEMX_DEVICE_FN void add_tokens(const combining &c, unsigned mine, unsigned warps, addend *rows)
 {
     const bool empty = c.r.head->valid == 0; // the dispatch did not fit: no rows
-    for (unsigned t = arch::block_index() + mine * arch::blocks(); t < c.a.tokens;
+    for (unsigned t = arch::block_index() + mine * arch::blocks(); t < c.tokens;
          t += arch::blocks() * warps) {
         const int *pos = c.r.pos + static_cast<u64>(t) * c.ranks;
         unsigned n = 0;

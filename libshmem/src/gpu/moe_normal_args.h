@@ -18,15 +18,21 @@ enum {
 /* enum shmemx_moe_gpu_format */
 enum { SHMEMI_MOEN_BF16, SHMEMI_MOEN_INT8, SHMEMI_MOEN_FP8, SHMEMI_MOEN_BYTES };
 
-/* An object. All words hold a round (from 1 on, in the upper half where there is a value below) and are never cleared;
+/* An object, or one level of it. Between nodes there are two: the PEs of equal number on all nodes exchange a row for each
+ * (token, node), then the PEs of a node a row for each (token, PE). R is the number of ranks that meet in the level: nodes, or
+ * PEs of a node. In the second level a rank's tokens come from S sources, the nodes, one behind the other; S is 1 elsewhere.
+ *
+ * All words hold a round (from 1 on, in the upper half where there is a value below) and are never cleared;
  * row s of a matrix is written by rank s. */
 struct shmemi_moen {
     unsigned team; /* number in the device's table */
     unsigned hidden, experts, topk, max_tokens, capacity;
-    unsigned most; /* experts of rank 0, which has the most */
-    unsigned reserved;
+    unsigned most;    /* experts of rank 0, which has the most; 0 = choices are not counted: between nodes */
+    unsigned each;    /* a rank has the experts of so many shares: the PEs of a node, or 1 */
+    unsigned sources; /* S */
+    unsigned max_nodes;         /* ranks that a token may go to; more are reported; 0 = any number */
     shmemi_moen_u64 begun;      /* u64 [R]: round << 32 | what: that rank is in a dispatch, of this kind */
-    shmemi_moen_u64 counts;     /* u64 [R][R]: round << 32 | rows from s to d */
+    shmemi_moen_u64 counts;     /* u64 [R][S][R]: round << 32 | rows from s to d */
     shmemi_moen_u64 chosen;     /* u64 [R][most]: round << 32 | choices of my experts by rank s */
     shmemi_moen_u64 arrived;    /* u64 [R]: round: all rows from rank s are here */
     shmemi_moen_u64 back_begun; /* u64 [R]: round: that rank is in a combine, and done with those before */
@@ -46,7 +52,8 @@ struct shmemi_moen_local {
 };
 
 /* The head of a routing; then int32 arrays, each from a multiple of 16 bytes on (shmemi_moen_place_all):
- *     count [R][R], rows from s to d    chosen [most], of my experts by all ranks    mine [E], choices of my tokens
+ *     count [R][S][R], rows from s to d    sources [S], tokens from each
+ *     chosen [most], of my experts by all ranks    mine [E], choices of my tokens
  *     pos [T][R], the token's number among those of mine that go to r, or -1 */
 struct shmemi_moen_routing {
     int valid; /* 1: dispatched */
@@ -58,16 +65,16 @@ struct shmemi_moen_routing {
 #define SHMEMI_MOEN_FN static inline
 #endif
 struct shmemi_moen_places {
-    shmemi_moen_u64 count, chosen, mine, pos; /* bytes from the routing's begin */
+    shmemi_moen_u64 count, sources, chosen, mine, pos; /* bytes from the routing's begin */
 };
-SHMEMI_MOEN_FN struct shmemi_moen_places shmemi_moen_place_all(unsigned ranks, unsigned most,
-                                                               unsigned experts)
+SHMEMI_MOEN_FN struct shmemi_moen_places shmemi_moen_place_all(const struct shmemi_moen *o, unsigned ranks)
 {
     struct shmemi_moen_places p;
     p.count = sizeof(struct shmemi_moen_routing);
-    p.chosen = p.count + ((shmemi_moen_u64)ranks * ranks + 3) / 4 * 16;
-    p.mine = p.chosen + ((shmemi_moen_u64)most + 3) / 4 * 16;
-    p.pos = p.mine + ((shmemi_moen_u64)experts + 3) / 4 * 16;
+    p.sources = p.count + ((shmemi_moen_u64)ranks * o->sources * ranks + 3) / 4 * 16;
+    p.chosen = p.sources + ((shmemi_moen_u64)o->sources + 3) / 4 * 16;
+    p.mine = p.chosen + ((shmemi_moen_u64)o->most + 3) / 4 * 16;
+    p.pos = p.mine + ((shmemi_moen_u64)o->experts + 3) / 4 * 16;
     return p;
 }
 
@@ -89,8 +96,10 @@ struct shmemi_moen_layout {
     shmemi_moen_u64 idx;     /* int32 or int64 [tokens][K] */
     shmemi_moen_u64 routing; /* or 0, as the others */
     shmemi_moen_u64 per_rank, per_expert, in_rank;
-    unsigned tokens, wide; /* wide: ids have 64 bits */
+    shmemi_moen_u64 sources; /* int32 [S], tokens from each; 0 = S is 1 and there are `tokens` */
+    unsigned tokens, wide;   /* wide: ids have 64 bits */
 };
+enum { SHMEMI_MOEN_ROUTED = 0x7fffffff }; /* as `tokens` below: as many as the routing says */
 
 /* The dynamic shared memory of a block: `head` bytes, then for each warp that sends `slots` slots of `slot` bytes; no
  * slots: rows are copied as vectors. A slot: the row as it comes, then as it travels (if quantized), then scales. */
@@ -114,12 +123,14 @@ struct shmemi_moen_dispatch {
     shmemi_moen_u64 x, x_stride;
     shmemi_moen_u64 x_scales, x_scales_row, x_scales_column; /* bytes; 0 = none */
     shmemi_moen_u64 idx, weights;                            /* 0 = do not travel */
+    shmemi_moen_u64 numbers; /* int32 [tokens] that become source_token; 0 = a token's own */
     unsigned tokens, wide;
     unsigned format, row_bytes;                 /* as the row travels */
     unsigned group, groups, scale_bytes, ue8m0; /* scale_bytes: of a row, a multiple of 16; 0 = no scales */
     unsigned bulk_scales;                       /* the caller's scale rows may be loaded by the copy engine */
     unsigned cached, worst_case, alignment;
-    unsigned what, ticket; /* what: of `begun` */
+    unsigned what, ticket;   /* what: of `begun` */
+    unsigned ones, reserved; /* ones: where ids travel and weights are 0, weights of 1 do */
 };
 
 struct shmemi_moen_combine {

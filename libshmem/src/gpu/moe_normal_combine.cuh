@@ -26,7 +26,7 @@ namespace normal
 /* Some rows of one owner. */
 struct chunk {
     unsigned owner, number, rows;
-    u64 from;          // the first one's number in y
+    unsigned begin;    // the first one's number among those from the owner
     unsigned char *to; // its place at the owner
 };
 
@@ -35,7 +35,7 @@ SHMEMX_DEVICE_CALL void send_chunk_vectors(combining c, chunk k)
 {
     const unsigned lane = arch::lane(warp);
     for (unsigned i = 0; i < k.rows; ++i) {
-        const unsigned char *y = c.mine(k.from + i);
+        const unsigned char *y = c.mine(c.row(k.owner, k.begin + i));
         unsigned char *to = k.to + i * c.o.back_row;
         if (c.a.format == SHMEMI_MOEN_BF16) {
             detail::copy_lanes<detail::from_here>(lane, arch::warp_width, to, y, c.a.row_bytes);
@@ -62,7 +62,7 @@ SHMEMX_DEVICE_FN void send_chunk_bulk(const combining &c, const chunk &k, pipeli
     const auto load = [&](unsigned i) { // the i-th part
         if (leads && i < all)
             arch::bulk_load(arch::shared_address(pipe.slot(i % slots)),
-                            c.mine(k.from + i / parts) + i % parts * columns * 2, columns * 2,
+                            c.mine(c.row(k.owner, k.begin + i / parts)) + i % parts * columns * 2, columns * 2,
                             pipe.done + 8 * (i % slots));
     };
     const auto store = [&](unsigned i) {
@@ -108,7 +108,7 @@ SHMEMX_DEVICE_FN void send_back(const combining &c, unsigned char *shared, unsig
     const unsigned lane = arch::lane(warp), others = c.ranks - 1;
     unsigned most = 0;
     for (unsigned j = 0; j < c.ranks; ++j) {
-        const unsigned n = (static_cast<unsigned>(c.rows[j]) + SHMEMI_MOEN_CHUNK - 1) / SHMEMI_MOEN_CHUNK;
+        const unsigned n = (c.rows(j) + SHMEMI_MOEN_CHUNK - 1) / SHMEMI_MOEN_CHUNK;
         most = j != c.me && n > most ? n : most;
     }
 #if SHMEMI_MOEN_BULK
@@ -127,19 +127,20 @@ SHMEMX_DEVICE_FN void send_back(const combining &c, unsigned char *shared, unsig
         chunk k;
         k.owner = (c.me + 1 + u % others) % c.ranks;
         k.number = u / others;
-        const unsigned begin = k.number * SHMEMI_MOEN_CHUNK, all = static_cast<unsigned>(c.rows[k.owner]);
-        if (begin >= all)
+        const unsigned all = c.rows(k.owner);
+        k.begin = k.number * SHMEMI_MOEN_CHUNK;
+        if (k.begin >= all)
             continue;
-        k.rows = all - begin < SHMEMI_MOEN_CHUNK ? all - begin : static_cast<unsigned>(SHMEMI_MOEN_CHUNK);
-        k.from = static_cast<u64>(static_cast<unsigned>(c.first[k.owner])) + begin;
+        k.rows = all - k.begin < SHMEMI_MOEN_CHUNK ? all - k.begin : static_cast<unsigned>(SHMEMI_MOEN_CHUNK);
         const int owner = static_cast<int>(k.owner);
-        const u64 place = c.place(c.me, begin);
+        const u64 place = c.place(c.me, k.begin);
         k.to = detail::peer(c.m, owner, at<unsigned char>(c.o.back)) + place * c.o.back_row;
-        if (c.a.weights != 0)
-            detail::copy_lanes<detail::from_here>(
-                lane, arch::warp_width,
-                detail::peer(c.m, owner, at<float>(c.o.back_weights)) + place * c.o.topk,
-                at<const float>(c.a.weights) + k.from * c.o.topk, static_cast<u64>(k.rows) * c.o.topk * 4);
+        if (c.a.weights != 0) {
+            auto *to = detail::peer(c.m, owner, at<u32>(c.o.back_weights)) + place * c.o.topk;
+            for (unsigned i = lane; i < k.rows * c.o.topk; i += arch::warp_width)
+                arch::store_plain(to + i, at<const u32>(c.a.weights)[c.row(k.owner, k.begin + i / c.o.topk) * c.o.topk +
+                                                                     i % c.o.topk]);
+        }
 #if SHMEMI_MOEN_BULK
         if (pipe.slots != 0)
             send_chunk_bulk(c, k, pipe);
@@ -167,7 +168,7 @@ SHMEMX_DEVICE_FN bool meet_back(const combining &c)
 }
 
 /* Threads: pipe.warps warps that send, then those that add. Shared memory below pipe.head: the slots' completion words,
- * [R] first, [R] rows, a word a sending warp, [R + 2] addends an adding warp. */
+ * [S][R] first, [S][R] upto, a word a sending warp, [R + 2] addends an adding warp. */
 SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a, unsigned char *shared)
 {
     const members m = detail::find(block, static_cast<team>(o.team), SHMEMX_DEVICE_CALL_MOE_COMBINE);
@@ -177,18 +178,20 @@ SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a
     auto *local = at<shmemi_moen_local>(o.local);
     const unsigned lane = arch::lane(block), mine = lane / arch::warp_width, senders = a.pipe.warps;
     unsigned char *at_word = shared + (8 * senders * a.pipe.slots + 15) / 16 * 16;
-    auto *first = reinterpret_cast<int *>(at_word), *rows = first + ranks;
-    auto *words = reinterpret_cast<u32 *>(rows + ranks);
-    auto *lists = reinterpret_cast<addend *>(at_word + (4 * (2 * ranks + senders) + 15) / 16 * 16);
+    auto *first = reinterpret_cast<int *>(at_word), *upto = first + o.sources * ranks;
+    auto *words = reinterpret_cast<u32 *>(upto + o.sources * ranks);
+    auto *lists = reinterpret_cast<addend *>(at_word + (4 * (2 * o.sources * ranks + senders) + 15) / 16 * 16);
+    const routing r(o, a.routing, ranks);
     const combining c{o,
                       a,
                       m,
                       arch::load_relaxed(&local->combines) + 1,
                       ranks,
                       static_cast<unsigned>(m.me),
-                      routing(o, a.routing, ranks),
+                      r.tokens(a.tokens),
+                      r,
                       first,
-                      rows};
+                      upto};
 #if SHMEMI_MOEN_BULK
     // In a block that only adds the slots' place is the ring's: a word that was opened may not become part of a row.
     const bool adds = a.ring.senders != 0 && arch::block_index() >= a.ring.senders;
@@ -198,11 +201,17 @@ SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a
         arch::bulk_open(reinterpret_cast<u64 *>(shared), senders * a.pipe.slots);
 #endif
     for (unsigned j = lane; j < ranks; j += arch::width(block)) { // count is 0 where the dispatch did not fit
-        int before = 0;
-        for (unsigned s = 0; s < j; ++s)
-            before += c.r.count[s * ranks + c.me];
-        first[j] = before;
-        rows[j] = c.r.count[j * ranks + c.me];
+        int all = 0, own = 0;
+        for (unsigned i = 0; i < o.sources; ++i)
+            for (unsigned s = 0; s < ranks; ++s) {
+                const int n = r.count[(s * o.sources + i) * ranks + c.me];
+                if (s == j) {
+                    first[i * ranks + j] = all - own;
+                    own += n;
+                    upto[i * ranks + j] = own;
+                }
+                all += n;
+            }
     }
     if (meet_back(c)) {
 #if SHMEMI_MOEN_BULK

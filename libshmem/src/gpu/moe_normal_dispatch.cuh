@@ -28,9 +28,11 @@ struct dispatching {
     const shmemi_moen_dispatch &a;
     const members m;
     const u64 round;
-    const unsigned ranks, me;
+    const unsigned ranks, me, tokens;
     const routing r;
-    int *count, *start; // shared memory: [R][R] rows from s to d, [R] where mine begin
+    // shared memory: [R][S][R] rows from s to d; [S][R] where my rows number 0 would lie, if all were of that source;
+    // [S] its first token
+    int *count, *start, *first;
 
     SHMEMX_DEVICE_FN bool quantizes() const
     {
@@ -48,6 +50,44 @@ struct dispatching {
     {
         return detail::world_pe(m, static_cast<int>(rank));
     }
+    SHMEMX_DEVICE_FN int rows(unsigned from, unsigned source, unsigned to) const
+    {
+        return count[(from * o.sources + source) * ranks + to];
+    }
+    /* What this rank receives. */
+    SHMEMX_DEVICE_FN unsigned received() const
+    {
+        unsigned all = 0;
+        for (unsigned i = 0; i < ranks * o.sources; ++i)
+            all += static_cast<unsigned>(count[i * ranks + me]);
+        return all;
+    }
+    /* Where the rows of token t lie at rank j: the pos[j]-th from start_of(t)[j] on. */
+    SHMEMX_DEVICE_FN const int *start_of(unsigned t) const
+    {
+        unsigned s = 0;
+        while (s + 1 < o.sources && static_cast<int>(t) >= first[s + 1])
+            ++s;
+        return start + s * ranks;
+    }
+};
+
+/* Where one token goes: to each rank j with pos[j] >= 0, as its row start[j] + pos[j]. */
+struct places {
+    const int *pos, *start;
+
+    SHMEMX_DEVICE_FN places(const dispatching &d, unsigned t)
+        : pos(d.r.pos + static_cast<u64>(t) * d.ranks), start(d.start_of(t))
+    {
+    }
+    SHMEMX_DEVICE_FN bool go(unsigned j) const
+    {
+        return pos[j] >= 0;
+    }
+    SHMEMX_DEVICE_FN u64 row(unsigned j) const
+    {
+        return static_cast<u64>(start[j] + pos[j]);
+    }
 };
 
 /* Tells all ranks that this one has begun, and what it is going to send. Relaxed: the words are all there is to know;
@@ -60,13 +100,14 @@ SHMEMX_DEVICE_FN void announce(const dispatching &d)
         arch::store_relaxed(d.there<u64>(j, d.o.begun) + d.me, tag | d.a.what);
     if (d.a.cached != 0)
         return;
-    for (unsigned i = lane; i < d.ranks * d.ranks; i += width) {
-        const unsigned column = d.me * d.ranks + i % d.ranks;
-        arch::store_relaxed(d.there<u64>(i / d.ranks, d.o.counts) + column,
+    const unsigned mine = d.o.sources * d.ranks; // words of a rank
+    for (unsigned i = lane; i < d.ranks * mine; i += width) {
+        const unsigned column = d.me * mine + i % mine;
+        arch::store_relaxed(d.there<u64>(i / mine, d.o.counts) + column,
                             tag | static_cast<u32>(d.r.count[column]));
     }
-    const owners who(d.o.experts, d.ranks);
-    for (unsigned e = lane; e < d.o.experts; e += width) {
+    const owners who(d.o, d.ranks);
+    for (unsigned e = lane; d.o.most != 0 && e < d.o.experts; e += width) {
         const unsigned j = who.owner(e);
         arch::store_relaxed(d.there<u64>(j, d.o.chosen) + d.me * d.o.most + (e - who.first(j)),
                             tag | static_cast<u32>(d.r.mine[e]));
@@ -91,19 +132,29 @@ SHMEMX_DEVICE_FN unsigned meet_all(const dispatching &d)
     }
     if (!arch::all(block, ok))
         return SHMEMI_MOEN_NO_MATCH;
-    if (d.a.cached == 0 && !await(d.m, call, counts, d.ranks * d.ranks, d.ranks, tag))
+    const unsigned mine = d.o.sources * d.ranks; // words of a rank
+    if (d.a.cached == 0 && !await(d.m, call, counts, d.ranks * mine, mine, tag))
         return SHMEMI_MOEN_NO_PEER;
-    for (unsigned i = lane; i < d.ranks * d.ranks; i += width)
+    for (unsigned i = lane; i < d.ranks * mine; i += width)
         d.count[i] = d.a.cached != 0 ? d.r.count[i]
                                      : static_cast<int>(static_cast<u32>(arch::load_relaxed(counts + i)));
+    for (unsigned s = lane; s < d.o.sources; s += width) {
+        d.first[s] = 0;
+        for (unsigned i = 0; i < s; ++i)
+            d.first[s] += d.r.sources[i];
+    }
     arch::sync(block);
     for (unsigned j = lane; j < d.ranks; j += width) {
-        u64 total = 0;
-        for (unsigned s = 0; s < d.ranks; ++s) {
-            if (s == d.me)
-                d.start[j] = static_cast<int>(total);
-            total += static_cast<u64>(d.count[s * d.ranks + j]);
-        }
+        u64 total = 0, own = 0;
+        for (unsigned i = 0; i < d.o.sources; ++i) // the order of rows: by source, by rank, by token
+            for (unsigned s = 0; s < d.ranks; ++s) {
+                const auto n = static_cast<u64>(d.rows(s, i, j));
+                if (s == d.me) {
+                    d.start[i * d.ranks + j] = static_cast<int>(total - own);
+                    own += n;
+                }
+                total += n;
+            }
         if (total > d.o.capacity && speaks)
             detail::report(SHMEMX_DEVICE_LIMIT, call, d.world(j), nullptr, total, d.o.capacity);
         ok = ok && total <= d.o.capacity;
@@ -119,22 +170,20 @@ SHMEMX_DEVICE_FN bool write_down(const dispatching &d, unsigned problem)
     const unsigned lane = arch::lane(block), width = arch::width(block), ranks = d.ranks;
     const u64 ticket = static_cast<u64>(d.a.ticket) << 32;
     u64 *host = at<u64>(d.a.result.host);
-    int rows = 0;
-    for (unsigned s = 0; problem == 0 && s < ranks; ++s)
-        rows += d.count[s * ranks + d.me];
     if (lane == 0) {
-        *at<int>(d.a.result.rows) = rows;
+        const unsigned rows = problem == 0 ? d.received() : 0;
+        *at<int>(d.a.result.rows) = static_cast<int>(rows);
         if (host != nullptr)
-            arch::store_relaxed(host, ticket | (problem != 0 ? problem : static_cast<u32>(rows)));
+            arch::store_relaxed(host, ticket | (problem != 0 ? problem : rows));
         if (d.a.cached == 0)
             d.r.head->valid = problem == 0;
     }
-    for (unsigned s = lane; s < ranks; s += width)
-        at<int>(d.a.result.per_source)[s] = problem == 0 ? d.count[s * ranks + d.me] : 0;
-    for (unsigned i = lane; d.a.cached == 0 && i < ranks * ranks; i += width)
+    for (unsigned i = lane; i < d.o.sources * ranks; i += width)
+        at<int>(d.a.result.per_source)[i] = problem == 0 ? d.rows(i % ranks, i / ranks, d.me) : 0;
+    for (unsigned i = lane; d.a.cached == 0 && i < ranks * d.o.sources * ranks; i += width)
         d.r.count[i] = problem == 0 ? d.count[i] : 0;
     bool ok = true;
-    const unsigned experts = owners(d.o.experts, ranks).count(d.me);
+    const unsigned experts = d.o.most != 0 ? owners(d.o, ranks).count(d.me) : 0;
     for (unsigned e = lane; e < experts; e += width) {
         unsigned n = problem == 0 && d.a.cached != 0 ? static_cast<unsigned>(d.r.chosen[e]) : 0;
         for (unsigned s = 0; problem == 0 && d.a.cached == 0 && s < ranks; ++s) {
@@ -157,70 +206,71 @@ SHMEMX_DEVICE_FN bool write_down(const dispatching &d, unsigned problem)
 /* ---- rows on their way --------------------------------------------------------------------------------------------------- */
 
 /* Token t's ids, weights and number: by the lanes of a warp, straight into the receivers' arrays. */
-SHMEMX_DEVICE_FN void send_small(const dispatching &d, const int *pos, unsigned t)
+SHMEMX_DEVICE_FN void send_small(const dispatching &d, const places &to, unsigned t)
 {
     const unsigned lane = arch::lane(warp), topk = d.o.topk;
-    const owners who(d.o.experts, d.ranks);
+    const owners who(d.o, d.ranks);
     for (unsigned j = lane; j < d.ranks; j += arch::warp_width)
-        if (pos[j] >= 0)
-            arch::store_plain(d.there<u32>(j, d.a.result.source_token) + d.start[j] + pos[j], t);
+        if (to.go(j))
+            arch::store_plain(d.there<u32>(j, d.a.result.source_token) + to.row(j),
+                              d.a.numbers != 0 ? at<const u32>(d.a.numbers)[t] : t);
     if (d.a.idx == 0)
         return;
     for (unsigned p = lane; p < d.ranks * topk; p += arch::warp_width) {
         const unsigned j = p / topk, k = p % topk;
-        if (pos[j] < 0)
+        if (!to.go(j))
             continue;
-        const u64 from = static_cast<u64>(t) * topk + k,
-                  to = static_cast<u64>(d.start[j] + pos[j]) * topk + k;
+        const u64 from = static_cast<u64>(t) * topk + k, place = to.row(j) * topk + k;
         const long long e = choice(d.a.idx, d.a.wide, from);
         const bool here = who.has(j, e);
-        arch::store_plain(d.there<u64>(j, d.a.result.topk_idx) + to,
+        arch::store_plain(d.there<u64>(j, d.a.result.topk_idx) + place,
                           static_cast<u64>(here ? e - who.first(j) : -1));
-        if (d.a.weights != 0)
-            arch::store_plain(d.there<u32>(j, d.a.result.topk_weights) + to,
-                              here ? at<const u32>(d.a.weights)[from] : 0u);
+        if (d.a.weights != 0 || d.a.ones != 0)
+            arch::store_plain(d.there<u32>(j, d.a.result.topk_weights) + place,
+                              !here               ? 0u
+                              : d.a.weights != 0 ? at<const u32>(d.a.weights)[from]
+                                                 : bits_of_float(1));
     }
 }
 
-/* The place of token t's row, or scales, at rank j, which gets it as its `pos`-th from here. */
-SHMEMX_DEVICE_FN unsigned char *row_there(const dispatching &d, unsigned j, int pos)
+/* The place of a token's row, or scales, at rank j. */
+SHMEMX_DEVICE_FN unsigned char *row_there(const dispatching &d, const places &to, unsigned j)
 {
-    return d.there<unsigned char>(j, d.a.result.x) + static_cast<u64>(d.start[j] + pos) * d.a.row_bytes;
+    return d.there<unsigned char>(j, d.a.result.x) + to.row(j) * d.a.row_bytes;
 }
-SHMEMX_DEVICE_FN unsigned char *scales_there(const dispatching &d, unsigned j, int pos)
+SHMEMX_DEVICE_FN unsigned char *scales_there(const dispatching &d, const places &to, unsigned j)
 {
-    return d.there<unsigned char>(j, d.a.result.scales) +
-           static_cast<u64>(d.start[j] + pos) * d.a.scale_bytes;
+    return d.there<unsigned char>(j, d.a.result.scales) + to.row(j) * d.a.scale_bytes;
 }
 /* A scale, to all who get the row. */
-SHMEMX_DEVICE_FN void send_scale(const dispatching &d, const int *pos, unsigned g, u32 value)
+SHMEMX_DEVICE_FN void send_scale(const dispatching &d, const places &to, unsigned g, u32 value)
 {
     for (unsigned j = 0; j < d.ranks; ++j)
-        if (pos[j] >= 0)
-            arch::store_plain(reinterpret_cast<u32 *>(scales_there(d, j, pos[j])) + g, value);
+        if (to.go(j))
+            arch::store_plain(reinterpret_cast<u32 *>(scales_there(d, to, j)) + g, value);
 }
 /* The caller's scales, wherever they lie; behind the last there are zeros. */
-SHMEMX_DEVICE_FN void send_scales(const dispatching &d, const int *pos, unsigned t)
+SHMEMX_DEVICE_FN void send_scales(const dispatching &d, const places &to, unsigned t)
 {
     for (unsigned g = arch::lane(warp); g < d.a.scale_bytes / 4; g += arch::warp_width)
-        send_scale(d, pos, g,
+        send_scale(d, to, g,
                    g < d.a.groups
                        ? *at<const u32>(d.a.x_scales + t * d.a.x_scales_row + g * d.a.x_scales_column)
                        : 0u);
 }
 
 /* One token's row without the copy engine, by a warp. */
-SHMEMX_DEVICE_FN void send_vectors(const dispatching &d, const int *pos, unsigned t)
+SHMEMX_DEVICE_FN void send_vectors(const dispatching &d, const places &to, unsigned t)
 {
     const unsigned lane = arch::lane(warp);
     const auto *x = at<const unsigned char>(d.a.x + t * d.a.x_stride);
     if (!d.quantizes()) {
         for (unsigned j = 0; j < d.ranks; ++j)
-            if (pos[j] >= 0)
-                detail::copy_lanes<detail::from_here>(lane, arch::warp_width, row_there(d, j, pos[j]), x,
+            if (to.go(j))
+                detail::copy_lanes<detail::from_here>(lane, arch::warp_width, row_there(d, to, j), x,
                                                       d.a.row_bytes);
         if (d.a.x_scales != 0)
-            send_scales(d, pos, t);
+            send_scales(d, to, t);
         return;
     }
     quantize_row(
@@ -228,12 +278,12 @@ SHMEMX_DEVICE_FN void send_vectors(const dispatching &d, const int *pos, unsigne
         [&](unsigned w) { return arch::load_plain(reinterpret_cast<const arch::vec16 *>(x) + w); },
         [&](unsigned w, u64 eight) {
             for (unsigned j = 0; j < d.ranks; ++j)
-                if (pos[j] >= 0)
-                    arch::store_plain(reinterpret_cast<u64 *>(row_there(d, j, pos[j])) + w, eight);
+                if (to.go(j))
+                    arch::store_plain(reinterpret_cast<u64 *>(row_there(d, to, j)) + w, eight);
         },
-        [&](unsigned g, float scale) { send_scale(d, pos, g, bits_of_float(scale)); });
+        [&](unsigned g, float scale) { send_scale(d, to, g, bits_of_float(scale)); });
     for (unsigned g = d.a.groups + lane; g < d.a.scale_bytes / 4; g += arch::warp_width)
-        send_scale(d, pos, g, 0);
+        send_scale(d, to, g, 0);
 }
 
 #if SHMEMI_MOEN_BULK
@@ -248,7 +298,7 @@ struct bulk_sender {
     SHMEMX_DEVICE_FN bulk_sender(const dispatching &d_, unsigned char *shared, unsigned mine)
         : d(d_), pipe(d_.a.pipe, shared, mine), w(arch::block_index() + mine * arch::blocks()),
           warps(arch::blocks() * d_.a.pipe.warps),
-          n(w < d_.a.tokens ? (d_.a.tokens - w + warps - 1) / warps : 0)
+          n(w < d_.tokens ? (d_.tokens - w + warps - 1) / warps : 0)
     {
         SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < lane_ranks; ++i) {
@@ -308,14 +358,14 @@ struct bulk_sender {
         }
     }
     /* One store for each of this lane's ranks that get the token. */
-    SHMEMX_DEVICE_FN void store(unsigned char *slot, const int (&pos)[lane_ranks]) const
+    SHMEMX_DEVICE_FN void store(unsigned char *slot, const int (&pos)[lane_ranks], const int *start) const
     {
         const unsigned from = arch::shared_address(slot);
         const bool scales = d.quantizes() || d.a.bulk_scales != 0;
         SHMEMX_DEVICE_UNROLL
         for (unsigned k = 0; k < lane_ranks; ++k)
             if (pos[k] >= 0) {
-                const u64 row = static_cast<u64>(d.start[rank(k)] + pos[k]);
+                const u64 row = static_cast<u64>(start[rank(k)] + pos[k]);
                 arch::bulk_store(at<unsigned char>(d.a.result.x + shift[k] + row * d.a.row_bytes),
                                  from + d.a.pipe.values, d.a.row_bytes);
                 if (scales)
@@ -336,19 +386,19 @@ struct bulk_sender {
             const unsigned s = i % pipe.slots, t = token(i);
             unsigned char *slot = pipe.slot(s);
             look_up(i + 1, next); // while this token's row comes
-            const int *all = d.r.pos + static_cast<u64>(t) * d.ranks;
-            send_small(d, all, t);
+            const places to(d, t);
+            send_small(d, to, t);
             if (d.a.x_scales != 0 && d.a.bulk_scales == 0)
-                send_scales(d, all, t);
+                send_scales(d, to, t);
             pipe.wait(s);
             if (d.quantizes()) {
                 slot_free(pipe);
                 quantize_slot(d.codec(), slot, d.a.pipe.values, d.a.pipe.scales, d.a.scale_bytes);
                 if (leads)
                     load(i + pipe.slots);
-                store(slot, pos);
+                store(slot, pos, to.start);
             } else {
-                store(slot, pos);
+                store(slot, pos, to.start);
                 slot_free(pipe);
                 if (leads)
                     load(i + ahead());
@@ -402,9 +452,7 @@ SHMEMX_DEVICE_FN void part(const dispatching &d, bool failed)
 /* Rows behind the received ones. */
 SHMEMX_DEVICE_FN void mark_empty(const dispatching &d, unsigned problem)
 {
-    u64 rows = 0;
-    for (unsigned s = 0; problem == 0 && s < d.ranks; ++s)
-        rows += static_cast<u64>(d.count[s * d.ranks + d.me]);
+    const u64 rows = problem == 0 ? d.received() : 0;
     const u64 end = static_cast<u64>(d.o.capacity) * d.o.topk, width = arch::width(detail::grid);
     for (u64 i = rows * d.o.topk + arch::lane(detail::grid); i < end; i += width)
         arch::store_plain(at<u64>(d.a.result.topk_idx) + i, ~0ull);
@@ -420,16 +468,11 @@ SHMEMX_DEVICE_FN void dispatch(const shmemi_moen &o, const shmemi_moen_dispatch 
     const unsigned mine = arch::lane(block) / arch::warp_width,
                    words = (8 * a.pipe.warps * a.pipe.slots + 15) / 16 * 16;
     auto *count = reinterpret_cast<int *>(shared + words);
+    int *const start = count + ranks * o.sources * ranks;
     const u64 round = arch::load_relaxed(&at<shmemi_moen_local>(o.local)->dispatches) + 1;
-    const dispatching d{o,
-                        a,
-                        m,
-                        round,
-                        ranks,
-                        static_cast<unsigned>(m.me),
-                        routing(o, a.routing, ranks),
-                        count,
-                        count + ranks * ranks};
+    const routing r(o, a.routing, ranks);
+    const dispatching d{o,     a, m,     round, ranks, static_cast<unsigned>(m.me), r.tokens(a.tokens),
+                        r,     count, start, start + o.sources * ranks};
 #if SHMEMI_MOEN_BULK
     if (a.pipe.slots != 0) {
         if (arch::lane(block) == 0)
@@ -460,10 +503,10 @@ SHMEMX_DEVICE_FN void dispatch(const shmemi_moen &o, const shmemi_moen_dispatch 
 #endif
     if (problem == 0 && (a.pipe.slots == 0 || !SHMEMI_MOEN_BULK)) {
         const unsigned warps = arch::blocks() * a.pipe.warps;
-        for (unsigned t = arch::block_index() + mine * arch::blocks(); t < a.tokens; t += warps) {
-            const int *pos = d.r.pos + static_cast<u64>(t) * ranks;
-            send_small(d, pos, t);
-            send_vectors(d, pos, t);
+        for (unsigned t = arch::block_index() + mine * arch::blocks(); t < d.tokens; t += warps) {
+            const places to(d, t);
+            send_small(d, to, t);
+            send_vectors(d, to, t);
         }
     }
     part(d, problem == SHMEMI_MOEN_NO_PEER);

@@ -95,7 +95,7 @@ struct ring {
     SHMEMX_DEVICE_FN bool look_up(unsigned t, unsigned per, unsigned width, bool some)
     {
         const unsigned lane = arch::lane(warp), i = lane / width, j = lane % width, token = t + i * step();
-        const bool here = i < per && token < c.a.tokens && j < c.ranks;
+        const bool here = i < per && token < c.tokens && j < c.ranks;
         const int p = here && some ? c.r.pos[static_cast<u64>(token) * c.ranks + j] : -1;
         addend row = {0, 1, 0};
         const u64 *flag = nullptr;
@@ -155,7 +155,7 @@ struct ring {
         constexpr unsigned most = SHMEMI_MOEN_LISTS;
         const unsigned fit = arch::warp_width / width, per = fit < most ? fit : most;
         bool first_turn = true;
-        for (unsigned t = first(); t < c.a.tokens; t += per * step()) {
+        for (unsigned t = first(); t < c.tokens; t += per * step()) {
             if (!look_up(t, per, width, some)) { // the others' rows will not come either
                 wait_empty(first_turn);
                 if (arch::lane(warp) == 0) {
@@ -166,7 +166,7 @@ struct ring {
             }
             // observers: this warp, which has seen the flags, and the copy engine, which reads the rows
             arch::bulk_fence();
-            for (unsigned i = 0; i < per && t + i * step() < c.a.tokens; ++i) {
+            for (unsigned i = 0; i < per && t + i * step() < c.tokens; ++i) {
                 const unsigned token = t + i * step();
                 fill(list(SHMEMI_MOEN_STAGES + i), first_turn);
                 if (c.a.out_weights != 0)
@@ -211,7 +211,7 @@ struct ring {
     SHMEMX_DEVICE_FN void add_all(unsigned mine, unsigned warps)
     {
         const unsigned lane = mine * arch::warp_width + arch::lane(warp), width = warps * arch::warp_width;
-        for (unsigned t = first(); t < c.a.tokens; t += step())
+        for (unsigned t = first(); t < c.tokens; t += step())
             for (unsigned part = 0; part < c.a.ring.parts; ++part) {
                 arch::bulk_loaded(full + 8 * stage, phase);
                 const addend *rows = list(stage);

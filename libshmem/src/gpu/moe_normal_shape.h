@@ -26,7 +26,7 @@ static inline unsigned shmemi_moen_record(unsigned hidden, unsigned groups)
     return (unsigned)(shmemi_moen_up(hidden, 16) + shmemi_moen_up(4 * groups, 16));
 }
 
-/* Addresses of an object with sizes and `most` set, at `end`; returns where it ends. groups: the most a row can have. */
+/* Addresses of an object with sizes, `most` and `sources` set, at `end`; returns where it ends. groups: the most a row can have. */
 static inline shmemi_moen_u64 shmemi_moen_lay_out(struct shmemi_moen *o, unsigned ranks, unsigned groups,
                                                   shmemi_moen_u64 end)
 {
@@ -35,7 +35,7 @@ static inline shmemi_moen_u64 shmemi_moen_lay_out(struct shmemi_moen *o, unsigne
     unsigned record = shmemi_moen_record(o->hidden, groups);
     o->back_row = shmemi_moen_up(record > 2 * o->hidden ? record : 2 * o->hidden, 128);
     o->begun = shmemi_moen_take(&end, 8ull * ranks);
-    o->counts = shmemi_moen_take(&end, 8ull * ranks * ranks);
+    o->counts = shmemi_moen_take(&end, 8ull * ranks * o->sources * ranks);
     o->chosen = shmemi_moen_take(&end, 8ull * ranks * o->most);
     o->arrived = shmemi_moen_take(&end, 8ull * ranks);
     o->back_begun = shmemi_moen_take(&end, 8ull * ranks);
@@ -57,13 +57,13 @@ static inline shmemi_moen_u64 shmemi_moen_lay_out_result(struct shmemi_moen_resu
     r->source_token = shmemi_moen_take(&end, rows * 4);
     r->rows = shmemi_moen_take(&end, 4);
     r->per_expert = shmemi_moen_take(&end, 4ull * o->most);
-    r->per_source = shmemi_moen_take(&end, 4ull * ranks);
+    r->per_source = shmemi_moen_take(&end, 4ull * ranks * o->sources);
     return end;
 }
 static inline shmemi_moen_u64 shmemi_moen_routing_size(const struct shmemi_moen *o, unsigned ranks,
                                                        shmemi_moen_u64 tokens)
 {
-    return shmemi_moen_up(shmemi_moen_place_all(ranks, o->most, o->experts).pos + 4 * tokens * ranks, 16);
+    return shmemi_moen_up(shmemi_moen_place_all(o, ranks).pos + 4 * tokens * ranks, 16);
 }
 
 static inline unsigned shmemi_moen_layout_shared(unsigned threads, unsigned experts)
@@ -98,7 +98,7 @@ static inline unsigned shmemi_moen_shape_dispatch(struct shmemi_moen_dispatch *a
     p->values = quantizes ? (unsigned)shmemi_moen_up(2 * h, 128) : 0;
     p->scales = p->values + (unsigned)shmemi_moen_up(a->row_bytes, 128);
     p->slot = p->scales + (quantizes || a->bulk_scales ? (unsigned)shmemi_moen_up(a->scale_bytes, 128) : 0);
-    unsigned tables = 4 * (ranks * ranks + ranks);
+    unsigned tables = 4 * o->sources * (ranks * ranks + ranks + 1);
     /* quantizing takes 8 warps' time; a row that leaves as it came is loaded while two others leave */
     shmemi_moen_fill(p, tables + 640, room, warps < 8 ? warps : 8, quantizes ? 1 : 3, quantizes ? 4 : 8);
     if (!p->slots) {
@@ -162,8 +162,8 @@ static inline unsigned shmemi_moen_shape_combine(struct shmemi_moen_combine *a, 
 {
     unsigned h = o->hidden, quantizes = a->format != SHMEMI_MOEN_BF16, most = quantizes ? warps : 4, end;
     unsigned rows = (ranks < o->topk ? ranks : o->topk) + (a->bias[0] != 0) + (a->bias[1] != 0);
-    unsigned tables =
-        4 * (2 * ranks + warps) + 16 + 16 * (ranks + 2) * warps; /* addends, if all warps had them */
+    unsigned tables = 4 * (2 * ranks * o->sources + warps) + 16 +
+                      16 * (ranks + 2) * warps; /* addends, if all warps had them */
     struct shmemi_moen_pipe *p = &a->pipe;
     a->row_bytes =
         quantizes ? shmemi_moen_record(h, shmemi_moen_groups(h, a->group == h ? 0 : a->group)) : 2 * h;

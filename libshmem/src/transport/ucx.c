@@ -89,19 +89,17 @@ void shmemi_ucx_describe(int pe, char *text, size_t n)
 {
     static const char *const kinds[] = {"a put", "a get", "an atomic", "a put_signal"};
     const struct ucx_peer *p = &ucx.peers[pe];
-    int at = snprintf(text, n, "UCX %s: %s (%d)", ucx.u.version(), ucx.u.text(p->status), p->status);
+    int at = snprintf(text, n, "UCX: %s", ucx.u.text(p->status));
     if (p->last_bytes && at > 0 && (size_t)at < n)
-        at += snprintf(text + at, n - (size_t)at, ", last issued %s of %zu bytes", kinds[p->last],
+        at += snprintf(text + at, n - (size_t)at, "; last issued %s of %zu bytes", kinds[p->last],
                        p->last_bytes);
     if (!p->reached && at > 0 && (size_t)at < n)
-        snprintf(text + at, n - (size_t)at,
-                 "; it never answered: is its TCP port open (UCX_TCP_PORT_RANGE), the device right "
-                 "(UCX_NET_DEVICES)?");
+        snprintf(text + at, n - (size_t)at, "; never answered: is its port open (UCX_TCP_PORT_RANGE)?");
 }
 
 int shmemi_ucx_dead(const char *name, int pe)
 {
-    char why[320];
+    char why[200];
     shmemi_ucx_describe(pe, why, sizeof why);
     return shmemi_fail(SHMEMX_ERR_PEER_DEAD, name, "PE %d is lost: %s", pe, why);
 }

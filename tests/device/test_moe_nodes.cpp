@@ -1,0 +1,293 @@
+// The MoE kernels for large batches between nodes, on CPU threads: two levels against the plain reference of one.
+//   g++ -std=c++17 -pthread -O1 -Ilibshmem/include -Ilibshmem/src/gpu -Itests/device tests/device/test_moe_nodes.cpp
+#include "moe_normal_scene.h"
+
+// Each PE makes its launches one behind the other, as a stream does, and meets the others only in the kernels.
+class job_of_nodes : public job_of_ranks
+{
+  public:
+    job_of_nodes(scene &job_, sizes s_, unsigned nodes_)
+        : job_of_ranks(job_, 0, s_, nodes_), whole(ranks[0].levels.between)
+    {
+        whole.team = 0;
+        whole.most = (s.experts + n - 1) / n;
+        whole.each = 1;
+    }
+
+    shmemi_moen whole; // of which only the layout's tables are asked
+    bool late = false; // PEs come when they like
+
+    static shmemi_moen_way way_of(rank_side &r)
+    {
+        return shmemi_moen_way_at(&r.levels, address(routing_of(r)), r.tokens);
+    }
+    template <class Steps> void each_pe(Steps steps)
+    {
+        std::vector<std::thread> pes;
+        for (unsigned me = 0; me < n; ++me)
+            pes.emplace_back([this, me, &steps] {
+                if (late)
+                    std::this_thread::sleep_for(std::chrono::milliseconds(me * 7 % 11));
+                steps(me);
+            });
+        for (std::thread &pe : pes)
+            pe.join();
+    }
+    template <class Kernel>
+    void launch(unsigned me, unsigned blocks, unsigned warps, unsigned shared, Kernel kernel)
+    {
+        shmem::host::launch(job.states[me], blocks, warps * shmem::arch::warp_width, shared, kernel);
+    }
+    void launch_layout(unsigned me, const shmemi_moen &o, const shmemi_moen_layout &a, unsigned to)
+    {
+        const unsigned threads = 2 * shmem::arch::warp_width;
+        launch(me, to + 1, 2, shmemi_moen_layout_shared(threads, o.experts),
+               [&] { normal::layout(o, a, shmem::host::shared()); });
+    }
+
+    void layout(bool wide)
+    {
+        each_pe([&](unsigned me) {
+            rank_side &r = ranks[me];
+            std::vector<int> per_rank(n, -9), per_expert(s.experts, -9);
+            std::vector<unsigned char> in_rank(r.tokens * n, 7);
+            shmemi_moen_layout a = {};
+            a.idx = wide ? address(r.idx.data()) : address(r.idx32.data());
+            a.wide = wide;
+            a.tokens = r.tokens;
+            shmemi_moen_layout tables = a;
+            tables.per_rank = address(per_rank.data());
+            tables.per_expert = address(per_expert.data());
+            tables.in_rank = address(in_rank.data());
+            launch_layout(me, whole, tables, n);
+            CHECK(per_rank == r.per_rank && per_expert == r.per_expert, "counts of rank %u", me);
+            bool same = true;
+            for (std::size_t i = 0; i < r.pos.size(); ++i)
+                same = same && in_rank[i] == (r.pos[i] >= 0);
+            CHECK(same, "ranks of rank %u's tokens", me);
+            a.routing = way_of(r).between;
+            launch_layout(me, r.levels.between, a, nodes);
+        });
+    }
+    void run_dispatch(const how &h, std::vector<shmemi_moen_dispatch> &args) override
+    {
+        each_pe([&](unsigned me) {
+            rank_side &r = ranks[me];
+            const shmemi_moen_levels &l = r.levels;
+            const shmemi_moen_way w = way_of(r);
+            if (me == h.absent)
+                return;
+            auto d = shmemi_moen_dispatch_between(&l, &w, &args[me]);
+            unsigned shared = shmemi_moen_shape_dispatch(&d, &l.between, nodes, h.room, h.warps);
+            launch(me, h.blocks, d.pipe.warps, shared,
+                   [&] { normal::dispatch(l.between, d, shmem::host::shared()); });
+            check_stage(me, h);
+            if (!h.cached) {
+                std::memcpy(pointer<char>(w.choices), pointer<char>(l.stage.topk_idx), shmemi_moen_choices_bytes(&l));
+                launch_layout(me, l.within, shmemi_moen_layout_within(&l, &w), l.each);
+            }
+            d = shmemi_moen_dispatch_within(&l, &w, &args[me]);
+            shared = shmemi_moen_shape_dispatch(&d, &l.within, l.each, h.room, h.warps);
+            launch(me, h.blocks, d.pipe.warps, shared,
+                   [&] { normal::dispatch(l.within, d, shmem::host::shared()); });
+        });
+    }
+    // One copy a node, from the PE of the same number in each.
+    void check_stage(unsigned me, const how &h)
+    {
+        const shmemi_moen_levels &l = ranks[me].levels;
+        if (h.absent < n)
+            return;
+        int rows = 0;
+        for (unsigned node = 0; node < nodes; ++node) {
+            const rank_side &from = ranks[node * l.each + me % l.each];
+            int mine = 0;
+            for (unsigned t = 0; t < from.tokens; ++t) {
+                bool here = false;
+                for (unsigned j = me / l.each * l.each; j < (me / l.each + 1) * l.each; ++j)
+                    here = here || from.pos[t * n + j] >= 0;
+                mine += here;
+            }
+            CHECK(pointer<int>(l.stage.per_source)[node] == mine, "rank %u: %d rows from node %u, not %d", me,
+                  pointer<int>(l.stage.per_source)[node], node, mine);
+            rows += mine;
+        }
+        CHECK(*pointer<int>(l.stage.rows) == rows, "rank %u stages %d rows, not %d", me,
+              *pointer<int>(l.stage.rows), rows);
+    }
+    void run_combine(const back &b, std::vector<shmemi_moen_combine> &args) override
+    {
+        each_pe([&](unsigned me) {
+            rank_side &r = ranks[me];
+            const shmemi_moen_levels &l = r.levels;
+            const shmemi_moen_way w = way_of(r);
+            auto c = shmemi_moen_combine_within(&l, &w, &args[me]);
+            unsigned shared = shmemi_moen_shape_combine(&c, &l.within, l.each, b.room, b.warps, b.blocks);
+            launch(me, b.blocks, b.warps, shared,
+                   [&] { normal::combine(l.within, c, shmem::host::shared()); });
+            c = shmemi_moen_combine_between(&l, &w, &args[me]);
+            shared = shmemi_moen_shape_combine(&c, &l.between, nodes, b.room, b.warps, b.blocks);
+            launch(me, b.blocks, b.warps, shared,
+                   [&] { normal::combine(l.between, c, shmem::host::shared()); });
+        });
+    }
+};
+
+static job_of_ranks::how made(unsigned format, unsigned group, unsigned result, unsigned room)
+{
+    job_of_ranks::how h;
+    h.format = format;
+    h.group = group;
+    h.result = result;
+    h.room = room;
+    return h;
+}
+
+// Rounds with changing tokens; room 0: no copy engine; the smaller, the fewer slots.
+static void test_rounds(scene &job, unsigned nodes, sizes s, unsigned rounds)
+{
+    job_of_nodes ranks(job, s, nodes);
+    const routing_kind kinds[] = {spread, skewed, some_empty, one_expert, nowhere, spread};
+    const unsigned rooms[] = {65536, 2 * s.hidden + 1500, 0, 8 * s.hidden + 4096};
+    unsigned ticket = 0;
+    for (unsigned round = 0; round < rounds; ++round) {
+        const unsigned room = rooms[(round + s.hidden / 16) % 4], group = round % 3 == 0 ? 32 : round % 3 == 1 ? 0 : 64;
+        ranks.late = round % 2 != 0;
+        ranks.make_tokens(kinds[round % 6]);
+        ranks.layout(round % 2 == 0);
+        auto h = made(SHMEMI_MOEN_BF16, 0, round % 2, room);
+        h.wide = round % 2 != 0;
+        h.alignment = round % 3 == 0 ? 8 : 1;
+        h.worst_case = round % 2 != 0;
+        ranks.dispatch(h, ++ticket);
+        ranks.check_dispatch(h, ticket);
+
+        job_of_ranks::back b;
+        b.room = room;
+        ranks.combine(b);
+        h = made(SHMEMI_MOEN_INT8, group, 1 - round % 2, rooms[(round + 1) % 4]); // the stage holds other rows then
+        h.cached = true;
+        ranks.dispatch(h, ++ticket);
+        ranks.check_dispatch(h, ticket);
+        b.weighted = b.weights = true;
+        b.wide = round % 2 != 0;
+        b.biases = round % 3;
+        ranks.combine(b);
+        b.format = SHMEMI_MOEN_INT8;
+        b.group = group;
+        ranks.combine(b);
+
+        h = made(SHMEMI_MOEN_FP8, group, 1, rooms[(round + 2) % 4]);
+        h.ue8m0 = round % 2 != 0;
+        ranks.dispatch(h, ++ticket);
+        ranks.check_dispatch(h, ticket);
+        h = made(SHMEMI_MOEN_BYTES, 0, 0, room);
+        h.groups = round % 3 == 0 ? 0 : round % 3 == 1 ? s.hidden / s.group : 1;
+        h.strided = round % 2 != 0;
+        ranks.dispatch(h, ++ticket);
+        ranks.check_dispatch(h, ticket);
+    }
+}
+
+// Tokens that go to more nodes than was said are reported, and go there.
+static void test_max_nodes(scene &job, unsigned nodes)
+{
+    job_of_nodes ranks(job, sizes{32, 16, 4, 12, 96}, nodes);
+    ranks.make_tokens(spread);
+    for (rank_side &r : ranks.ranks)
+        r.levels.between.max_nodes = nodes;
+    ranks.layout(true);
+    CHECK(ranks.job_is_quiet(), "all nodes are allowed");
+    for (rank_side &r : ranks.ranks) {
+        r.levels.between.max_nodes = nodes - 1;
+        for (unsigned k = 0; k < 4; ++k) // one of its tokens goes to all nodes, the others nowhere
+            for (unsigned t = 0; t < r.tokens; ++t)
+                r.idx[t * 4 + k] =
+                    t == r.tokens - 1 ? static_cast<long long>(ranks.first(k % nodes * (ranks.n / nodes))) : -1;
+        r.idx32.assign(r.idx.begin(), r.idx.end());
+    }
+    ranks.reference();
+    ranks.layout(true);
+    for (unsigned me = 0; me < ranks.n; ++me) {
+        const shmemx_device_error &e = job.boxes[me];
+        CHECK(e.kind == SHMEMX_DEVICE_NODES && e.value == ranks.ranks[me].tokens - 1 &&
+                  e.pe == static_cast<int>(nodes) && e.expected == nodes - 1,
+              "rank %u: kind %u, token %llu, %d nodes", me, e.kind, e.value, e.pe);
+    }
+    job.clear_mailboxes();
+    auto h = made(SHMEMI_MOEN_BF16, 0, 0, 65536);
+    ranks.dispatch(h, 1);
+    ranks.check_dispatch(h, 1);
+}
+
+// More rows than a rank has room for: its node says so, and all go on.
+static void test_limit(scene &job, unsigned nodes)
+{
+    sizes s{32, 16, 2, 16, 20};
+    job_of_nodes ranks(job, s, nodes);
+    ranks.make_tokens(skewed); // all to rank 0
+    if (ranks.ranks[0].from.size() <= s.capacity)
+        return;
+    ranks.layout(true);
+    auto h = made(SHMEMI_MOEN_BF16, 0, 0, 65536);
+    ranks.dispatch(h, 1);
+    const unsigned each = ranks.n / nodes;
+    for (unsigned me = 0; me < ranks.n; ++me) {
+        const shmemx_device_error &e = job.boxes[me];
+        CHECK(e.kind == (me < each ? SHMEMX_DEVICE_LIMIT : SHMEMX_DEVICE_OK), "rank %u: kind %u", me, e.kind);
+        CHECK(ranks.ranks[me].host[0][0] == (1ull << 32 | (me < each ? SHMEMI_MOEN_NO_ROOM : 0)),
+              "rank %u: the host's word", me);
+    }
+    job.clear_mailboxes();
+    job_of_ranks::back b;
+    b.empty = true; // no other node has anything
+    ranks.combine(b);
+    ranks.make_tokens(nowhere);
+    ranks.layout(true);
+    ranks.dispatch(h, 2);
+    ranks.check_dispatch(h, 2);
+}
+
+// A rank that does not come: those of its number in other nodes say so, then those of its node, and all end.
+static void test_absent()
+{
+    scene job(4, true, 300000000, 2);
+    job_of_nodes ranks(job, sizes{32, 8, 2, 16, 64}, 2);
+    ranks.make_tokens(spread);
+    ranks.layout(true);
+    auto h = made(SHMEMI_MOEN_BF16, 0, 0, 65536);
+    h.absent = 3;
+    ranks.dispatch(h, 1);
+    CHECK(job.boxes[1].kind == SHMEMX_DEVICE_TIMEOUT && job.boxes[1].pe == 3, "kind %u, PE %d", job.boxes[1].kind,
+          job.boxes[1].pe);
+    CHECK(job.boxes[2].kind == SHMEMX_DEVICE_TIMEOUT && job.boxes[2].pe == 3, "kind %u, PE %d", job.boxes[2].kind,
+          job.boxes[2].pe);
+}
+
+int main(int argc, char **argv)
+{
+    const unsigned rounds = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 6;
+    const struct {
+        int n, nodes;
+        sizes s;
+    } shapes[] = {
+        {4, 2, {64, 8, 3, 20, 80}},     {4, 2, {336, 10, 6, 18, 72}}, // 10 experts: 3, 3, 2, 2
+        {4, 2, {32, 3, 2, 20, 80}},                                   // the last rank has none
+        {8, 2, {64, 64, 8, 11, 88}},    {8, 4, {96, 21, 4, 12, 96}},
+        {6, 3, {128, 13, 5, 10, 60}},
+    };
+    using shmem::arch::pace;
+    for (pace how : {pace::at_once, pace::late, pace::any}) {
+        shmem::arch::engine_pace() = how;
+        for (const auto &shape : shapes) {
+            scene job(shape.n, true, 60000000000ull, shape.n / shape.nodes);
+            test_rounds(job, static_cast<unsigned>(shape.nodes), shape.s, how == pace::at_once ? rounds : rounds / 3);
+            test_max_nodes(job, static_cast<unsigned>(shape.nodes));
+            test_limit(job, static_cast<unsigned>(shape.nodes));
+        }
+    }
+    shmem::arch::engine_pace() = pace::at_once;
+    test_absent();
+    std::printf("%lu checks passed, %lu failed\n", passed.load(), failures.load());
+    return failures != 0;
+}
