@@ -22,18 +22,19 @@ MPIRUN := $(BIN)/mpirun --oversubscribe --bind-to none
 TEST_ENV := SHMEM_TIMEOUT=60 PYTHONSAFEPATH=1
 
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find libshmem pyshmem -type f -not -name '*.pyc')
-C_FILES = $(shell find libshmem tests/c examples -name '*.[ch]')
+C_FILES = $(shell find libshmem tests/c tests/roce examples -name '*.[ch]')
 PY_FILES = pyshmem libshmem/tools tests/python tests/gpu $(wildcard examples docs/conf.py)
 
-.PHONY: demo test test-c test-net test-python test-mpich sanitize bench docs lint format clean help
+.PHONY: demo test test-c test-net test-roce test-python test-mpich sanitize bench docs lint format clean help
 
 help:
 	@echo "make demo         train the MoE example on 4 processes (examples/moe_digits.py)"
-	@echo "make test         everything below that checks: lint, test-c, sanitize, test-python, test-mpich"
+	@echo "make test         everything below that checks: lint, test-c, sanitize, test-net, test-roce, test-python, test-mpich"
 	@echo "make test-c       C tests (ctest) on 1 2 3 4 8 PEs, and each header compiled alone"
 	@echo "make test-net     C tests between network namespaces, UCX over TCP; cut links, dead hosts (root)"
 	@echo "make test-python  pytest under Open MPI's mpirun, NPES='$(NPES)'"
 	@echo "make test-mpich   plain pip install and pytest under MPICH's mpirun, in .venv-mpich"
+	@echo "make test-roce    C tests over real RDMA verbs, in a virtual machine; needs root on Debian or Ubuntu"
 	@echo "make sanitize     C tests under AddressSanitizer + UBSan, and under ThreadSanitizer"
 	@echo "make lint         ruff, mypy, clang-format; 'make format' repairs what it can"
 	@echo "make bench        pyshmem bench and the C benchmarks, on 2 PEs"
@@ -43,7 +44,7 @@ help:
 demo: $(VENV)/demo.stamp
 	$(MPIRUN) -n 4 $(BIN)/python examples/moe_digits.py
 
-test: lint test-c sanitize test-net test-mpich test-python
+test: lint test-c sanitize test-net test-roce test-mpich test-python
 	@echo "make test: all passed"
 
 # ---- environments --------------------------------------------------------------------------------------
@@ -103,6 +104,9 @@ endef
 
 test-c: $(VENV)/tools.stamp
 	$(call c_tests,c)
+
+test-roce: test-c
+	tests/roce/run build/c
 
 # Data races and bad accesses do not need many processes to show; 8 would only cost time.
 sanitize: $(VENV)/tools.stamp

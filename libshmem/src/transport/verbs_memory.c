@@ -7,6 +7,7 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#include "base/gpu.h"
 #include "verbs.h"
 
 struct buffer {
@@ -239,6 +240,8 @@ int shmemi_verbs_buffer_register(void *addr, size_t n)
 {
     const char *call = "shmemx_buffer_register";
     struct ibv_mr *mr = NULL;
+    if (shmemi_gpu_owns(addr))
+        return 0; /* goes by way of host memory (rma.c) */
     pthread_mutex_lock(&shmemi_verbs.lock);
     int rc = 0;
     if (memory.count == memory.room) {
