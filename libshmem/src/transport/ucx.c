@@ -13,6 +13,8 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/eventfd.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include "base/node.h"
@@ -26,8 +28,13 @@ struct shmemi_ucx_state shmemi_ucx_state = {
 
 static const char call[] = "shmem_init";
 
-/* What a card starts with: two libraries that differ may not understand each other. */
-enum { VERSION_BYTES = 16 };
+/* A card: this, and UCX's address behind it. Two libraries that differ do not understand each other. Of a process that can
+ * be seen from here the kernel tells when it ends, which UCX's shared memory does not. */
+struct ucx_card {
+    char version[16], machine[40];
+    uint64_t namespace; /* of process numbers */
+    int32_t pid;
+};
 /* The thread stays out of the way while callers wait and so serve, as long as they look this often in this time: a wait
  * spins and yields first, hundreds of looks a millisecond, then it naps, 13 looks, and the thread is the faster one: a
  * fetch-add took 89 us from a PE that napped, 20 us from its thread (medians, 2 PEs, TCP by the loopback). */
@@ -119,10 +126,26 @@ static void ping_all(void)
             shmemi_ucx_ping(pe);
 }
 
+/* With the lock held. */
+static void look_for_dead(void)
+{
+    enum { CONNECTION_RESET = -25 };
+    if (poll(ucx.processes, (nfds_t)ucx.nprocesses, 0) <= 0)
+        return;
+    for (int i = 0; i < ucx.nprocesses; i++) {
+        if (!ucx.processes[i].revents)
+            continue;
+        shmemi_ucx_lose(&ucx.peers[ucx.process_of[i]], CONNECTION_RESET);
+        close(ucx.processes[i].fd);
+        ucx.processes[i].fd = -1; /* poll passes over it */
+    }
+}
+
 static int ucx_lost(char *why, size_t n)
 {
     if (pthread_mutex_trylock(&ucx.lock) != 0)
         return -1; /* asked again soon */
+    look_for_dead();
     int pe = ucx.lost;
     if (pe >= 0)
         shmemi_ucx_describe(pe, why, n);
@@ -130,6 +153,29 @@ static int ucx_lost(char *why, size_t n)
         ping_all();
     shmemi_ucx_unlock();
     return pe;
+}
+
+static void make_card(struct ucx_card *c)
+{
+    struct stat ns = {0};
+    (void)stat("/proc/self/ns/pid", &ns);
+    *c = (struct ucx_card){.namespace = ns.st_ino, .pid = getpid()};
+    snprintf(c->version, sizeof c->version, "%s", ucx.u.version());
+    shmemi_node_machine(c->machine, sizeof c->machine);
+}
+
+static void watch_process(int pe, const struct ucx_card *theirs)
+{
+    struct ucx_card ours;
+    make_card(&ours);
+    if (pe == ucx.job->me || ours.namespace == 0 || ours.namespace != theirs->namespace ||
+        strcmp(ours.machine, theirs->machine) != 0)
+        return;
+    int fd = (int)syscall(SYS_pidfd_open, theirs->pid, 0);
+    if (fd < 0)
+        return; /* an old kernel */
+    ucx.process_of[ucx.nprocesses] = pe;
+    ucx.processes[ucx.nprocesses++] = (struct pollfd){.fd = fd, .events = POLLIN};
 }
 
 /* ---- the service thread --------------------------------------------------------------------------------------------------- */
@@ -320,8 +366,16 @@ static void ucx_close(void)
     if (ucx.context)
         ucx.u.cleanup(ucx.context);
     shmemi_ucx_words_close();
+    for (int i = 0; i < ucx.nprocesses; i++)
+        if (ucx.processes[i].fd >= 0)
+            close(ucx.processes[i].fd);
+    ucx.nprocesses = 0;
+    free(ucx.processes);
+    free(ucx.process_of);
     free(ucx.peers);
     ucx.context = ucx.worker = ucx.peers = NULL;
+    ucx.processes = NULL;
+    ucx.process_of = NULL;
     ucx.pending = ucx.owing = 0;
     ucx.fd = ucx.stop = -1;
     ucx.lost = -1;
@@ -337,8 +391,10 @@ static int ucx_open(const struct shmemi_job *job)
     ucx.job = job;
     ucx.linger = shmemi_node.processors >= 2 * shmemi_node.neighbours ? LINGER : 0;
     ucx.peers = calloc((size_t)job->npes, sizeof *ucx.peers);
+    ucx.processes = calloc((size_t)job->npes, sizeof *ucx.processes);
+    ucx.process_of = calloc((size_t)job->npes, sizeof *ucx.process_of);
     ucx.stop = eventfd(0, EFD_CLOEXEC);
-    int rc = !ucx.peers || ucx.stop < 0
+    int rc = !ucx.peers || !ucx.processes || !ucx.process_of || ucx.stop < 0
                  ? shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%d peers: %s", job->npes, strerror(errno))
                  : open_worker();
     if (rc == 0)
@@ -352,26 +408,29 @@ static int ucx_open(const struct shmemi_job *job)
 
 static int ucx_address(void *card, size_t room)
 {
+    struct ucx_card head;
     void *address;
     size_t n;
+    make_card(&head);
     shmemi_ucx_lock();
     ucx_status status = ucx.u.worker_address(ucx.worker, &address, &n);
-    if (status == UCX_OK && n + VERSION_BYTES <= room) {
-        memset(card, 0, VERSION_BYTES);
-        snprintf(card, VERSION_BYTES, "%s", ucx.u.version());
-        memcpy((char *)card + VERSION_BYTES, address, n);
+    bool fits = status == UCX_OK && sizeof head + n <= room;
+    if (fits) {
+        memcpy(card, &head, sizeof head);
+        memcpy((char *)card + sizeof head, address, n);
     }
     if (status == UCX_OK)
         ucx.u.address_release(ucx.worker, address);
     shmemi_ucx_unlock();
     if (status)
         return failed("worker's address", status);
-    if (n + VERSION_BYTES > room)
-        return shmemi_fail(SHMEMX_ERR_LIMIT, call,
-                           "UCX's address has %zu bytes, %zu are the limit: fewer devices "
-                           "(UCX_NET_DEVICES) make it shorter",
-                           n, room - VERSION_BYTES);
-    return (int)(n + VERSION_BYTES);
+    if (!fits)
+        return shmemi_fail(
+            SHMEMX_ERR_LIMIT, call,
+            "UCX's address has %zu bytes, %zu are the limit: fewer devices (UCX_NET_DEVICES) make it "
+            "shorter",
+            n, room - sizeof head);
+    return (int)(sizeof head + n);
 }
 
 /* UCX of another minor version aborts the process where it should answer (1.20 with 1.22, 1.13 with either). */
@@ -385,22 +444,26 @@ static bool same_version(const char *theirs)
 
 static int ucx_connect(int pe, int segment, const void *card, size_t n)
 {
-    if (segment != SHMEMI_SEGMENT_HOST || n <= VERSION_BYTES)
+    struct ucx_card theirs;
+    if (segment != SHMEMI_SEGMENT_HOST || n <= sizeof theirs)
         return 0;
-    if (!same_version(card))
+    memcpy(&theirs, card, sizeof theirs);
+    if (!same_version(theirs.version))
         return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                           "PE %d has UCX %.*s, this PE %s: give all PEs one version (SHMEM_UCX_LIB)", pe,
-                           VERSION_BYTES - 1, (const char *)card, ucx.u.version());
+                           "PE %d has UCX %s, this PE %s: give all PEs one version (SHMEM_UCX_LIB)", pe,
+                           theirs.version, ucx.u.version());
     struct ucx_peer *p = &ucx.peers[pe];
     /* Not UCX's error mode "peer": from 1.20 on it has no software atomics in that. In its default mode on_error is called
      * all the same whenever a transport sees that the peer is gone. */
     struct ucx_ep_params params = {.mask = UCX_EP_ADDRESS | UCX_EP_ON_ERROR,
-                                   .address = (const char *)card + VERSION_BYTES,
+                                   .address = (const char *)card + sizeof theirs,
                                    .on_error = {on_error, p}};
     shmemi_ucx_lock();
     ucx_status status = p->ep ? UCX_OK : ucx.u.ep_create(ucx.worker, &params, &p->ep);
     if (status)
         p->ep = NULL;
+    else
+        watch_process(pe, &theirs);
     shmemi_ucx_unlock();
     if (status == UCX_OK)
         return 1;

@@ -3,6 +3,7 @@
 #ifndef SHMEMI_TRANSPORT_UCX_STATE_H
 #define SHMEMI_TRANSPORT_UCX_STATE_H
 
+#include <poll.h>
 #include <pthread.h>
 #include <stdatomic.h>
 
@@ -61,10 +62,12 @@ extern struct shmemi_ucx_state {
     struct ucx_word *free_words, *word_blocks; /* and the allocations they came in */
     struct ucx_note *free_notes;
     pthread_mutex_t lock;
-    atomic_int wanted;    /* threads that wait for the lock */
-    atomic_uint attended; /* counts looks of waiting callers */
-    int lost;             /* the first peer that was lost, -1 = none */
-    int fd, stop;         /* the worker's events; ends the thread */
+    atomic_int wanted;           /* threads that wait for the lock */
+    atomic_uint attended;        /* counts looks of waiting callers */
+    int lost;                    /* the first peer that was lost, -1 = none */
+    struct pollfd *processes;    /* of peers that can be seen from here; readable = ended */
+    int *process_of, nprocesses; /* their PEs */
+    int fd, stop;                /* the worker's events; ends the thread */
     bool running;
     pthread_t thread;
 } shmemi_ucx_state;
