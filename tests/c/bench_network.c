@@ -1,8 +1,9 @@
-/* What a network costs between PE 0 and PE 1: latency of put + quiet, get and atomics, bandwidth, message rate. The figures
- * stand beside perftest's (tests/roce/bench): ib_write_lat, ib_read_lat, ib_atomic_lat, ib_write_bw.
+/* What a network costs between PE 0 and PE 1: latency of put + quiet, get and atomics, bandwidth, message
+ * rate. The figures stand beside perftest's (tests/roce/bench): ib_write_lat, ib_read_lat, ib_atomic_lat,
+ * ib_write_bw.
  *
  *     launch -n 2 bench_network [rounds]
- */
+ * */
 #include "pes.h"
 
 enum { BLOCK = 64 << 10, WINDOW = 64 };
@@ -16,7 +17,8 @@ static void report(const char *what, double value, const char *unit)
         printf("%-32s %10.2f %s\n", what, value, unit);
 }
 
-/* PE 1 takes no part and leaves its processor to others, as perftest's server does, until PE 0 says that it has ended. */
+/* PE 1 takes no part and leaves its processor to others, as perftest's server does, until PE 0 says that
+ * it has ended. */
 static void begin(void)
 {
     static uint64_t round;

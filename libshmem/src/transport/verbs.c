@@ -1,9 +1,10 @@
 /* Transport verbs: RDMA over InfiniBand and RoCE, between nodes. The slots of the contract.
  *
- * A put is one or several RDMA writes: small ones carry their bytes in the work request; from registered memory (the heap,
- * users' buffers) the NIC reads them itself; all others are copied to bounce slots, so that a blocking put returns once the
- * bytes are there. One queue pair a peer keeps writes and requests of atomics in order, so a fence is free, but for atomics that
- * the target's processor executes: what follows a fence waits for their answers. */
+ * A put is one or several RDMA writes: small ones carry their bytes in the work request; from registered
+ * memory (the heap, users' buffers) the NIC reads them itself; all others are copied to bounce slots, so
+ * that a blocking put returns once the bytes are there. One queue pair a peer keeps writes and requests of
+ * atomics in order, so a fence is free, but for atomics that the target's processor executes: what follows
+ * a fence waits for their answers. */
 #define _GNU_SOURCE
 #include "verbs.h"
 
@@ -29,7 +30,7 @@ struct shmemi_verbs shmemi_verbs = {.lock = PTHREAD_MUTEX_INITIALIZER};
 static double next_probe;
 static int first_probe;
 
-/* ---- opening ------------------------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------- */
 
 static int verbs_probe(char *why, size_t n)
 {
@@ -210,7 +211,7 @@ static void verbs_close(void)
     release();
 }
 
-/* ---- puts and gets ------------------------------------------------------------------------------------------------- */
+/* ---- puts and gets ------------------------------------------------------------------------------------- */
 
 /* Begins a list for a peer, behind what its last fence put in front. Takes the lock. */
 static int begin(const char *call, struct verbs_list *l, int pe)
@@ -401,7 +402,7 @@ static int verbs_put_signal(int pe, int segment, uint64_t offset, const void *so
     return end(&l, wait ? wait_for(call, l.p, l.p->posted) : 0);
 }
 
-/* ---- order and completion ------------------------------------------------------------------------------------------ */
+/* ---- order and completion ------------------------------------------------------------------------------ */
 
 static int quiet_peer(const char *call, struct verbs_peer *p)
 {
@@ -418,8 +419,8 @@ static int quiet_peer(const char *call, struct verbs_peer *p)
     return rc;
 }
 
-/* What processors execute is waited for by the next put (begin). Of the NICs' atomics those to PEs that are put to by
- * other ways, the ones of this node, must be over; a queue pair keeps the rest in order. */
+/* What processors execute is waited for by the next put (begin). Of the NICs' atomics those to PEs that
+ * are put to by other ways, the ones of this node, must be over; a queue pair keeps the rest in order. */
 static int verbs_fence(int pe)
 {
     struct shmemi_verbs *v = &shmemi_verbs;

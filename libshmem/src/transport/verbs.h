@@ -7,8 +7,8 @@
  *   verbs_amo.c      atomics: by the target's processor, or by the NIC
  *   verbs_lib.c      libibverbs
  *
- * One reliable connection a peer, one completion queue for all that this PE sends, one for the requests it receives. One
- * lock guards everything here; a wait gives it away between two looks. */
+ * One reliable connection a peer, one completion queue for all that this PE sends, one for the requests it
+ * receives. One lock guards everything here; a wait gives it away between two looks. */
 #ifndef SHMEMI_VERBS_H
 #define SHMEMI_VERBS_H
 
@@ -19,7 +19,8 @@
 #include "verbs_lib.h"
 
 enum {
-    /* Atomics under way to one peer; as many receives are posted for that peer's, so a request always finds one. */
+    /* Atomics under way to one peer; as many receives are posted for that peer's, so a request always
+     * finds one. */
     VERBS_CREDITS = 16,
     VERBS_LIST = 16, /* work requests posted with one doorbell */
     VERBS_SLOT_BYTES =
@@ -54,8 +55,8 @@ struct verbs_wqe {
 };
 enum verbs_what { VERBS_WRITE, VERBS_READ, VERBS_REQUEST, VERBS_REPLY, VERBS_ATOMIC, VERBS_PROBE };
 
-/* Where a peer writes the answer to an atomic. One write of 16 bytes within a cache line: `sequence`, the later half, is not
- * seen before `value` is. */
+/* Where a peer writes the answer to an atomic. One write of 16 bytes within a cache line: `sequence`, the
+ * later half, is not seen before `value` is. */
 struct verbs_landing {
     uint64_t value;
     _Atomic uint64_t sequence; /* of the answered request, from 1 */
@@ -66,7 +67,8 @@ struct verbs_peer {
     bool connected;
     struct ibv_qp *qp;
     uint32_t peer_qpn;
-    /* Work requests by number: the ring holds done .. posted - 1; all below `signalled` will be known to be complete. */
+    /* Work requests by number: the ring holds done .. posted - 1; all below `signalled` will be known to
+     * be complete. */
     uint64_t posted, done, signalled;
     struct verbs_wqe *ring; /* [shmemi_verbs.depth] */
     int broken;             /* the error after which nothing works any more; 0 = none */
@@ -126,13 +128,14 @@ struct shmemi_verbs {
 };
 extern struct shmemi_verbs shmemi_verbs;
 
-/* ---- verbs_device.c ---- */
-/* The port that PE number `local` of a node should use, opened; 0 = none, `why` says what each lacks. On success `why` describes it. */
+/* ---- verbs_device.c ------------------------------------------------------------------------------------ */
+/* The port that PE number `local` of a node should use, opened; 0 = none, `why` says what each lacks. On
+ * success `why` describes it. */
 int shmemi_verbs_choose(struct verbs_port *port, int local, char *why, size_t n);
 /* GID, partition, and the limits of the settings. */
 int shmemi_verbs_settings(const char *call, struct verbs_port *port);
 
-/* ---- verbs_memory.c ---- */
+/* ---- verbs_memory.c ------------------------------------------------------------------------------------ */
 /* Bounce slots, landings, receives: made and registered. */
 int shmemi_verbs_memory_open(const char *call);
 void shmemi_verbs_memory_close(void);
@@ -157,7 +160,7 @@ struct verbs_landing *shmemi_verbs_landing(int pe);
 int shmemi_verbs_receive(struct verbs_peer *p, unsigned index);
 const void *shmemi_verbs_received(const struct verbs_peer *p, unsigned index);
 
-/* ---- verbs_qp.c ---- */
+/* ---- verbs_qp.c ---------------------------------------------------------------------------------------- */
 int shmemi_verbs_qp_open(const char *call);
 void shmemi_verbs_qp_close(void);
 int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, const struct verbs_card *card);
@@ -172,10 +175,11 @@ struct verbs_list {
     struct ibv_send_wr wr[VERBS_LIST];
     struct ibv_sge sge[VERBS_LIST];
 };
-/* With the lock held; waits until one more fits, which may post what is there. `call` names it in messages. */
+/* With the lock held; waits until one more fits, which may post what is there. `call` names it in
+ * messages. */
 int shmemi_verbs_room(const char *call, struct verbs_list *l);
-/* The next request; there is room. lkey 0 = the bytes go into it, and stay until it is posted. The caller may fill in what
- * atomics need. */
+/* The next request; there is room. lkey 0 = the bytes go into it, and stay until it is posted. The caller
+ * may fill in what atomics need. */
 struct ibv_send_wr *shmemi_verbs_add(struct verbs_list *l, enum ibv_wr_opcode opcode, const void *local,
                                      size_t n, uint32_t lkey, uint64_t remote, uint32_t rkey,
                                      struct verbs_wqe wqe);
@@ -184,18 +188,20 @@ int shmemi_verbs_post(const char *call, struct verbs_list *l);
 void shmemi_verbs_discard(struct verbs_list *l);
 /* Takes completions; how many there were. */
 int shmemi_verbs_poll(void);
-/* One look and, where it saw nothing, one step of a wait; the lock is given away meanwhile. Errors of the wait, or p's. */
+/* One look and, where it saw nothing, one step of a wait; the lock is given away meanwhile. Errors of the
+ * wait, or p's. */
 int shmemi_verbs_step(struct shmemi_wait *w, struct verbs_peer *p);
 /* The error of a broken peer, logged. */
 SHMEMI_COLD int shmemi_verbs_broken(const char *call, struct verbs_peer *p);
 /* Posts something to a peer whose later requests have no completion coming, or, `always`, to any. */
 int shmemi_verbs_nudge(struct verbs_peer *p, bool always);
 
-/* ---- verbs_amo.c ---- */
+/* ---- verbs_amo.c --------------------------------------------------------------------------------------- */
 int shmemi_verbs_amo_open(const char *call);
 void shmemi_verbs_amo_close(void);
 int shmemi_verbs_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi);
-/* Puts an add without old value into a list, behind the puts before it. `room`, VERBS_REQUEST_BYTES, stays until posted. */
+/* Puts an add without old value into a list, behind the puts before it. `room`, VERBS_REQUEST_BYTES, stays
+ * until posted. */
 int shmemi_verbs_amo_add(const char *call, struct verbs_list *l, int segment, uint64_t offset,
                          const struct shmemi_amo *a, void *room);
 /* Takes the answers that have arrived from a peer. */

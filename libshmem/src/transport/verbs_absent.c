@@ -1,4 +1,5 @@
-/* Transport verbs, where rdma-core's headers were not there at build time (libibverbs-dev, rdma-core-devel). */
+/* Transport verbs, where rdma-core's headers were not there at build time (libibverbs-dev,
+ * rdma-core-devel). */
 #include <stdio.h>
 
 #include "transport.h"

@@ -1,7 +1,8 @@
-/* Transport verbs: atomics. The PEs of a node use the processor's, and a NIC's are not atomic against those; so all go one
- * way. By default that is the target's processor: a request arrives as a message, whichever thread of the target is at hand
- * executes it (one that waits in the library, else the service thread), and the answer is written where the requester
- * looks. With SHMEM_IB_ATOMICS=native every atomic of the job goes through the NICs, this PE's on its own memory too. */
+/* Transport verbs: atomics. The PEs of a node use the processor's, and a NIC's are not atomic against
+ * those; so all go one way. By default that is the target's processor: a request arrives as a message,
+ * whichever thread of the target is at hand executes it (one that waits in the library, else the service
+ * thread), and the answer is written where the requester looks. With SHMEM_IB_ATOMICS=native every atomic
+ * of the job goes through the NICs, this PE's on its own memory too. */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <poll.h>
@@ -18,11 +19,11 @@ struct request {
     uint8_t op, size, segment, fetch;
 };
 
-/* ---- the target ---------------------------------------------------------------------------------------------------- */
+/* ---- the target ---------------------------------------------------------------------------------------- */
 
-/* After its last request the service thread looks for more before it sleeps: who asks once asks again, and waking it costs 5 us
- * on idle hardware, 50 us and more in a busy virtual machine. Where another thread served the request it does not look: that
- * one does. */
+/* After its last request the service thread looks for more before it sleeps: who asks once asks again, and
+ * waking it costs 5 us on idle hardware, 50 us and more in a busy virtual machine. Where another thread
+ * served the request it does not look: that one does. */
 static const double LINGER = 100e-6;
 
 static struct {
@@ -44,7 +45,8 @@ static uint64_t execute(const struct verbs_peer *p, const struct request *r)
     return old;
 }
 
-/* Room for an answer. It needs nothing but the NICs: requests, which could keep a queue full, always find a receive. */
+/* Room for an answer. It needs nothing but the NICs: requests, which could keep a queue full, always find
+ * a receive. */
 static bool room_for_answer(struct verbs_list *l)
 {
     struct verbs_peer *p = l->p;
@@ -151,7 +153,7 @@ void shmemi_verbs_amo_close(void)
     service.running = false;
 }
 
-/* ---- the requester ------------------------------------------------------------------------------------------------- */
+/* ---- the requester ------------------------------------------------------------------------------------- */
 
 void shmemi_verbs_amo_collect(struct verbs_peer *p)
 {
@@ -279,7 +281,8 @@ static int amo_target(const char *call, struct verbs_list *l, int segment, uint6
     return rc ? rc : finish(call, l, nbi ? NULL : a->fetched);
 }
 
-/* What the NIC does for 8 bytes: fetch and add, compare and swap. With `fetched`, and not nbi, waits for the old value. */
+/* What the NIC does for 8 bytes: fetch and add, compare and swap. With `fetched`, and not nbi, waits for
+ * the old value. */
 static int native(const char *call, struct verbs_list *l, int segment, uint64_t offset, bool swap,
                   uint64_t value, uint64_t cond, void *fetched, bool nbi)
 {
@@ -310,8 +313,8 @@ static uint64_t apply(const struct shmemi_amo *a, uint64_t old)
     }
 }
 
-/* Everything else is a compare and swap of the 8 bytes around the element until it succeeds. The neighbour of a 4-byte
- * element takes part: a plain store to it in between by anybody but a NIC may be lost. */
+/* Everything else is a compare and swap of the 8 bytes around the element until it succeeds. The neighbour
+ * of a 4-byte element takes part: a plain store to it in between by anybody but a NIC may be lost. */
 static int amo_loop(const char *call, struct verbs_list *l, int segment, uint64_t offset,
                     const struct shmemi_amo *a)
 {

@@ -43,9 +43,10 @@ static const char *sysfs(char *line, size_t n, const char *fmt, ...)
     return line;
 }
 
-/* ---- the port ------------------------------------------------------------------------------------------------------ */
+/* ---- the port ------------------------------------------------------------------------------------------ */
 
-/* SHMEM_HCA_LIST: names, each with or without ":port", separated by commas; a ^ before them turns the list around. */
+/* SHMEM_HCA_LIST: names, each with or without ":port", separated by commas; a ^ before them turns the list
+ * around. */
 static bool listed(const char *device, int port)
 {
     const char *list = shmemi_env.HCA_LIST;
@@ -62,7 +63,8 @@ static bool listed(const char *device, int port)
     return found != exclude;
 }
 
-/* How many of the processors that this PE may use are near the device; those of no known place are near to all. */
+/* How many of the processors that this PE may use are near the device; those of no known place are near to
+ * all. */
 static int nearness(const char *device)
 {
     char line[1024];
@@ -183,7 +185,7 @@ int shmemi_verbs_choose(struct verbs_port *port, int local, char *why, size_t n)
     return count > 0;
 }
 
-/* ---- its address --------------------------------------------------------------------------------------------------- */
+/* ---- its address --------------------------------------------------------------------------------------- */
 
 /* Version of RoCE that a GID stands for; 0 = it is no GID of RoCE. */
 static int roce_version(const struct verbs_port *port, int index)
@@ -226,8 +228,8 @@ static void list_gids(const struct verbs_port *port, char *text, size_t n)
     }
 }
 
-/* Which GID is to be preferred: routers pass RoCE v2 alone; an IPv4 address is what networks are most often set up for; a
- * link-local one reaches no further than the switch. */
+/* Which GID is to be preferred: routers pass RoCE v2 alone; an IPv4 address is what networks are most
+ * often set up for; a link-local one reaches no further than the switch. */
 static int preference(int version, const union ibv_gid *gid)
 {
     bool link_local = gid->raw[0] == 0xfe && (gid->raw[1] & 0xc0) == 0x80;
@@ -272,7 +274,7 @@ static int choose_pkey(const char *call, struct verbs_port *port)
     const char *text = shmemi_env.IB_PKEY;
     char *end, all[400] = "";
     if (!*text)
-        return SHMEMX_SUCCESS; /* the first one, which is the default partition unless an administrator chose */
+        return SHMEMX_SUCCESS; /* the first one: the default partition, unless an administrator chose */
     unsigned long wanted = strtoul(text, &end, 0);
     if (end == text || *end || wanted == 0 || wanted > 0xffff)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "SHMEM_IB_PKEY=%s is no partition key, such as 0x8001",

@@ -1,5 +1,6 @@
-/* libibverbs, opened when first wanted: the functions that transport verbs calls, by rdma-core's names without "ibv_". What
- * posts and polls goes through the device's own table (inline functions of verbs.h) and needs nothing here. */
+/* libibverbs, opened when first wanted: the functions that transport verbs calls, by rdma-core's names
+ * without "ibv_". What posts and polls goes through the device's own table (inline functions of verbs.h)
+ * and needs nothing here. */
 #ifndef SHMEMI_VERBS_LIB_H
 #define SHMEMI_VERBS_LIB_H
 

@@ -27,7 +27,7 @@ static struct {
     int count, room;
 } memory;
 
-/* ---- registering --------------------------------------------------------------------------------------------------- */
+/* ---- registering --------------------------------------------------------------------------------------- */
 
 int shmemi_verbs_register(const char *call, void *addr, size_t n, int access, struct ibv_mr **mr)
 {
@@ -104,7 +104,7 @@ void shmemi_verbs_memory_close(void)
     memset(&memory, 0, sizeof memory);
 }
 
-/* ---- the heap's chunks --------------------------------------------------------------------------------------------- */
+/* ---- the heap's chunks --------------------------------------------------------------------------------- */
 
 static int exposed(int segment, uint64_t offset, size_t n, struct verbs_key *key)
 {
@@ -200,7 +200,7 @@ int shmemi_verbs_remote(const char *call, int pe, int segment, uint64_t offset, 
     return SHMEMX_SUCCESS;
 }
 
-/* ---- local memory -------------------------------------------------------------------------------------------------- */
+/* ---- local memory -------------------------------------------------------------------------------------- */
 
 /* Number of users' buffers that start at or below an address. */
 static int below(const char *addr)

@@ -9,7 +9,7 @@
 
 static struct shmemi_verbs_lib const *lib;
 
-/* ---- making and connecting ----------------------------------------------------------------------------------------- */
+/* ---- making and connecting ----------------------------------------------------------------------------- */
 
 static unsigned power_below(unsigned n)
 {
@@ -197,7 +197,7 @@ int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, const struct
     return SHMEMX_SUCCESS;
 }
 
-/* ---- errors -------------------------------------------------------------------------------------------------------- */
+/* ---- errors -------------------------------------------------------------------------------------------- */
 
 static const char *const doing[] = {
     [VERBS_WRITE] = "put",    [VERBS_READ] = "get",      [VERBS_REQUEST] = "request of an atomic",
@@ -243,7 +243,8 @@ static void failed(struct verbs_peer *p, const struct ibv_wc *wc)
     uint64_t number = p->done + (uint32_t)((uint32_t)wc->wr_id - (uint32_t)p->done);
     const struct verbs_wqe *e = &p->ring[number & (v->depth - 1)];
     char *why = NULL;
-    /* Peers register their memory for as long as they live. So a refusal comes from one that is being torn down too. */
+    /* Peers register their memory for as long as they live. So a refusal comes from one that is being torn
+     * down too. */
     bool ours = wc->status == IBV_WC_LOC_LEN_ERR || wc->status == IBV_WC_LOC_QP_OP_ERR ||
                 wc->status == IBV_WC_LOC_PROT_ERR || wc->status == IBV_WC_FATAL_ERR;
     if (asprintf(&why, "%s (status %d, vendor 0x%x): %s of %u bytes at 0x%llx, queue pair %u to %u by %s; %s",
@@ -260,7 +261,7 @@ int shmemi_verbs_broken(const char *call, struct verbs_peer *p)
                        p->why ? p->why : "(no memory)");
 }
 
-/* ---- completions --------------------------------------------------------------------------------------------------- */
+/* ---- completions --------------------------------------------------------------------------------------- */
 
 static void complete(const struct verbs_wqe *e)
 {
@@ -331,7 +332,7 @@ int shmemi_verbs_step(struct shmemi_wait *w, struct verbs_peer *p)
     return rc;
 }
 
-/* ---- posting ------------------------------------------------------------------------------------------------------- */
+/* ---- posting ------------------------------------------------------------------------------------------- */
 
 struct ibv_send_wr *shmemi_verbs_add(struct verbs_list *l, enum ibv_wr_opcode opcode, const void *local,
                                      size_t n, uint32_t lkey, uint64_t remote, uint32_t rkey,
@@ -366,8 +367,9 @@ int shmemi_verbs_post(const char *call, struct verbs_list *l)
     if (l->n == 0)
         return SHMEMX_SUCCESS;
     uint64_t end = p->posted + l->n;
-    /* A completion for the first of a burst, so that a single one needs no more; then for a few of each queue's depth. What
-     * has none is settled by a later one, at the latest by quiet's (shmemi_verbs_nudge). */
+    /* A completion for the first of a burst, so that a single one needs no more; then for a few of each
+     * queue's depth. What has none is settled by a later one, at the latest by quiet's
+     * (shmemi_verbs_nudge). */
     if (l->signal || p->posted == p->done || end - p->signalled >= v->depth / 4) {
         l->wr[l->n - 1].send_flags |= IBV_SEND_SIGNALED;
         p->signalled = end;
