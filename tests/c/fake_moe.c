@@ -37,10 +37,10 @@ static const struct field ll_fields[] = {
 
 static int64_t get(const void *config, const struct field *f)
 {
-    int narrow;
-    int64_t value;
-    memcpy(&narrow, (const char *)config + f->offset, sizeof narrow);
-    memcpy(&value, (const char *)config + f->offset, sizeof value);
+    int narrow = 0;
+    int64_t value = 0;
+    memcpy(f->wide ? (void *)&value : (void *)&narrow, (const char *)config + f->offset,
+           f->wide ? sizeof value : sizeof narrow);
     return f->wide ? value : narrow;
 }
 static void set(void *config, const struct field *f, int64_t value)
