@@ -207,13 +207,14 @@ lossy() {
 }
 
 # UCX's ports are dropped silently where they arrive, before the kernel looks whether they are its own.
-blocked() {
+blocked() { # UCX_TCP_SYN_CNT=auto: as the kernel of these hosts
     wanted "port blocked" || return 0
-    local ns=$name-1
+    local ns=$name-1 i
     ip -n "$ns" rule add pref 1 iif eth0 ipproto tcp dport 23000-23099 blackhole
     ip -n "$ns" rule add pref 2 table local
     ip -n "$ns" rule del pref 0
-    UCX_TCP_PORT_RANGE=23000-23099 UCX_TCP_SYN_CNT=1 SHMEM_TIMEOUT=15 job 2 60 test_sync
+    for i in 0 1; do ip netns exec "$name-$i" sysctl -qw net.ipv4.tcp_syn_retries=1; done
+    UCX_TCP_PORT_RANGE=23000-23099 UCX_TCP_SYN_CNT=auto SHMEM_TIMEOUT=15 job 2 60 test_sync
     [ $? != 0 ] && says "PE [01]: shmem_init: UCX .* finds no way to PE [01]: .*UCX_TCP_PORT_RANGE"
     report "port blocked" $?
     ip -n "$ns" rule add pref 0 table local

@@ -35,6 +35,7 @@ struct ucx_card {
     uint64_t namespace; /* of process numbers */
     int32_t pid;
 };
+
 /* The thread stays out of the way while callers wait and so serve, as long as they look this often in this time: a wait
  * spins and yields first, hundreds of looks a millisecond, then it naps, 13 looks, and the thread is the faster one: a
  * fetch-add took 89 us from a PE that napped, 20 us from its thread (medians, 2 PEs, TCP by the loopback). */
@@ -190,7 +191,7 @@ static bool stopped(int ms, bool events)
 /* Moves things on until nothing has come for a while: the next request mostly follows, and sleeping costs it a wake-up. */
 static void serve_some(void)
 {
-    double until = 0;
+    double until = 0, end = shmemi_now() + 1e-3 * PENDING_MS; /* it may be asked to stop */
     for (;;) {
         shmemi_ucx_lock();
         unsigned moved = ucx.u.progress(ucx.worker);
@@ -199,7 +200,7 @@ static void serve_some(void)
         double now = shmemi_now();
         if (moved)
             until = now + ucx.linger;
-        else if (now >= until)
+        if (now >= end || (!moved && now >= until))
             return;
     }
 }

@@ -44,7 +44,6 @@ struct ucx_chunk {
 };
 
 struct ucx_word;
-struct ucx_note;
 
 /* All under `lock`, but for what is atomic and what only open and close change. */
 extern struct shmemi_ucx_state {
@@ -60,7 +59,7 @@ extern struct shmemi_ucx_state {
         int n;
     } segment[SHMEMI_SEGMENT_COUNT];
     struct ucx_word *free_words, *word_blocks; /* and the allocations they came in */
-    struct ucx_note *free_notes;
+    int notes;                                 /* messages that UCX holds */
     pthread_mutex_t lock;
     atomic_int wanted;           /* threads that wait for the lock */
     atomic_uint attended;        /* counts looks of waiting callers */

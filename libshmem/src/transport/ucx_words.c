@@ -26,6 +26,8 @@
 #define ucx shmemi_ucx_state
 /* With its head one packet over TCP (UCX_TCP_TX_SEG_SIZE); longer data can better afford the round trip of a fence. */
 enum { MESSAGE_BYTES = 8000, MESSAGE_ID = 1, WORDS_A_BLOCK = 64 };
+/* That the network has not taken yet; who issues more waits. At most 32 MiB. */
+enum { NOTES = 4096 };
 
 /* The operands of an atomic; UCX reads and writes them until it is done. */
 struct ucx_word {
@@ -44,8 +46,7 @@ struct ucx_note {
         uint64_t value, cond;
         uint32_t op, size; /* of the atomic on `word` */
     } head;
-    char data[MESSAGE_BYTES];
-    struct ucx_note *next;
+    char data[];
 };
 
 /* ---- words ------------------------------------------------------------------------------------------------------------- */
@@ -179,26 +180,12 @@ void shmemi_ucx_ping(int pe)
 
 /* ---- messages ----------------------------------------------------------------------------------------------------------- */
 
-static struct ucx_note *take_note(void)
-{
-    struct ucx_note *m = ucx.free_notes;
-    if (!m)
-        return malloc(sizeof *m);
-    ucx.free_notes = m->next;
-    return m;
-}
-
-static void give_note(struct ucx_note *m)
-{
-    m->next = ucx.free_notes;
-    ucx.free_notes = m;
-}
-
 static void message_done(void *request, ucx_status status, void *user)
 {
     (void)status; /* of the peer, on_error will tell */
     ucx.u.request_free(request);
-    give_note(user);
+    free(user);
+    ucx.notes--;
 }
 
 /* At the target. */
@@ -222,9 +209,13 @@ static int message(const char *call, enum ucx_kind kind, int pe, uint64_t to, co
 {
     struct ucx_peer *p = &ucx.peers[pe];
     int rc = shmemi_ucx_drain(call, pe, &p->flushes, p->flushes.fence);
+    struct shmemi_wait w = SHMEMI_WAIT_FOR(call, pe, NULL);
+    unsigned rounds = 0;
+    while (ucx.notes >= NOTES && rc == 0 && !p->status)
+        rc = shmemi_ucx_step(&w, &rounds);
     if (rc || p->status)
         return rc ? rc : shmemi_ucx_dead(call, pe);
-    struct ucx_note *m = take_note();
+    struct ucx_note *m = malloc(sizeof *m + n);
     if (!m)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory");
     m->head = (struct ucx_head){to, word, a->value, a->cond, (uint32_t)a->op, (uint32_t)a->size};
@@ -238,8 +229,10 @@ static int message(const char *call, enum ucx_kind kind, int pe, uint64_t to, co
     ucx_request request = ucx.u.am_send(p->ep, MESSAGE_ID, &m->head, sizeof m->head, m->data, n, &how);
     p->unanswered = true;
     shmemi_ucx_note(pe, kind, n ? n : a->size);
-    if (!request || ucx_is_error(request))
-        give_note(m);
+    if (request && !ucx_is_error(request))
+        ucx.notes++;
+    else
+        free(m);
     return ucx_is_error(request) ? shmemi_ucx_refused(call, pe, n, ucx_error_of(request)) : 1;
 }
 
@@ -293,10 +286,6 @@ void shmemi_ucx_words_close(void)
         next = b->next;
         free(b);
     }
-    for (struct ucx_note *m = ucx.free_notes, *next; m; m = next) {
-        next = m->next;
-        free(m);
-    }
     ucx.free_words = ucx.word_blocks = NULL;
-    ucx.free_notes = NULL;
+    ucx.notes = 0;
 }
