@@ -266,7 +266,7 @@ static void test_absent()
 
 int main(int argc, char **argv)
 {
-    const unsigned more = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 1;
+    const unsigned more = argc > 1 ? static_cast<unsigned>(std::atoi(argv[1])) : 1; // 0 = a round of each
     const struct {
         int n, nodes;
         sizes s;
@@ -286,7 +286,8 @@ int main(int argc, char **argv)
                 continue;
             const auto nodes = static_cast<unsigned>(shape.nodes);
             scene job(shape.n, true, 60000000000ull, shape.n / shape.nodes);
-            test_rounds(job, nodes, shape.s, first, more * (how != pace::at_once ? 2 : few ? 6 : 3));
+            const unsigned rounds = how != pace::at_once ? 2 : few ? 6 : 3;
+            test_rounds(job, nodes, shape.s, first, more ? more * rounds : 1);
             first += 3;
             if (how == pace::at_once) {
                 test_max_nodes(job, nodes);
