@@ -15,8 +15,8 @@ static SHMEMI_COLD int null_buffer(const char *call, const char *what)
 /* GPU memory here, and there a host heap that the driver does not see, since a network leads to it? */
 static inline bool apart(const struct shmemi_transport *t, int pe, struct shmemi_place p)
 {
-    return t != shmemi_world.route[pe] && p.segment == SHMEMI_SEGMENT_HOST &&
-           !t->map(pe, p.segment, p.offset);
+    return SHMEMI_UNLIKELY(shmemi_world.gpu_route != NULL) && t != shmemi_world.route[pe] &&
+           p.segment == SHMEMI_SEGMENT_HOST && !t->map(pe, p.segment, p.offset);
 }
 
 /* By way of host memory, a piece at a time. */
