@@ -111,8 +111,8 @@ static void free_object(struct shmemx_moe *m)
     }
     for (int r = 0; m->stage && r < m->ranks; r++)
         free(m->stage[r]);
-    void *const all[] = {m->world, m->owner, m->first,          m->node, m->peer,
-                         m->stage, m->line,  m->record_scratch, m->sum};
+    void *const all[] = {m->world, m->owner, m->first, m->node,           m->peer,
+                         m->stage, m->sent,  m->line,  m->record_scratch, m->sum};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         free(all[i]);
     free(m);
@@ -235,10 +235,11 @@ static int fill(const char *call, struct shmemx_moe *m)
     m->node = malloc(ranks * sizeof *m->node);
     m->peer = calloc(ranks, sizeof *m->peer);
     m->stage = calloc(ranks, sizeof *m->stage);
+    m->sent = malloc(ranks * sizeof *m->sent);
     m->line = calloc(1, m->line_bytes);
     m->record_scratch = malloc(m->sent_row);
     m->sum = malloc((size_t)m->c.hidden * sizeof *m->sum);
-    if (!m->world || !m->owner || !m->first || !m->node || !m->peer || !m->stage || !m->line ||
+    if (!m->world || !m->owner || !m->first || !m->node || !m->peer || !m->stage || !m->sent || !m->line ||
         !m->record_scratch || !m->sum)
         return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "no private memory for %d ranks, %zu experts",
                            m->ranks, experts);

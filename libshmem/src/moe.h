@@ -92,6 +92,7 @@ struct shmemx_moe {
     bool far;      /* some ranks are not mapped */
     char **peer;   /* [R] block of each rank as mapped here, NULL = not mapped */
     char **stage;  /* [R] for ranks not mapped: rows to be put, max(receive, combine) bytes of one stream */
+    size_t *sent;  /* [R] bytes of each rank's stream that are on their way, in store_rows */
     struct shmemi_moe_line *line; /* the line being told */
     uint64_t round, dispatches, combine_round;
     int combine_slot;

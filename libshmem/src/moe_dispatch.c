@@ -72,26 +72,29 @@ static size_t stream_at(const struct shmemx_moe *moe, const struct shmemi_moe_ro
 }
 
 /* Sends what was staged: runs of whole records, and of those whose row goes to another rank of the same node only what is
- * behind the row, where that is new. */
+ * behind the row, where that is new. One pass over the entries; moe->sent is how far each rank's stream has gone. */
 static int send_rows(struct shmemx_moe *moe, const struct shmemi_moe_route *r, size_t buffer, bool routing)
 {
-    size_t tail = moe->record - moe->ids_at, skipped = moe->record - (routing ? tail : 0);
+    size_t tail = moe->record - moe->ids_at;
+    int64_t skipped = 0; /* bytes of records that are not sent */
     int rc = SHMEMX_SUCCESS;
+    memset(moe->sent, 0, (size_t)moe->ranks * sizeof *moe->sent);
+    for (size_t i = 0, n = moe->far ? (size_t)r->start[r->tokens] : 0; i < n && rc == 0; i++) {
+        if (r->via[i] < 0)
+            continue;
+        int rank = r->rank[i];
+        size_t at = (size_t)r->at[i] * moe->record, stream = stream_at(moe, r, buffer, rank);
+        rc = shmemi_moe_flush(moe, rank, stream, moe->sent[rank], at - moe->sent[rank]);
+        if (rc == 0 && routing)
+            rc = shmemi_moe_flush(moe, rank, stream, at + moe->ids_at, tail);
+        moe->sent[rank] = at + moe->record;
+        skipped += (int64_t)(moe->record - (routing ? tail : 0));
+    }
+    moe->info.dispatch_bytes_remote -= skipped;
     for (int rank = 0; rank < moe->ranks && rc == 0; rank++) {
-        size_t bytes = (size_t)r->send_count[rank] * moe->record, stream = stream_at(moe, r, buffer, rank);
-        size_t from = 0;
-        for (size_t i = 0; !moe->peer[rank] && i < (size_t)r->start[r->tokens] && rc == 0; i++) {
-            if (r->rank[i] != rank || r->via[i] < 0)
-                continue;
-            size_t at = (size_t)r->at[i] * moe->record;
-            rc = shmemi_moe_flush(moe, rank, stream, from, at - from);
-            if (rc == 0 && routing)
-                rc = shmemi_moe_flush(moe, rank, stream, at + moe->ids_at, tail);
-            from = at + moe->record;
-            bytes -= skipped;
-        }
-        if (rc == 0)
-            rc = shmemi_moe_flush(moe, rank, stream, from, (size_t)r->send_count[rank] * moe->record - from);
+        size_t bytes = (size_t)r->send_count[rank] * moe->record;
+        rc = shmemi_moe_flush(moe, rank, stream_at(moe, r, buffer, rank), moe->sent[rank],
+                              bytes - moe->sent[rank]);
         *(rank == moe->me ? &moe->info.dispatch_bytes_local : &moe->info.dispatch_bytes_remote) +=
             (int64_t)bytes;
     }

@@ -19,33 +19,24 @@ static inline bool apart(const struct shmemi_transport *t, int pe, struct shmemi
            p.segment == SHMEMI_SEGMENT_HOST && !t->map(pe, p.segment, p.offset);
 }
 
-/* By way of host memory, a piece at a time. */
+/* A put (`out`) or get by way of host memory, a piece at a time; `gpu` is the side here. */
 enum { STAGE_BYTES = 1 << 20 };
 
-static SHMEMI_COLD int put_staged(const char *call, struct shmemi_place p, const char *source, size_t n,
-                                  int pe)
+static SHMEMI_COLD int staged(const char *call, bool out, struct shmemi_place p, char *gpu, size_t n, int pe)
 {
+    const struct shmemi_transport *t = shmemi_world.route[pe];
     char *stage = malloc(STAGE_BYTES);
     int rc = stage ? 0 : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d bytes", STAGE_BYTES);
     for (size_t at = 0; at < n && rc == 0; at += STAGE_BYTES) {
         size_t piece = n - at < STAGE_BYTES ? n - at : STAGE_BYTES;
-        rc = shmemi_gpu_copy(call, stage, source + at, piece, shmemi_gpu_stream());
+        if (!out)
+            rc = t->get(pe, p.segment, p.offset + at, stage, piece, false);
+        rc = rc ? rc
+                : shmemi_gpu_copy(call, out ? stage : gpu + at, out ? gpu + at : stage, piece,
+                                  shmemi_gpu_stream());
         rc = rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
-        rc = rc ? rc : shmemi_world.route[pe]->put(pe, p.segment, p.offset + at, stage, piece, false);
-    }
-    free(stage);
-    return rc;
-}
-
-static SHMEMI_COLD int get_staged(const char *call, struct shmemi_place p, char *dest, size_t n, int pe)
-{
-    char *stage = malloc(STAGE_BYTES);
-    int rc = stage ? 0 : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d bytes", STAGE_BYTES);
-    for (size_t at = 0; at < n && rc == 0; at += STAGE_BYTES) {
-        size_t piece = n - at < STAGE_BYTES ? n - at : STAGE_BYTES;
-        rc = shmemi_world.route[pe]->get(pe, p.segment, p.offset + at, stage, piece, false);
-        rc = rc ? rc : shmemi_gpu_copy(call, dest + at, stage, piece, shmemi_gpu_stream());
-        rc = rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
+        if (out && rc == 0)
+            rc = t->put(pe, p.segment, p.offset + at, stage, piece, false);
     }
     free(stage);
     return rc;
@@ -66,7 +57,7 @@ static inline int put(const char *call, shmem_ctx_t ctx, void *dest, const void 
         return null_buffer(call, "source");
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, source);
     if (SHMEMI_UNLIKELY(apart(t, pe, p)))
-        return put_staged(call, p, source, n, pe);
+        return staged(call, true, p, (char *)(uintptr_t)source, n, pe);
     return t->put(pe, p.segment, p.offset, source, n, nbi);
 }
 
@@ -85,7 +76,7 @@ static inline int get(const char *call, shmem_ctx_t ctx, void *dest, const void 
         return null_buffer(call, "dest");
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, dest);
     if (SHMEMI_UNLIKELY(apart(t, pe, p)))
-        return get_staged(call, p, dest, n, pe);
+        return staged(call, false, p, dest, n, pe);
     return t->get(pe, p.segment, p.offset, dest, n, nbi);
 }
 
