@@ -85,7 +85,7 @@ static int launch_layout(const char *call, const struct shmemi_moen *o, unsigned
 static int launch_dispatch(const char *call, const struct shmemi_moen *o, unsigned ranks,
                            struct shmemi_moen_dispatch *a, unsigned blocks, void *stream)
 {
-    unsigned shared = shmemi_moen_shape_dispatch(a, o, ranks, shmemi_gpu_bulk_bytes(), WARPS);
+    unsigned shared = shmemi_moen_shape_dispatch(a, o, ranks, shmemi_gpu_bulk_bytes(), WARPS, blocks);
     void *arguments[] = {(void *)o, a};
     return shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_DISPATCH, blocks, a->pipe.warps * THREADS_A_WARP,
                                     shared, arguments, stream);

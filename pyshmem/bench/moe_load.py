@@ -142,7 +142,7 @@ def overlap(
         torch.mm(a, b, out=out)
 
     found: dict[str, list[float]] = {name: [] for name in ("gemm", "gemm_beside", "pair", "pair_beside")}
-    for rep in range(2 + plan.reps // 5):
+    for rep in range(2 + max(1, plan.reps // 5)):
         torch.cuda.synchronize()
         meet()
         gemm = spans(main, 8, product)

@@ -171,7 +171,7 @@ struct batch {
             a.idx = l.idx;
             a.tokens = s.tokens;
             a.wide = a.alignment = 1;
-            const unsigned shared = shmemi_moen_shape_dispatch(&a, &r.o, n, room, warps);
+            const unsigned shared = shmemi_moen_shape_dispatch(&a, &r.o, n, room, warps, blocks);
             k_dispatch<<<blocks, a.pipe.warps * 32, shared, job.streams[g]>>>(r.o, a);
         });
         unsigned wrong = !ok;

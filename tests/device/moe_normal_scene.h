@@ -272,12 +272,20 @@ class job_of_ranks
         run_dispatch(h, args);
         quiet_now = job_is_quiet();
     }
+    // The library's, but that rows also travel by blocks of their own, every other time, though there are few.
+    static unsigned shape(shmemi_moen_dispatch &a, const shmemi_moen &o, unsigned ranks, const how &h)
+    {
+        const unsigned shared = shmemi_moen_shape_dispatch(&a, &o, ranks, h.room, h.warps, h.blocks);
+        const bool quantizes = a.format == SHMEMI_MOEN_INT8 || a.format == SHMEMI_MOEN_FP8;
+        if (a.pipe.slots != 0 && !quantizes && ranks > 1 && h.blocks > 1 && a.ticket % 2 != 0)
+            a.abroad = h.blocks - 1;
+        return shared;
+    }
     virtual void run_dispatch(const how &h, std::vector<shmemi_moen_dispatch> &args)
     {
         unsigned shared = 0;
         for (unsigned me = 0; me < n; ++me)
-            shared =
-                std::max(shared, shmemi_moen_shape_dispatch(&args[me], &ranks[me].object, n, h.room, h.warps));
+            shared = std::max(shared, shape(args[me], ranks[me].object, n, h));
         // ranks without aligned scales would have other shapes; threads are those of the first
         job.run(h.blocks, args[0].pipe.warps * shmem::arch::warp_width, shared, [&] {
             const unsigned me = rank_of(static_cast<unsigned>(shmem::my_pe()));
@@ -456,7 +464,7 @@ class job_of_ranks
         const rank_side &r = ranks[me];
         std::vector<double> sum(s.hidden), room(s.hidden), back_weights(s.topk);
         std::vector<double> part(s.hidden), part_room(s.hidden); // of a node
-        const unsigned each = n / nodes, forwards = me % each;    // who does, in each node
+        const unsigned each = n / nodes, forwards = me % each;   // who does, in each node
         for (unsigned j = 0; j < n && !b.empty; ++j) {
             if (j % each == 0) {
                 part.assign(s.hidden, 0);
@@ -471,7 +479,8 @@ class job_of_ranks
                 if (nodes > 1) // the part is rounded, and quantized for another node
                     part_room[c] += (std::abs(part[c]) + part_room[c]) / 255;
                 if (nodes > 1 && j / each != me / each)
-                    part_room[c] += 1.01 * quantum(b, c, [&](unsigned d) { return std::abs(part[d]) + part_room[d]; });
+                    part_room[c] +=
+                        1.01 * quantum(b, c, [&](unsigned d) { return std::abs(part[d]) + part_room[d]; });
             }
             for (unsigned c = 0; c < s.hidden; ++c) {
                 sum[c] += part[c];
@@ -510,7 +519,8 @@ class job_of_ranks
         for (unsigned c = 0; c < s.hidden; ++c) {
             sum[c] += factor * of_bf16(y[j][row * s.hidden + c]);
             if (j != adder)
-                room[c] += factor * quantum(b, c, [&](unsigned d) { return of_bf16(y[j][row * s.hidden + d]); });
+                room[c] +=
+                    factor * quantum(b, c, [&](unsigned d) { return of_bf16(y[j][row * s.hidden + d]); });
         }
     }
 };

@@ -78,7 +78,7 @@ class job_of_nodes : public job_of_ranks
             if (me == h.absent)
                 return;
             auto d = shmemi_moen_dispatch_between(&l, &w, &args[me]);
-            unsigned shared = shmemi_moen_shape_dispatch(&d, &l.between, nodes, h.room, h.warps);
+            unsigned shared = shape(d, l.between, nodes, h);
             launch(me, h.blocks, d.pipe.warps, shared,
                    [&] { normal::dispatch(l.between, d, shmem::host::shared()); });
             check_stage(me, h);
@@ -87,7 +87,7 @@ class job_of_nodes : public job_of_ranks
                 launch_layout(me, l.within, shmemi_moen_layout_within(&l, &w), l.each);
             }
             d = shmemi_moen_dispatch_within(&l, &w, &args[me]);
-            shared = shmemi_moen_shape_dispatch(&d, &l.within, l.each, h.room, h.warps);
+            shared = shape(d, l.within, l.each, h);
             launch(me, h.blocks, d.pipe.warps, shared,
                    [&] { normal::dispatch(l.within, d, shmem::host::shared()); });
         });

@@ -41,10 +41,10 @@ static void test_quick(scene &job)
             const auto scale = [&](unsigned which) {
                 return [&scales, which](unsigned g, float v) { scales[which][g] = v; };
             };
-            normal::quantize(q, from, word(0), scale(0));
+            normal::quantize(q, normal::quick_log(q), from, word(0), scale(0));
             shmem::moe::quantize_row(shmem::detail::crew{0, 1}, q, from, word(1), scale(1));
         });
-        CHECK(normal::is_quick(q) && words[0] == words[1] && scales[0] == scales[1],
+        CHECK(normal::quick_log(q) != 0 && words[0] == words[1] && scales[0] == scales[1],
               "case %u, %u columns by %u", c, h, group);
     }
 }
@@ -124,7 +124,7 @@ static void test_overlap(scene &job, routing_kind kind, unsigned rounds, sizes s
                 d.what = d.cached << 6;
                 d.alignment = 1;
                 unsigned shared =
-                    shmemi_moen_shape_dispatch(&d, &r.object, ranks.n, round % 2 * 65536, warps);
+                    shmemi_moen_shape_dispatch(&d, &r.object, ranks.n, round % 2 * 65536, warps, blocks);
                 const auto late = [&] {
                     std::this_thread::sleep_for(std::chrono::milliseconds(me == 0 ? 0 : random() % 16));
                 };

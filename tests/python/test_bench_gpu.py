@@ -10,6 +10,7 @@ import sys
 import types
 from dataclasses import asdict
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 from click.testing import CliRunner, Result
@@ -319,6 +320,15 @@ def test_moe_figures_of_both() -> None:
     assert (theirs.op, theirs.bytes, theirs.blocks, theirs.median) == (mine.op, mine.bytes, 24, 410_000)
     text = show.markdown([mine, theirs])
     assert "| normal_dispatch_bf16, 512 x 2048, top-6 of 64 |" in text and "| 1.00 |" in text
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_overlap_has_samples(quick: bool) -> None:
+    torch = MagicMock()
+    torch.cuda.Event.return_value.elapsed_time.return_value = 0.25
+    found = moe_load.overlap(torch, lambda: None, lambda: None, moe_plan(quick=quick))
+    assert set(found) == {"gemm", "gemm_beside", "pair", "pair_beside"}
+    assert all(us and set(us) == {250.0} for us in found.values())
 
 
 def test_faces() -> None:

@@ -439,6 +439,13 @@ SHMEMX_DEVICE_FN void bulk_fence()
     asm volatile("fence.proxy.async;" ::: "memory");
 #endif
 }
+/* The same for shared memory alone, which does not wait for what is on its way to global memory. */
+SHMEMX_DEVICE_FN void bulk_fence_shared()
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+    asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
+#endif
+}
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
 SHMEMX_DEVICE_FN void bulk_load(unsigned to, const unsigned char *from, unsigned bytes, unsigned done)
 {

@@ -267,6 +267,7 @@ inline void bulk_open(u64 *done, unsigned count, unsigned loads = 1)
     }
 }
 inline void bulk_fence() {}
+inline void bulk_fence_shared() {}
 inline void bulk_arrive(unsigned done)
 {
     jitter();

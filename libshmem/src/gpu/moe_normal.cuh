@@ -272,21 +272,52 @@ SHMEMX_DEVICE_FN bool await(const members &m, unsigned call, const u64 *words, u
 /* What a warp that uses the copy engine has in shared memory. */
 struct pipeline {
     unsigned char *room;                 // its slots
-    unsigned done, bytes, slots, phases; // done: address of the slots' completion words; phases: a bit a slot
+    unsigned first, done, bytes, slots, phases; // first, done: addresses of slots and completion words; phases: a bit a slot
 
     SHMEMX_DEVICE_FN pipeline(const shmemi_moen_pipe &p, unsigned char *shared, unsigned mine)
-        : room(shared + p.head + static_cast<u64>(mine) * p.slots * p.slot),
+        : room(shared + p.head + mine * (p.slots * p.slot + p.side)), first(arch::shared_address(room)),
           done(arch::shared_address(shared) + 8 * mine * p.slots), bytes(p.slot), slots(p.slots), phases(0)
     {
+    }
+    /* The scales of a row that is quantized: rows take turns. */
+    SHMEMX_DEVICE_FN unsigned char *side(const shmemi_moen_pipe &p, unsigned row) const
+    {
+        return room + slots * bytes + (row & 1) * (p.side / 2);
+    }
+    /* There are zeros behind a row's last scale. */
+    SHMEMX_DEVICE_FN void clear_side(const shmemi_moen_pipe &p) const
+    {
+        auto *scales = reinterpret_cast<u32 *>(room + slots * bytes);
+        for (unsigned i = arch::lane(warp); i < p.side / 4; i += arch::warp_width)
+            scales[i] = 0;
+        arch::sync(warp);
     }
     SHMEMX_DEVICE_FN unsigned char *slot(unsigned s) const
     {
         return room + s * bytes;
     }
+    SHMEMX_DEVICE_FN unsigned address(unsigned s) const // of a slot, for the engine
+    {
+        return first + s * bytes;
+    }
     SHMEMX_DEVICE_FN void wait(unsigned s)
     {
         arch::bulk_loaded(done + 8 * s, phases >> s & 1);
         phases ^= 1u << s;
+    }
+};
+
+/* Goes through the parts of a warp's rows, in order, and through the slots beside them. */
+struct bulk_cursor {
+    unsigned row, part, slot;
+
+    SHMEMX_DEVICE_FN void next(unsigned parts, unsigned slots)
+    {
+        slot = slot + 1 == slots ? 0 : slot + 1;
+        if (++part == parts) {
+            part = 0;
+            ++row;
+        }
     }
 };
 
@@ -299,21 +330,17 @@ SHMEMX_DEVICE_FN void slot_free(const pipeline &p)
         arch::bulk_read<1>(); // one token's stores are of the slot before
     arch::sync(warp);
 }
-/* A row of BF16 in a slot becomes values and scales in it. The whole warp; on return lane 0 may store them and load into
- * the slot's beginning. */
-SHMEMX_DEVICE_FN void quantize_slot(const quantizer &q, unsigned char *slot, unsigned values, unsigned scales,
-                                    unsigned scale_bytes)
+/* A part of a row of BF16 in a slot becomes `values` in it, and scales at `scale_to`. The whole warp; on return lane 0 may
+ * store them and load into the slot's beginning. */
+SHMEMX_DEVICE_FN void quantize_slot(const quantizer &q, unsigned log, unsigned char *slot, unsigned values, u32 *scale_to)
 {
     auto *to = reinterpret_cast<u64 *>(slot + values);
-    auto *scale_to = reinterpret_cast<u32 *>(slot + scales);
     quantize(
-        q, [=](unsigned w) { return arch::load_plain(reinterpret_cast<const arch::vec16 *>(slot) + w); },
+        q, log, [=](unsigned w) { return arch::load_plain(reinterpret_cast<const arch::vec16 *>(slot) + w); },
         [=](unsigned w, u64 eight) { arch::store_plain(to + w, eight); },
         [=](unsigned g, float scale) { arch::store_plain(scale_to + g, bits_of_float(scale)); });
-    for (unsigned g = q.groups() + arch::lane(warp); g < scale_bytes / 4; g += arch::warp_width)
-        arch::store_plain(scale_to + g, 0u);
     // observers: this lane, which has written values and scales, and the copy engine, which reads them after the barrier
-    arch::bulk_fence();
+    arch::bulk_fence_shared();
     arch::sync(warp);
 }
 

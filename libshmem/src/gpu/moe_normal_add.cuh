@@ -32,7 +32,7 @@ struct combining {
 
     SHMEMX_DEVICE_FN unsigned chunks() const // of a rank
     {
-        return (o.max_tokens + SHMEMI_MOEN_CHUNK - 1) / SHMEMI_MOEN_CHUNK;
+        return (o.max_tokens >> SHMEMI_MOEN_CHUNK_QUANTIZED) + 1;
     }
     /* Place of the row that rank `from` sends as its number `pos`, in the owner's buffer. */
     SHMEMX_DEVICE_FN u64 place(unsigned from, unsigned pos) const
@@ -82,6 +82,16 @@ SHMEMX_DEVICE_FN float int8_of(u64 w, unsigned i) // byte i
 #endif
 }
 
+/* sum + x * factor, rounded once, whatever the compiler makes of the expression. */
+SHMEMX_DEVICE_FN float add_product(float sum, float x, float factor)
+{
+#ifdef __CUDA_ARCH__
+    return __fmaf_rn(x, factor, sum);
+#else
+    return __builtin_fmaf(x, factor, sum);
+#endif
+}
+
 /* A row's vectors v, v + 32, ..: BF16, or words of int8 with the bits of their scales. Mixed: rows may be quantized. Loads
  * have no conditions, so that all are in flight together: behind the end the last one comes again, and is not used. */
 template <bool Mixed>
@@ -115,7 +125,7 @@ SHMEMX_DEVICE_FN void add_row(float (&sum)[deep][8], const addend &from, const a
             const float s = float_of_bits(static_cast<u32>(e[i].y)) * factor;
             SHMEMX_DEVICE_UNROLL
             for (unsigned k = 0; k < 8; ++k)
-                sum[i][k] += int8_of(e[i].x, k) * s;
+                sum[i][k] = add_product(sum[i][k], int8_of(e[i].x, k), s);
         }
     } else {
         SHMEMX_DEVICE_UNROLL
@@ -124,7 +134,7 @@ SHMEMX_DEVICE_FN void add_row(float (&sum)[deep][8], const addend &from, const a
             unpack_bf16(e[i], f);
             SHMEMX_DEVICE_UNROLL
             for (unsigned k = 0; k < 8; ++k)
-                sum[i][k] += f[k] * factor;
+                sum[i][k] = add_product(sum[i][k], f[k], factor);
         }
     }
 }
@@ -183,7 +193,7 @@ SHMEMX_DEVICE_FN addend row_of(const combining &c, unsigned j, unsigned p, unsig
 }
 SHMEMX_DEVICE_FN const u64 *flag_of(const combining &c, unsigned j, unsigned p)
 {
-    return at<const u64>(c.o.chunks) + j * c.chunks() + p / SHMEMI_MOEN_CHUNK;
+    return at<const u64>(c.o.chunks) + j * c.chunks() + (p >> c.a.chunk);
 }
 
 /* A warp waits for the rows of token t and lists them in the order of the ranks, then the biases; false: some did not

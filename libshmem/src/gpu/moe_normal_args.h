@@ -5,12 +5,17 @@
 
 typedef unsigned long long shmemi_moen_u64;
 
-/* CHUNK: rows that a combine's flag stands for. A warp sends them and then waits for their arrival and for a fence, some
- * 5 us, of the 70 us that 16 rows of 14 KiB take where 96 warps share a link. */
+/* CHUNK: rows that a combine's flag stands for, as a power of two. A warp sends them and then waits for their arrival and for a
+ * fence, some 5 us, of the 35 us that 8 rows of 14 KiB take where 96 warps share a link; and until the first chunks have come
+ * nobody adds. On 2 H100, 24 blocks, chunks of 4, 8, 16 rows: 242, 212, 221 us. */
 enum {
-    SHMEMI_MOEN_CHUNK = 16,
-    SHMEMI_MOEN_STAGES = 3, /* of a ring: two are on their way while one is added */
-    SHMEMI_MOEN_LISTS = 8,  /* tokens that the filling warp looks up at once */
+    SHMEMI_MOEN_CHUNK = 3,
+    SHMEMI_MOEN_CHUNK_QUANTIZED = 2,
+    SHMEMI_MOEN_STAGES = 3, /* of a ring: two are on their way while one is added, or more, at most */
+    SHMEMI_MOEN_MOST_STAGES = 8,
+    SHMEMI_MOEN_SLOTS =
+        2, /* of a warp that quantizes, at most: what shared memory does not take is a cache */
+    SHMEMI_MOEN_LISTS = 8, /* tokens that are looked up at once */
     SHMEMI_MOEN_MAX_RANKS = 64,
     SHMEMI_MOEN_WINDOW = 8192 /* experts counted at a time */
 };
@@ -36,8 +41,9 @@ struct shmemi_moen {
     shmemi_moen_u64 chosen;     /* u64 [R][most]: round << 32 | choices of my experts by rank s */
     shmemi_moen_u64 arrived;    /* u64 [R]: round: all rows from rank s are here */
     shmemi_moen_u64 back_begun; /* u64 [R]: round: that rank is in a combine, and done with those before */
-    shmemi_moen_u64 chunks;     /* u64 [R][(M + CHUNK - 1) / CHUNK]: round: the rows of that chunk are back */
-    shmemi_moen_u64 back;       /* [2][R][M] rows, back_row bytes each: round n uses half n % 2 */
+    shmemi_moen_u64
+        chunks; /* u64 [R][M / 2^CHUNK_QUANTIZED, rounded up]: round: the rows of that chunk are back */
+    shmemi_moen_u64 back; /* [2][R][M] rows, back_row bytes each: round n uses half n % 2 */
     shmemi_moen_u64 back_row;
     shmemi_moen_u64 back_weights; /* float [2][R][M][K] */
     shmemi_moen_u64 local;        /* struct shmemi_moen_local */
@@ -101,19 +107,20 @@ struct shmemi_moen_layout {
 };
 enum { SHMEMI_MOEN_ROUTED = 0x7fffffff }; /* as `tokens` below: as many as the routing says */
 
-/* The dynamic shared memory of a block: `head` bytes, then for each warp that sends `slots` slots of `slot` bytes; no
- * slots: rows are copied as vectors. A slot: the row as it comes, then as it travels (if quantized), then scales. */
+/* The dynamic shared memory of a block: `head` bytes, then for each warp that sends `slots` slots of `slot` bytes, and `side`
+ * bytes; no slots: rows are copied as vectors. A slot: the row, or a part of it, as it comes, then at `values` as it travels; at
+ * `scales` scales that come with it. Those of rows that are quantized are gathered at the side, two rows in turn. */
 struct shmemi_moen_pipe {
     unsigned head, slot, slots, warps;
-    unsigned values, scales; /* where a slot's quantized values and its scales are */
+    unsigned values, scales, side, reserved;
 };
 
-/* The shared memory of a combine's block that only adds, behind the tables: at `words`, two completion words and a list of
- * addends for each stage, and the lists of the warp that fills them; at `at`, the stages, each up to `rows` parts of rows, a
- * part one in `parts` of a row, `slot` bytes apart. Blocks from `senders` on are such; senders = 0: there are none, each block
- * sends and adds. */
+/* The shared memory of a combine's block that only adds, behind the tables: at `words`, completion words (two for each stage,
+ * four for the lists) and a list of addends for each stage, and the lists of the warp that looks up; at `at`, the stages, each up
+ * to `rows` parts of rows, a part one in `parts` of a row, `stage` bytes apart. Blocks from `senders` on are such; senders = 0:
+ * there are none, each block sends and adds. */
 struct shmemi_moen_ring {
-    unsigned senders, at, words, parts, rows, slot;
+    unsigned senders, at, words, parts, rows, stage, stages, reserved;
 };
 
 struct shmemi_moen_dispatch {
@@ -129,8 +136,11 @@ struct shmemi_moen_dispatch {
     unsigned group, groups, scale_bytes, ue8m0; /* scale_bytes: of a row, a multiple of 16; 0 = no scales */
     unsigned bulk_scales;                       /* the caller's scale rows may be loaded by the copy engine */
     unsigned cached, worst_case, alignment;
-    unsigned what, ticket;   /* what: of `begun` */
-    unsigned ones, reserved; /* ones: where ids travel and weights are 0, weights of 1 do */
+    unsigned what, ticket; /* what: of `begun` */
+    unsigned ones;         /* where ids travel and weights are 0, weights of 1 do */
+    unsigned parts;        /* a row that is quantized is taken in so many parts, a slot each; else 1 */
+    unsigned abroad,
+        reserved; /* so many blocks send to the other ranks only, the others to the own; 0: all to all */
 };
 
 struct shmemi_moen_combine {
@@ -145,7 +155,7 @@ struct shmemi_moen_combine {
     unsigned tokens, wide;
     unsigned format, row_bytes; /* as the row travels, scales included */
     unsigned group, shift;      /* columns of a scale are 1 << shift; 31 = the row */
-    unsigned parts, reserved;   /* a row is sent in so many parts, a slot each */
+    unsigned parts, chunk; /* a row is sent in so many parts, a slot each; chunks are of 1 << chunk rows */
 };
 
 #endif

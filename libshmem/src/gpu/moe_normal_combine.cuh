@@ -57,42 +57,51 @@ SHMEMX_DEVICE_FN void send_chunk_bulk(const combining &c, const chunk &k, pipeli
 {
     const bool leads = arch::lane(warp) == 0, quantizes = c.a.format != SHMEMI_MOEN_BF16;
     const unsigned slots = pipe.slots, ahead = quantizes || slots == 1 ? slots : slots - 1;
-    const unsigned parts = c.a.parts, columns = c.o.hidden / parts, all = k.rows * parts;
-    const unsigned scales = parts == 1 ? c.a.row_bytes - c.scales_at() : (columns >> c.a.shift) * 4;
-    const auto load = [&](unsigned i) { // the i-th part
-        if (leads && i < all)
-            arch::bulk_load(arch::shared_address(pipe.slot(i % slots)),
-                            c.mine(c.row(k.owner, k.begin + i / parts)) + i % parts * columns * 2, columns * 2,
-                            pipe.done + 8 * (i % slots));
+    const unsigned parts = c.a.parts, columns = c.o.hidden / parts;
+    bulk_cursor coming = {0, 0, 0}, here = {0, 0, 0};
+    const unsigned char *next = nullptr; // of lane 0: the part that comes
+    const auto load = [&] {
+        if (!leads || coming.row == k.rows)
+            return;
+        if (coming.part == 0)
+            next = c.mine(c.row(k.owner, k.begin + coming.row));
+        arch::bulk_load(pipe.address(coming.slot), next, columns * 2, pipe.done + 8 * coming.slot);
+        next += columns * 2;
+        coming.next(parts, slots);
     };
-    const auto store = [&](unsigned i) {
+    unsigned char *row = k.to;
+    const auto store = [&] {
         if (!leads)
             return;
-        const unsigned from = arch::shared_address(pipe.slot(i % slots)), part = i % parts;
-        unsigned char *row = k.to + i / parts * c.o.back_row;
-        if (parts == 1) { // the scales follow the values, as at the owner
-            arch::bulk_store(row, from + c.a.pipe.values, c.a.row_bytes);
+        const unsigned from = pipe.address(here.slot);
+        if (quantizes) {
+            arch::bulk_store(row + here.part * columns, from + c.a.pipe.values, (columns + 15) / 16 * 16);
+            if (here.part + 1 == parts)
+                arch::bulk_store(row + c.scales_at(), arch::shared_address(pipe.side(c.a.pipe, here.row)),
+                                 c.a.row_bytes - c.scales_at());
         } else {
-            arch::bulk_store(row + part * columns, from + c.a.pipe.values, columns);
-            arch::bulk_store(row + c.scales_at() + part * scales, from + c.a.pipe.scales, scales);
+            arch::bulk_store(row, from, c.a.row_bytes);
         }
         arch::bulk_commit();
     };
     quantizer codec = c.codec();
+    const unsigned log = quick_log(codec), groups = (columns + codec.group - 1) / codec.group; // of a part
     codec.hidden = columns;
+    // the slots are used from the first on again: all that was stored from them has been waited for
     for (unsigned i = 0; i < ahead; ++i)
-        load(i);
-    for (unsigned i = 0; i < all; ++i) {
-        pipe.wait(i % slots);
+        load();
+    for (; here.row < k.rows; row += here.part + 1 == parts ? c.o.back_row : 0, here.next(parts, slots)) {
+        pipe.wait(here.slot);
         if (quantizes) {
             slot_free(pipe);
-            quantize_slot(codec, pipe.slot(i % slots), c.a.pipe.values, c.a.pipe.scales, scales);
-            load(i + slots);
-            store(i);
+            quantize_slot(codec, log, pipe.slot(here.slot), c.a.pipe.values,
+                          reinterpret_cast<u32 *>(pipe.side(c.a.pipe, here.row)) + here.part * groups);
+            load();
+            store();
         } else {
-            store(i);
+            store();
             slot_free(pipe);
-            load(i + ahead);
+            load();
         }
     }
     arch::bulk_wait();
@@ -105,14 +114,16 @@ SHMEMX_DEVICE_FN void send_back(const combining &c, unsigned char *shared, unsig
 {
     if (c.ranks == 1)
         return;
-    const unsigned lane = arch::lane(warp), others = c.ranks - 1;
+    const unsigned lane = arch::lane(warp), others = c.ranks - 1, chunk_rows = 1u << c.a.chunk;
     unsigned most = 0;
     for (unsigned j = 0; j < c.ranks; ++j) {
-        const unsigned n = (c.rows(j) + SHMEMI_MOEN_CHUNK - 1) / SHMEMI_MOEN_CHUNK;
+        const unsigned n = (c.rows(j) + chunk_rows - 1) >> c.a.chunk;
         most = j != c.me && n > most ? n : most;
     }
 #if SHMEMI_MOEN_BULK
     pipeline pipe(c.a.pipe, shared, mine);
+    if (pipe.slots != 0)
+        pipe.clear_side(c.a.pipe);
 #else
     (void)shared, (void)mine;
 #endif
@@ -128,10 +139,10 @@ SHMEMX_DEVICE_FN void send_back(const combining &c, unsigned char *shared, unsig
         k.owner = (c.me + 1 + u % others) % c.ranks;
         k.number = u / others;
         const unsigned all = c.rows(k.owner);
-        k.begin = k.number * SHMEMI_MOEN_CHUNK;
+        k.begin = k.number * chunk_rows;
         if (k.begin >= all)
             continue;
-        k.rows = all - k.begin < SHMEMI_MOEN_CHUNK ? all - k.begin : static_cast<unsigned>(SHMEMI_MOEN_CHUNK);
+        k.rows = all - k.begin < chunk_rows ? all - k.begin : chunk_rows;
         const int owner = static_cast<int>(k.owner);
         const u64 place = c.place(c.me, k.begin);
         k.to = detail::peer(c.m, owner, at<unsigned char>(c.o.back)) + place * c.o.back_row;
@@ -196,7 +207,7 @@ SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a
     // In a block that only adds the slots' place is the ring's: a word that was opened may not become part of a row.
     const bool adds = a.ring.senders != 0 && arch::block_index() >= a.ring.senders;
     if (lane == 0 && adds)
-        ring::open(a.ring, shared, arch::width(block) / arch::warp_width - 1);
+        ring::open(a.ring, shared, arch::width(block) / arch::warp_width - ring::others);
     else if (lane == 0 && a.pipe.slots != 0)
         arch::bulk_open(reinterpret_cast<u64 *>(shared), senders * a.pipe.slots);
 #endif
@@ -222,8 +233,10 @@ SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a
         if (adds) {
             if (mine == 0)
                 ring(c, shared).fill_all();
+            else if (mine == 1)
+                ring(c, shared).look_up_all();
             else
-                ring(c, shared).add_all(mine - 1, arch::width(block) / arch::warp_width - 1);
+                ring(c, shared).add_all(mine - ring::others, arch::width(block) / arch::warp_width - ring::others);
         } else
 #endif
             if (mine < senders)

@@ -11,7 +11,7 @@
 #ifndef SHMEMI_GPU_MOE_NORMAL_DISPATCH_CUH
 #define SHMEMI_GPU_MOE_NORMAL_DISPATCH_CUH
 
-#include "moe_normal.cuh"
+#include "moe_normal_meet.cuh"
 
 namespace shmem
 {
@@ -20,218 +20,79 @@ namespace moe
 namespace normal
 {
 
-/* ---- the meeting of a dispatch ------------------------------------------------------------------------------------------ */
-
-/* A dispatch as a block sees it. */
-struct dispatching {
-    const shmemi_moen &o;
-    const shmemi_moen_dispatch &a;
-    const members m;
-    const u64 round;
-    const unsigned ranks, me, tokens;
-    const routing r;
-    // shared memory: [R][S][R] rows from s to d; [S][R] where my rows number 0 would lie, if all were of that source;
-    // [S] its first token
-    int *count, *start, *first;
-
-    SHMEMX_DEVICE_FN bool quantizes() const
-    {
-        return a.format == SHMEMI_MOEN_INT8 || a.format == SHMEMI_MOEN_FP8;
-    }
-    SHMEMX_DEVICE_FN quantizer codec() const
-    {
-        return quantizer{a.format == SHMEMI_MOEN_INT8 ? as_int8 : as_fp8, o.hidden, a.group, a.ue8m0};
-    }
-    template <class T> SHMEMX_DEVICE_FN T *there(unsigned rank, u64 address) const
-    {
-        return detail::peer(m, static_cast<int>(rank), at<T>(address));
-    }
-    SHMEMX_DEVICE_FN int world(unsigned rank) const
-    {
-        return detail::world_pe(m, static_cast<int>(rank));
-    }
-    SHMEMX_DEVICE_FN int rows(unsigned from, unsigned source, unsigned to) const
-    {
-        return count[(from * o.sources + source) * ranks + to];
-    }
-    /* What this rank receives. */
-    SHMEMX_DEVICE_FN unsigned received() const
-    {
-        unsigned all = 0;
-        for (unsigned i = 0; i < ranks * o.sources; ++i)
-            all += static_cast<unsigned>(count[i * ranks + me]);
-        return all;
-    }
-    /* Where the rows of token t lie at rank j: the pos[j]-th from start_of(t)[j] on. */
-    SHMEMX_DEVICE_FN const int *start_of(unsigned t) const
-    {
-        unsigned s = 0;
-        while (s + 1 < o.sources && static_cast<int>(t) >= first[s + 1])
-            ++s;
-        return start + s * ranks;
-    }
-};
-
-/* Where one token goes: to each rank j with pos[j] >= 0, as its row start[j] + pos[j]. */
-struct places {
-    const int *pos, *start;
-
-    SHMEMX_DEVICE_FN places(const dispatching &d, unsigned t)
-        : pos(d.r.pos + static_cast<u64>(t) * d.ranks), start(d.start_of(t))
-    {
-    }
-    SHMEMX_DEVICE_FN bool go(unsigned j) const
-    {
-        return pos[j] >= 0;
-    }
-    SHMEMX_DEVICE_FN u64 row(unsigned j) const
-    {
-        return static_cast<u64>(start[j] + pos[j]);
-    }
-};
-
-/* Tells all ranks that this one has begun, and what it is going to send. Relaxed: the words are all there is to know;
- * what this PE's stream did before, like reading the receive buffer, is complete. */
-SHMEMX_DEVICE_FN void announce(const dispatching &d)
-{
-    const unsigned lane = arch::lane(block), width = arch::width(block);
-    const u64 tag = d.round << 32;
-    for (unsigned j = lane; j < d.ranks; j += width)
-        arch::store_relaxed(d.there<u64>(j, d.o.begun) + d.me, tag | d.a.what);
-    if (d.a.cached != 0)
-        return;
-    const unsigned mine = d.o.sources * d.ranks; // words of a rank
-    for (unsigned i = lane; i < d.ranks * mine; i += width) {
-        const unsigned column = d.me * mine + i % mine;
-        arch::store_relaxed(d.there<u64>(i / mine, d.o.counts) + column,
-                            tag | static_cast<u32>(d.r.count[column]));
-    }
-    const owners who(d.o, d.ranks);
-    for (unsigned e = lane; d.o.most != 0 && e < d.o.experts; e += width) {
-        const unsigned j = who.owner(e);
-        arch::store_relaxed(d.there<u64>(j, d.o.chosen) + d.me * d.o.most + (e - who.first(j)),
-                            tag | static_cast<u32>(d.r.mine[e]));
-    }
-}
-
-/* All ranks are here: 0, with `count` and `start` filled; or SHMEMI_MOEN_NO_.., when no row may be sent. Block 0 reports. */
-SHMEMX_DEVICE_FN unsigned meet_all(const dispatching &d)
-{
-    const unsigned lane = arch::lane(block), width = arch::width(block),
-                   call = SHMEMX_DEVICE_CALL_MOE_DISPATCH;
-    const bool speaks = arch::block_index() == 0;
-    const u64 tag = d.round << 32, *begun = at<const u64>(d.o.begun), *counts = at<const u64>(d.o.counts);
-    bool ok = true;
-    if (!await(d.m, call, begun, d.ranks, 1, tag))
-        return SHMEMI_MOEN_NO_PEER;
-    for (unsigned j = lane; j < d.ranks; j += width) {
-        const u32 what = static_cast<u32>(arch::load_relaxed(begun + j));
-        if (what != d.a.what && speaks)
-            detail::report(SHMEMX_DEVICE_MISMATCH, call, d.world(j), begun + j, what, d.a.what);
-        ok = ok && what == d.a.what;
-    }
-    if (!arch::all(block, ok))
-        return SHMEMI_MOEN_NO_MATCH;
-    const unsigned mine = d.o.sources * d.ranks; // words of a rank
-    if (d.a.cached == 0 && !await(d.m, call, counts, d.ranks * mine, mine, tag))
-        return SHMEMI_MOEN_NO_PEER;
-    for (unsigned i = lane; i < d.ranks * mine; i += width)
-        d.count[i] = d.a.cached != 0 ? d.r.count[i]
-                                     : static_cast<int>(static_cast<u32>(arch::load_relaxed(counts + i)));
-    for (unsigned s = lane; s < d.o.sources; s += width) {
-        d.first[s] = 0;
-        for (unsigned i = 0; i < s; ++i)
-            d.first[s] += d.r.sources[i];
-    }
-    arch::sync(block);
-    for (unsigned j = lane; j < d.ranks; j += width) {
-        u64 total = 0, own = 0;
-        for (unsigned i = 0; i < d.o.sources; ++i) // the order of rows: by source, by rank, by token
-            for (unsigned s = 0; s < d.ranks; ++s) {
-                const auto n = static_cast<u64>(d.rows(s, i, j));
-                if (s == d.me) {
-                    d.start[i * d.ranks + j] = static_cast<int>(total - own);
-                    own += n;
-                }
-                total += n;
-            }
-        if (total > d.o.capacity && speaks)
-            detail::report(SHMEMX_DEVICE_LIMIT, call, d.world(j), nullptr, total, d.o.capacity);
-        ok = ok && total <= d.o.capacity;
-    }
-    if (d.a.cached != 0 && d.r.head->valid == 0) // of a dispatch that did not fit: reported then
-        ok = false;
-    return arch::all(block, ok) ? 0 : static_cast<unsigned>(SHMEMI_MOEN_NO_ROOM);
-}
-
-/* Writes down what this rank receives, for the stream, the host and later calls with this routing; by block 0. */
-SHMEMX_DEVICE_FN bool write_down(const dispatching &d, unsigned problem)
-{
-    const unsigned lane = arch::lane(block), width = arch::width(block), ranks = d.ranks;
-    const u64 ticket = static_cast<u64>(d.a.ticket) << 32;
-    u64 *host = at<u64>(d.a.result.host);
-    if (lane == 0) {
-        const unsigned rows = problem == 0 ? d.received() : 0;
-        *at<int>(d.a.result.rows) = static_cast<int>(rows);
-        if (host != nullptr)
-            arch::store_relaxed(host, ticket | (problem != 0 ? problem : rows));
-        if (d.a.cached == 0)
-            d.r.head->valid = problem == 0;
-    }
-    for (unsigned i = lane; i < d.o.sources * ranks; i += width)
-        at<int>(d.a.result.per_source)[i] = problem == 0 ? d.rows(i % ranks, i / ranks, d.me) : 0;
-    for (unsigned i = lane; d.a.cached == 0 && i < ranks * d.o.sources * ranks; i += width)
-        d.r.count[i] = problem == 0 ? d.count[i] : 0;
-    bool ok = true;
-    const unsigned experts = d.o.most != 0 ? owners(d.o, ranks).count(d.me) : 0;
-    for (unsigned e = lane; e < experts; e += width) {
-        unsigned n = problem == 0 && d.a.cached != 0 ? static_cast<unsigned>(d.r.chosen[e]) : 0;
-        for (unsigned s = 0; problem == 0 && d.a.cached == 0 && s < ranks; ++s) {
-            const u64 *word = at<const u64>(d.o.chosen) + s * d.o.most + e;
-            ok = detail::wait_for(SHMEMX_DEVICE_CALL_MOE_DISPATCH, word, ge, d.round << 32,
-                                  [&] { return d.world(s); }) &&
-                 ok;
-            n += static_cast<u32>(arch::load_relaxed(word));
-        }
-        if (d.a.cached == 0)
-            d.r.chosen[e] = static_cast<int>(n);
-        n = (n + d.a.alignment - 1) / d.a.alignment * d.a.alignment;
-        at<int>(d.a.result.per_expert)[e] = static_cast<int>(n);
-        if (host != nullptr)
-            arch::store_relaxed(host + 1 + e, ticket | n);
-    }
-    return arch::all(block, ok);
-}
-
 /* ---- rows on their way --------------------------------------------------------------------------------------------------- */
 
-/* Token t's ids, weights and number: by the lanes of a warp, straight into the receivers' arrays. */
-SHMEMX_DEVICE_FN void send_small(const dispatching &d, const places &to, unsigned t)
-{
-    const unsigned lane = arch::lane(warp), topk = d.o.topk;
-    const owners who(d.o, d.ranks);
-    for (unsigned j = lane; j < d.ranks; j += arch::warp_width)
-        if (to.go(j))
-            arch::store_plain(d.there<u32>(j, d.a.result.source_token) + to.row(j),
-                              d.a.numbers != 0 ? at<const u32>(d.a.numbers)[t] : t);
-    if (d.a.idx == 0)
-        return;
-    for (unsigned p = lane; p < d.ranks * topk; p += arch::warp_width) {
-        const unsigned j = p / topk, k = p % topk;
-        if (!to.go(j))
-            continue;
-        const u64 from = static_cast<u64>(t) * topk + k, place = to.row(j) * topk + k;
-        const long long e = choice(d.a.idx, d.a.wide, from);
-        const bool here = who.has(j, e);
-        arch::store_plain(d.there<u64>(j, d.a.result.topk_idx) + place,
-                          static_cast<u64>(here ? e - who.first(j) : -1));
-        if (d.a.weights != 0 || d.a.ones != 0)
-            arch::store_plain(d.there<u32>(j, d.a.result.topk_weights) + place,
-                              !here               ? 0u
-                              : d.a.weights != 0 ? at<const u32>(d.a.weights)[from]
-                                                 : bits_of_float(1));
+/* What travels beside a token's row, by the lanes of a warp, straight into the receivers' arrays: its number, ids and weights.
+ * A lane has a (rank, choice), or several; for the first the token's words are loaded early, `load`, while other things are
+ * waited for, and the divisions and addresses are those of all tokens. */
+struct small_sender {
+    const dispatching &d;
+    struct mine {
+        unsigned rank, k, first, count; // that rank's experts
+    };
+    struct words {
+        int pos, expert; // expert: among that rank's, or -1
+        u32 weight, number;
+    };
+    const unsigned lane, some; // some: (rank, choice)s of a token
+    const owners who;
+    const mine own;
+
+    SHMEMX_DEVICE_FN explicit small_sender(const dispatching &d_)
+        : d(d_), lane(arch::lane(warp)), some(d_.a.idx != 0 ? d_.ranks * d_.o.topk : 0), who(d_.o, d_.ranks),
+          own(of(lane < some ? lane : 0))
+    {
     }
-}
+    SHMEMX_DEVICE_FN mine of(unsigned p) const
+    {
+        mine m;
+        m.rank = p / d.o.topk;
+        m.k = p % d.o.topk;
+        m.first = who.first(m.rank);
+        m.count = who.count(m.rank);
+        return m;
+    }
+    SHMEMX_DEVICE_FN words load(unsigned t, const mine &m, bool here) const
+    {
+        words w = {-1, -1, 0, t};
+        if (here) {
+            const u64 from = static_cast<u64>(t) * d.o.topk + m.k;
+            w.pos = d.r.pos[static_cast<u64>(t) * d.ranks + m.rank];
+            const long long e = choice(d.a.idx, d.a.wide, from) - m.first;
+            w.expert = e >= 0 && e < m.count ? static_cast<int>(e) : -1;
+            w.weight = d.a.weights != 0 ? at<const u32>(d.a.weights)[from] : bits_of_float(1);
+        }
+        if (d.a.numbers != 0)
+            w.number = at<const u32>(d.a.numbers)[t];
+        return w;
+    }
+    SHMEMX_DEVICE_FN words load(unsigned t) const
+    {
+        return load(t, own, lane < some && d.serves(own.rank));
+    }
+    SHMEMX_DEVICE_FN void store(const int *start, const mine &m, const words &w) const
+    {
+        if (w.pos < 0)
+            return;
+        const u64 place = static_cast<u64>(start[m.rank] + w.pos) * d.o.topk + m.k;
+        arch::store_plain(d.there<u64>(m.rank, d.a.result.topk_idx) + place,
+                          static_cast<u64>(static_cast<long long>(w.expert)));
+        if (d.a.weights != 0 || d.a.ones != 0)
+            arch::store_plain(d.there<u32>(m.rank, d.a.result.topk_weights) + place, w.expert >= 0 ? w.weight : 0u);
+    }
+    /* w: load(t). */
+    SHMEMX_DEVICE_FN void send(unsigned t, const places &to, const words &w) const
+    {
+        for (unsigned j = lane; j < d.ranks; j += arch::warp_width)
+            if (to.go(j))
+                arch::store_plain(d.there<u32>(j, d.a.result.source_token) + to.row(j), w.number);
+        store(to.start, own, w);
+        for (unsigned p = lane + arch::warp_width; p < some; p += arch::warp_width) {
+            const mine m = of(p);
+            store(to.start, m, load(t, m, d.serves(m.rank)));
+        }
+    }
+};
 
 /* The place of a token's row, or scales, at rank j. */
 SHMEMX_DEVICE_FN unsigned char *row_there(const dispatching &d, const places &to, unsigned j)
@@ -288,23 +149,37 @@ SHMEMX_DEVICE_FN void send_vectors(const dispatching &d, const places &to, unsig
 
 #if SHMEMI_MOEN_BULK
 
-/* A warp's tokens, by the copy engine: token w + i * warps is its i-th. */
+/* A warp's tokens, by the copy engine: token w + i * warps is its i-th. Rows that are quantized go part by part. Others may
+ * travel by some blocks, and be copied within the rank by the rest, so that copies do not wait behind what waits for a link. */
 struct bulk_sender {
     const dispatching &d;
     pipeline pipe;
     unsigned w, warps, n;  // n: tokens of this warp
+    const unsigned columns, values; // of a part; bytes of its values as they travel
+    bulk_cursor coming = {0, 0, 0};
+    const unsigned char *next_part = nullptr; // of `coming`
     u64 shift[lane_ranks]; // from an own address to that of each of this lane's ranks
 
     SHMEMX_DEVICE_FN bulk_sender(const dispatching &d_, unsigned char *shared, unsigned mine)
-        : d(d_), pipe(d_.a.pipe, shared, mine), w(arch::block_index() + mine * arch::blocks()),
-          warps(arch::blocks() * d_.a.pipe.warps),
-          n(w < d_.tokens ? (d_.tokens - w + warps - 1) / warps : 0)
+        : d(d_), pipe(d_.a.pipe, shared, mine), w(arch::block_index() - first(d_) + mine * crew(d_)),
+          warps(crew(d_) * d_.a.pipe.warps),
+          n(w < d_.tokens ? (d_.tokens - w + warps - 1) / warps : 0), columns(d_.o.hidden / d_.a.parts),
+          values(d_.a.row_bytes / d_.a.parts)
     {
         SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < lane_ranks; ++i) {
             const unsigned j = rank(i);
             shift[i] = j < d.ranks ? detail::copy_of(d.m, static_cast<int>(j)) - arch::state().copy : 0;
         }
+    }
+    /* The blocks that share the tokens with this one: the first, and how many. */
+    SHMEMX_DEVICE_FN static unsigned first(const dispatching &d)
+    {
+        return arch::block_index() < d.a.abroad ? 0 : d.a.abroad;
+    }
+    SHMEMX_DEVICE_FN static unsigned crew(const dispatching &d)
+    {
+        return arch::block_index() < d.a.abroad ? d.a.abroad : arch::blocks() - d.a.abroad;
     }
     /* This lane's i-th rank; `ranks` = none. Lane 0 has the rank behind this one: not all go to one at once. */
     SHMEMX_DEVICE_FN unsigned rank(unsigned i) const
@@ -316,96 +191,121 @@ struct bulk_sender {
     {
         return w + i * warps;
     }
-    /* By lane 0. */
-    SHMEMX_DEVICE_FN void load(unsigned i) const
+    /* The next part that is to come; by lane 0. */
+    SHMEMX_DEVICE_FN void load()
     {
-        if (i >= n)
+        if (coming.row >= n)
             return;
-        const unsigned s = i % pipe.slots, bytes = d.quantizes() ? d.o.hidden * 2 : d.a.row_bytes;
-        const u64 t = token(i);
-        unsigned char *slot = pipe.slot(s);
-        arch::bulk_load(arch::shared_address(slot), at<const unsigned char>(d.a.x + t * d.a.x_stride), bytes,
-                        pipe.done + 8 * s);
+        const unsigned bytes = d.quantizes() ? columns * 2 : values, done = pipe.done + 8 * coming.slot;
+        const u64 t = token(coming.row);
+        if (coming.part == 0)
+            next_part = at<const unsigned char>(d.a.x + t * d.a.x_stride);
+        arch::bulk_load(pipe.address(coming.slot), next_part, bytes, done);
+        next_part += bytes;
         if (d.a.bulk_scales != 0)
-            arch::bulk_load(arch::shared_address(slot + d.a.pipe.scales),
-                            at<const unsigned char>(d.a.x_scales + t * d.a.x_scales_row), d.a.scale_bytes,
-                            pipe.done + 8 * s);
+            arch::bulk_load(pipe.address(coming.slot) + d.a.pipe.scales,
+                            at<const unsigned char>(d.a.x_scales + t * d.a.x_scales_row), d.a.scale_bytes, done);
+        coming.next(d.a.parts, pipe.slots);
     }
-    /* How many tokens are loaded before the first is sent. A slot from which a row leaves as it came is free only when it
+    /* How many parts are loaded before the first is sent. A slot from which a row leaves as it came is free only when it
      * has left: one slot fewer is loaded. */
     SHMEMX_DEVICE_FN unsigned ahead() const
     {
         return d.quantizes() || pipe.slots == 1 ? pipe.slots : pipe.slots - 1;
     }
-    SHMEMX_DEVICE_FN void begin() const
+    SHMEMX_DEVICE_FN void begin()
     {
         if (arch::lane(warp) == 0)
             for (unsigned i = 0; i < ahead(); ++i)
-                load(i);
+                load();
     }
     /* Instead of run: nothing is sent, but what has been asked for must come. */
     SHMEMX_DEVICE_FN void abandon()
     {
-        for (unsigned i = 0; i < ahead() && i < n; ++i)
-            pipe.wait(i % pipe.slots);
+        for (unsigned i = 0; i < ahead() && i < n * d.a.parts; ++i)
+            pipe.wait(i);
     }
     SHMEMX_DEVICE_FN void look_up(unsigned i, int (&pos)[lane_ranks]) const
     {
         SHMEMX_DEVICE_UNROLL
         for (unsigned k = 0; k < lane_ranks; ++k) {
             const unsigned j = rank(k);
-            pos[k] = i < n && j < d.ranks ? d.r.pos[static_cast<u64>(token(i)) * d.ranks + j] : -1;
+            pos[k] = has(k) && i < n && j < d.ranks && d.serves(j) ? d.r.pos[static_cast<u64>(token(i)) * d.ranks + j] : -1;
         }
     }
-    /* One store for each of this lane's ranks that get the token. */
-    SHMEMX_DEVICE_FN void store(unsigned char *slot, const int (&pos)[lane_ranks], const int *start) const
+    /* Whether this lane has an i-th rank at all; the question alone spares most jobs half of what follows. */
+    SHMEMX_DEVICE_FN bool has(unsigned i) const
     {
-        const unsigned from = arch::shared_address(slot);
-        const bool scales = d.quantizes() || d.a.bulk_scales != 0;
+        return i == 0 || d.ranks > i * arch::warp_width;
+    }
+    /* A part: one store for each of this lane's ranks that get the token, as their row[..]; `scales`, if not 0: the row's, where
+     * they lie. */
+    SHMEMX_DEVICE_FN void store(unsigned from, u64 part, unsigned scales, const int (&row)[lane_ranks]) const
+    {
         SHMEMX_DEVICE_UNROLL
         for (unsigned k = 0; k < lane_ranks; ++k)
-            if (pos[k] >= 0) {
-                const u64 row = static_cast<u64>(start[rank(k)] + pos[k]);
-                arch::bulk_store(at<unsigned char>(d.a.result.x + shift[k] + row * d.a.row_bytes),
-                                 from + d.a.pipe.values, d.a.row_bytes);
-                if (scales)
-                    arch::bulk_store(at<unsigned char>(d.a.result.scales + shift[k] + row * d.a.scale_bytes),
-                                     from + d.a.pipe.scales, d.a.scale_bytes);
+            if (has(k) && row[k] >= 0) {
+                arch::bulk_store(at<unsigned char>(d.a.result.x + shift[k] + part +
+                                                   static_cast<u64>(static_cast<unsigned>(row[k])) * d.a.row_bytes),
+                                 from, values);
+                if (scales != 0)
+                    arch::bulk_store(
+                        at<unsigned char>(d.a.result.scales + shift[k] +
+                                          static_cast<u64>(static_cast<unsigned>(row[k])) * d.a.scale_bytes),
+                        scales, d.a.scale_bytes);
             }
         arch::bulk_commit();
     }
     SHMEMX_DEVICE_FN void run()
     {
-        const bool leads = arch::lane(warp) == 0;
-        int pos[lane_ranks], next[lane_ranks];
+        const bool leads = arch::lane(warp) == 0, quantizes = d.quantizes();
+        const unsigned parts = d.a.parts;
+        int row[lane_ranks], next[lane_ranks];
+        quantizer codec = d.codec();
+        const unsigned log = quick_log(codec), groups = (columns + codec.group - 1) / codec.group; // of a part
+        codec.hidden = columns;
+        const small_sender small(d);
+        small_sender::words beside = {-1, 0, 0, 0};
+        if (n != 0)
+            beside = small.load(w);
         // observers: this lane, which has seen that the receivers are done with their buffers, and the copy engine, which
         // writes there
         arch::bulk_fence();
-        look_up(0, pos);
+        look_up(0, next);
+        pipe.clear_side(d.a.pipe);
+        unsigned s = 0;
         for (unsigned i = 0; i < n; ++i) {
-            const unsigned s = i % pipe.slots, t = token(i);
-            unsigned char *slot = pipe.slot(s);
-            look_up(i + 1, next); // while this token's row comes
+            const unsigned t = token(i);
             const places to(d, t);
-            send_small(d, to, t);
-            if (d.a.x_scales != 0 && d.a.bulk_scales == 0)
-                send_scales(d, to, t);
-            pipe.wait(s);
-            if (d.quantizes()) {
-                slot_free(pipe);
-                quantize_slot(d.codec(), slot, d.a.pipe.values, d.a.pipe.scales, d.a.scale_bytes);
-                if (leads)
-                    load(i + pipe.slots);
-                store(slot, pos, to.start);
-            } else {
-                store(slot, pos, to.start);
-                slot_free(pipe);
-                if (leads)
-                    load(i + ahead());
-            }
             SHMEMX_DEVICE_UNROLL
             for (unsigned k = 0; k < lane_ranks; ++k)
-                pos[k] = next[k];
+                row[k] = has(k) && next[k] >= 0 ? to.start[rank(k)] + next[k] : -1;
+            small.send(t, to, beside);
+            if (i + 1 < n)
+                beside = small.load(token(i + 1));
+            look_up(i + 1, next);
+            if (d.a.x_scales != 0 && d.a.bulk_scales == 0)
+                send_scales(d, to, t);
+            unsigned char *side = pipe.side(d.a.pipe, i);
+            for (unsigned part = 0; part < parts; ++part) {
+                const unsigned from = pipe.address(s);
+                pipe.wait(s);
+                if (quantizes) {
+                    slot_free(pipe);
+                    quantize_slot(codec, log, pipe.slot(s), d.a.pipe.values,
+                                  reinterpret_cast<u32 *>(side) + part * groups);
+                    if (leads)
+                        load();
+                    store(from + d.a.pipe.values, part * values, part + 1 == parts ? arch::shared_address(side) : 0,
+                          row);
+                } else {
+                    store(from, part * values, d.a.bulk_scales != 0 ? from + d.a.pipe.scales : 0, row);
+                    slot_free(pipe);
+                    if (leads)
+                        load();
+                }
+                s = s + 1 == pipe.slots ? 0 : s + 1;
+            }
         }
     }
 };
@@ -435,9 +335,9 @@ SHMEMX_DEVICE_FN void part(const dispatching &d, bool failed)
         return;
     bool ok =
         arch::load_relaxed(&local->failed[0]) != d.round; // else rows may be missing: the others wait in vain
-    for (unsigned j = lane; ok && j < d.ranks; j += width)
-        if (j != d.me) // release; observers: all blocks of this launch, and rank j below
-            arch::store_release(d.there<u64>(j, d.o.arrived) + d.me, d.round);
+    for (unsigned j = 0; ok && lane == 0 && j < d.ranks; ++j)
+        if (j != d.me) // relaxed: by the thread of the fence above; observers: all blocks of this launch, and rank j below
+            arch::store_relaxed(d.there<u64>(j, d.o.arrived) + d.me, d.round);
     for (unsigned j = lane; ok && j < d.ranks; j += width)
         if (j != d.me)
             detail::wait_for(SHMEMX_DEVICE_CALL_MOE_DISPATCH, at<const u64>(d.o.arrived) + j, ge, d.round,
@@ -503,9 +403,10 @@ SHMEMX_DEVICE_FN void dispatch(const shmemi_moen &o, const shmemi_moen_dispatch 
 #endif
     if (problem == 0 && (a.pipe.slots == 0 || !SHMEMI_MOEN_BULK)) {
         const unsigned warps = arch::blocks() * a.pipe.warps;
+        const small_sender small(d);
         for (unsigned t = arch::block_index() + mine * arch::blocks(); t < d.tokens; t += warps) {
             const places to(d, t);
-            send_small(d, to, t);
+            small.send(t, to, small.load(t));
             send_vectors(d, to, t);
         }
     }

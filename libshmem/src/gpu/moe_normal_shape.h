@@ -30,7 +30,7 @@ static inline unsigned shmemi_moen_record(unsigned hidden, unsigned groups)
 static inline shmemi_moen_u64 shmemi_moen_lay_out(struct shmemi_moen *o, unsigned ranks, unsigned groups,
                                                   shmemi_moen_u64 end)
 {
-    shmemi_moen_u64 chunks = (o->max_tokens + SHMEMI_MOEN_CHUNK - 1) / SHMEMI_MOEN_CHUNK;
+    shmemi_moen_u64 chunks = (o->max_tokens >> SHMEMI_MOEN_CHUNK_QUANTIZED) + 1;
     shmemi_moen_u64 rows = (shmemi_moen_u64)2 * ranks * o->max_tokens;
     unsigned record = shmemi_moen_record(o->hidden, groups);
     o->back_row = shmemi_moen_up(record > 2 * o->hidden ? record : 2 * o->hidden, 128);
@@ -77,81 +77,145 @@ static inline unsigned shmemi_moen_layout_shared(unsigned threads, unsigned expe
 static inline void shmemi_moen_fill(struct shmemi_moen_pipe *p, unsigned head, unsigned room, unsigned warps,
                                     unsigned least, unsigned most)
 {
-    unsigned fit = room > head ? (room - head) / p->slot : 0;
     p->slots = 0;
-    for (; warps && !p->slots; warps /= 2)
-        if (fit / warps >= (warps > 1 ? least : 1)) {
-            p->slots = fit / warps < most ? fit / warps : most;
+    for (; warps && !p->slots; warps /= 2) {
+        unsigned each = room > head ? (room - head) / warps : 0;
+        unsigned fit = each > p->side ? (each - p->side) / p->slot : 0;
+        if (fit >= (warps > 1 ? least : 1)) {
+            p->slots = fit < most ? fit : most;
             p->warps = warps;
         }
+    }
+}
+static inline unsigned shmemi_moen_pipe_end(const struct shmemi_moen_pipe *p)
+{
+    return p->head + (p->slots ? p->warps * (p->slots * p->slot + p->side) : 0);
+}
+
+/* May rows be taken in so many parts? They begin at multiples of 16 bytes. shift: of the columns of a scale, 31 where a row
+ * has one. */
+static inline int shmemi_moen_parts(unsigned hidden, unsigned shift, unsigned parts)
+{
+    unsigned columns = hidden / parts;
+    return parts == 1 || (hidden % parts == 0 && columns % 16 == 0 &&
+                          (shift == 31 || columns >> shift << shift == columns));
+}
+/* Slots for rows that are quantized, whose scales take scale_bytes; returns in how many parts a row is taken. Quantizing waits
+ * more than it computes: what counts is that many warps do it, then that each has a slot to load while it works on
+ * another, then that parts are large. A dispatch of 4,096 rows of 7,168 to 2 H100 by 24 blocks takes with 8 warps, a slot for a
+ * whole row each, 193 us; with 16 warps and 2 slots for a seventh 119, for a quarter 112; 4 for a seventh 127; 1 for half 125. */
+static inline unsigned shmemi_moen_slice(struct shmemi_moen_pipe *p, unsigned hidden, unsigned shift,
+                                         unsigned scale_bytes, unsigned head, unsigned room, unsigned warps)
+{
+    unsigned parts, chosen = 1, best = 0;
+    struct shmemi_moen_pipe q = *p;
+    p->slots = 0;
+    for (parts = 1; parts <= (shift == 31 ? 1u : 8u); ++parts) {
+        unsigned columns = hidden / parts, score;
+        if (!shmemi_moen_parts(hidden, shift, parts))
+            continue;
+        q.values = (unsigned)shmemi_moen_up(2 * columns, 128);
+        q.scales = 0;
+        q.slot = q.values + (unsigned)shmemi_moen_up(columns, 128);
+        q.side = 2 * (unsigned)shmemi_moen_up(scale_bytes, 128);
+        shmemi_moen_fill(&q, head, room, warps, 1, SHMEMI_MOEN_SLOTS);
+        score = q.slots ? 2 * q.warps + (q.slots > 1) : 0;
+        if (score > best) {
+            best = score;
+            chosen = parts;
+            *p = q;
+        }
+    }
+    return chosen;
+}
+
+/* How many of a dispatch's blocks send rows as they are to the other ranks, where the rest copies within the own; 0 = all do both.
+ * An SM's copy engine takes its stores in turn, and those over a link hold up the others. Measured with 4,096 rows of 14 KiB, us:
+ *   2 H100, 24 blocks: all do both 222; 8, 9, 11 stay at home 223, 202, 200; 64 blocks: 188; 8, 12, 16: 219, 181, 182
+ *   4 H100, 24 blocks: 512; 3, 4, 5, 8: 546, 498, 500, 506; 64 blocks: 478; 4 to 16: 477
+ * By 16 blocks it brought nothing. */
+static inline unsigned shmemi_moen_abroad(unsigned ranks, unsigned blocks)
+{
+    unsigned home = ranks == 2 ? 11 : ranks <= 4 ? 16 / ranks : 2;
+    return ranks > 1 && blocks >= 24 ? blocks - home : 0;
 }
 
 /* Rows and scales of a dispatch with format, group, groups and tokens set: where they are in shared memory, of which a
- * block may have `room` bytes, with up to `warps` warps. Returns the bytes it takes. */
+ * block may have `room` bytes, with up to `warps` warps, by `blocks` blocks. Returns the bytes it takes. */
 static inline unsigned shmemi_moen_shape_dispatch(struct shmemi_moen_dispatch *a, const struct shmemi_moen *o,
-                                                  unsigned ranks, unsigned room, unsigned warps)
+                                                  unsigned ranks, unsigned room, unsigned warps,
+                                                  unsigned blocks)
 {
     unsigned h = o->hidden, quantizes = a->format == SHMEMI_MOEN_INT8 || a->format == SHMEMI_MOEN_FP8;
+    unsigned tables = 4 * o->sources * (ranks * ranks + ranks + 1), shift = 31, s;
     struct shmemi_moen_pipe *p = &a->pipe;
     a->row_bytes = a->format == SHMEMI_MOEN_BF16 ? 2 * h : h;
     a->scale_bytes = a->groups ? (unsigned)shmemi_moen_up(4 * a->groups, 16) : 0;
-    p->values = quantizes ? (unsigned)shmemi_moen_up(2 * h, 128) : 0;
-    p->scales = p->values + (unsigned)shmemi_moen_up(a->row_bytes, 128);
-    p->slot = p->scales + (quantizes || a->bulk_scales ? (unsigned)shmemi_moen_up(a->scale_bytes, 128) : 0);
-    unsigned tables = 4 * o->sources * (ranks * ranks + ranks + 1);
-    /* quantizing takes 8 warps' time; a row that leaves as it came is loaded while two others leave */
-    shmemi_moen_fill(p, tables + 640, room, warps < 8 ? warps : 8, quantizes ? 1 : 3, quantizes ? 4 : 8);
+    a->parts = 1;
+    for (s = 5; quantizes && s < 8; ++s)
+        shift = a->group == 1u << s && a->group != h ? s : shift;
+    if (quantizes) {
+        a->parts = shmemi_moen_slice(p, h, shift, a->scale_bytes, tables + 640, room, warps);
+    } else {
+        p->values = p->side = 0;
+        p->scales = (unsigned)shmemi_moen_up(a->row_bytes, 128);
+        p->slot = p->scales + (a->bulk_scales ? (unsigned)shmemi_moen_up(a->scale_bytes, 128) : 0);
+        /* a row that leaves as it came is loaded while two others leave */
+        shmemi_moen_fill(p, tables + 640, room, warps < 8 ? warps : 8, 3, 8);
+    }
+    a->abroad = p->slots && !quantizes ? shmemi_moen_abroad(ranks, blocks) : 0;
     if (!p->slots) {
         p->warps = warps;
+        a->parts = 1;
         a->bulk_scales = 0;
     }
     p->head = (unsigned)shmemi_moen_up(shmemi_moen_up(8 * p->warps * p->slots, 16) + tables, 128);
-    return p->head + p->warps * p->slots * p->slot;
+    return shmemi_moen_pipe_end(p);
 }
 
-/* May rows be taken in so many parts? Parts, and their scales, begin at multiples of 16 bytes. */
-static inline int shmemi_moen_parts(const struct shmemi_moen_combine *a, unsigned hidden, unsigned parts)
-{
-    unsigned columns = hidden / parts;
-    if (parts == 1)
-        return 1;
-    if (hidden % parts || columns % 16)
-        return 0;
-    return a->format == SHMEMI_MOEN_BF16 || a->shift == 31 ||
-           (((columns >> a->shift) << a->shift) == columns && (columns >> a->shift) % 4 == 0);
-}
-/* A ring from `from` on in `room` bytes, for tokens of up to `rows` rows; parts as large as three stages allow. Returns where
- * it ends, 0 if there is no room. */
+/* A ring from `from` on in `room` bytes, for tokens of up to `rows` rows and `biases`; parts as large as three stages allow,
+ * then as many stages as there is room for. Returns where it ends, 0 if there is no room. */
 static inline unsigned shmemi_moen_fill_ring(struct shmemi_moen_combine *a, unsigned hidden, unsigned rows,
-                                             unsigned from, unsigned room)
+                                             unsigned biases, unsigned from, unsigned room)
 {
     struct shmemi_moen_ring *r = &a->ring;
-    unsigned words = 16 * SHMEMI_MOEN_STAGES + 16 * (rows + 1) * (SHMEMI_MOEN_STAGES + SHMEMI_MOEN_LISTS),
-             parts;
+    unsigned parts, shift = a->format == SHMEMI_MOEN_BF16 ? 31 : a->shift;
+    unsigned words = 16 * SHMEMI_MOEN_MOST_STAGES + 32 +
+                     16 * (rows + biases + 1) * (SHMEMI_MOEN_MOST_STAGES + 2 * SHMEMI_MOEN_LISTS);
     for (parts = 1; parts <= 32; ++parts) {
-        if (!shmemi_moen_parts(a, hidden, parts))
-            continue;
+        unsigned columns = hidden / parts, fit, plain = 2 * columns, packed = plain;
+        if (!shmemi_moen_parts(hidden, shift, parts) || (shift < 31 && parts > 1 && (columns >> shift) % 4))
+            continue;                      /* a part's scales begin at a multiple of 16 bytes too */
+        if (a->format != SHMEMI_MOEN_BF16) /* with the scales; but for the own row, and biases */
+            packed = (unsigned)shmemi_moen_up(columns, 16) +
+                     (parts == 1    ? a->row_bytes - (unsigned)shmemi_moen_up(hidden, 16)
+                      : shift == 31 ? 16
+                                    : (columns >> shift) * 4);
         r->words = from;
         r->at = (unsigned)shmemi_moen_up(from + words, 128);
         r->parts = parts;
-        r->rows = rows;
-        /* the last part's scales may be read beyond their end */
-        r->slot = (unsigned)shmemi_moen_up(2 * (hidden / parts) + 16, 128);
-        if (r->at + SHMEMI_MOEN_STAGES * rows * r->slot <= room)
-            return r->at + SHMEMI_MOEN_STAGES * rows * r->slot;
+        r->rows = rows + biases;
+        r->stage = (biases + 1) * (plain > packed ? plain : packed) + (rows - 1) * packed;
+        r->stage = (unsigned)shmemi_moen_up(r->stage, 128);
+        fit = room > r->at ? (room - r->at) / r->stage : 0;
+        r->stages = fit < SHMEMI_MOEN_MOST_STAGES ? fit : (unsigned)SHMEMI_MOEN_MOST_STAGES;
+        if (fit >= SHMEMI_MOEN_STAGES)
+            return r->at + r->stages * r->stage;
     }
     return 0;
 }
 
-/* How many of a combine's blocks send, where the others add. Measured on 4 H100 (2 H100), 4096 tokens of 7168: BF16 by 24
- * blocks, where all did both, took 763 us; with 8, 10, 12, 14 that send 525, 489, 497, 541 (250, 287, 337); by 64 blocks with
- * 16, 21, 32 478, 483, 495 (193, 202, 264): ten fill the link. INT8, whose arithmetic is the limit: 10, 14, 16 of 24: 845, 672,
- * 786 (430 with 10). */
+/* How many of a combine's blocks send, where the others add. Measured with 4,096 tokens of 7,168, us:
+ *   BF16, 2 H100, 24 blocks: 7, 8, 9, 10, 12 send 225, 204, 195, 203, 235; 64 blocks: 12, 16, 20: 178, 179, 180
+ *         4 H100, 24 blocks: 9, 10, 11, 12, 13 send 506, 487, 476, 472, 476; 64 blocks: 12, 16, 20: 477, 470, 475
+ *   INT8, 2 H100, 24 blocks: 8, 9, 10, 11, 12 send 274, 250, 245, 260, 278; 64 blocks: 20, 24, 26, 28: 136, 129, 132, 136
+ *         4 H100, 24 blocks: 11, 12, 13, 14 send 510, 472, 449, 483; 64 blocks: 24, 28, 32, 37: 286, 271, 278, 294
+ * so of 24ths, and where that is more than fills the link, what fills it. */
 static inline unsigned shmemi_moen_senders(unsigned quantizes, unsigned ranks, unsigned blocks)
 {
-    unsigned some = blocks * (quantizes ? (ranks > 2 ? 7 : 5) : (ranks > 2 ? 5 : 4)) / 12;
-    some = quantizes || some < 16 ? some : 16;
-    return some ? some : 1;
+    unsigned of_24 = quantizes ? (ranks > 2 ? 13 : 10) : (ranks > 2 ? 12 : 9), most = quantizes ? 28 : 16;
+    unsigned some = blocks * of_24 / 24;
+    return some > most ? most : some ? some : 1;
 }
 
 /* The same for a combine by `blocks` blocks of `warps` warps; those that send are pipe.warps. With the copy engine, two
@@ -160,44 +224,34 @@ static inline unsigned shmemi_moen_shape_combine(struct shmemi_moen_combine *a, 
                                                  unsigned ranks, unsigned room, unsigned warps,
                                                  unsigned blocks)
 {
-    unsigned h = o->hidden, quantizes = a->format != SHMEMI_MOEN_BF16, most = quantizes ? warps : 4, end;
-    unsigned rows = (ranks < o->topk ? ranks : o->topk) + (a->bias[0] != 0) + (a->bias[1] != 0);
+    unsigned h = o->hidden, quantizes = a->format != SHMEMI_MOEN_BF16, end, some;
+    unsigned rows = ranks < o->topk ? ranks : o->topk, biases = (a->bias[0] != 0) + (a->bias[1] != 0);
     unsigned tables = 4 * (2 * ranks * o->sources + warps) + 16 +
                       16 * (ranks + 2) * warps; /* addends, if all warps had them */
     struct shmemi_moen_pipe *p = &a->pipe;
     a->row_bytes =
         quantizes ? shmemi_moen_record(h, shmemi_moen_groups(h, a->group == h ? 0 : a->group)) : 2 * h;
     a->ring.senders =
-        blocks > 1 && warps > 1 && ranks <= 8 ? shmemi_moen_senders(quantizes, ranks, blocks) : 0;
-    for (a->parts = 1; a->parts <= 4; ++a->parts) {
-        unsigned columns = h / a->parts;
-        if (!shmemi_moen_parts(a, h, a->parts) || (a->parts > 1 && (!quantizes || a->shift == 31)))
-            continue; /* a row's one scale wants the whole row */
-        p->values = quantizes ? (unsigned)shmemi_moen_up(2 * columns, 128) : 0;
-        p->scales = p->values + (unsigned)shmemi_moen_up(columns, 16);
-        p->slot = p->values +
-                  (unsigned)shmemi_moen_up(a->parts == 1 ? a->row_bytes : columns + columns / 8 + 16, 128);
-        shmemi_moen_fill(p, tables + 640, room, a->ring.senders ? (warps < most ? warps : most) : warps / 2,
-                         quantizes ? 1 : 3, quantizes ? 1 : 8);
-        if (p->slots && (p->warps == warps || !quantizes))
-            break;
-    }
-    if (a->parts > 4) { /* as many warps as whole rows leave */
-        a->parts = 1;
-        p->values = quantizes ? (unsigned)shmemi_moen_up(2 * h, 128) : 0;
-        p->scales = p->values + (unsigned)shmemi_moen_up(h, 16);
-        p->slot = p->values + (unsigned)shmemi_moen_up(a->row_bytes, 128);
-        shmemi_moen_fill(p, tables + 640, room, a->ring.senders ? (warps < most ? warps : most) : warps / 2,
-                         quantizes ? 1 : 3, quantizes ? 1 : 8);
+        blocks > 1 && warps > 2 && ranks <= 8 ? shmemi_moen_senders(quantizes, ranks, blocks) : 0;
+    some = a->ring.senders == 0 ? warps / 2 : quantizes || warps < 4 ? warps : 4;
+    a->parts = 1;
+    a->chunk = quantizes ? SHMEMI_MOEN_CHUNK_QUANTIZED : SHMEMI_MOEN_CHUNK;
+    if (quantizes) {
+        a->parts = shmemi_moen_slice(p, h, a->shift, a->row_bytes - (unsigned)shmemi_moen_up(h, 16),
+                                     tables + 640, room, some);
+    } else {
+        p->values = p->scales = p->side = 0;
+        p->slot = (unsigned)shmemi_moen_up(a->row_bytes, 128);
+        shmemi_moen_fill(p, tables + 640, room, some, 3, 8);
     }
     p->head = (unsigned)shmemi_moen_up(shmemi_moen_up(8 * p->warps * p->slots, 16) + tables, 128);
     if (!p->slots) {
         a->ring.senders = 0;
         p->warps = warps / 2;
     }
-    end = p->head + p->warps * p->slots * p->slot;
+    end = shmemi_moen_pipe_end(p);
     if (a->ring.senders) {
-        unsigned other = shmemi_moen_fill_ring(a, h, rows, p->head, room);
+        unsigned other = shmemi_moen_fill_ring(a, h, rows, biases, p->head, room);
         if (other)
             return end > other ? end : other;
         a->ring.senders = 0;

@@ -65,6 +65,16 @@ SHMEMX_DEVICE_FN u32 to_bf16(float f)
     return f != f ? (u >> 16 | 0x40u) : (u + 0x7fff + (u >> 16 & 1)) >> 16;
 #endif
 }
+SHMEMX_DEVICE_FN u32 to_bf16_pair(float low, float high)
+{
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
+    u32 pair; // one instruction, and not the converter that takes four cycles for each
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
+    return pair;
+#else
+    return to_bf16(low) | to_bf16(high) << 16;
+#endif
+}
 SHMEMX_DEVICE_FN float low_bf16(u32 pair)
 {
     return float_of_bits(pair << 16);
@@ -86,7 +96,7 @@ SHMEMX_DEVICE_FN void unpack_bf16(const arch::vec16 &v, float (&f)[8])
 }
 SHMEMX_DEVICE_FN u64 pack_bf16(float a, float b, float c, float d)
 {
-    return static_cast<u64>(to_bf16(a) | to_bf16(b) << 16) | static_cast<u64>(to_bf16(c) | to_bf16(d) << 16) << 32;
+    return to_bf16_pair(a, b) | static_cast<u64>(to_bf16_pair(c, d)) << 32;
 }
 
 /* E4M3 without infinities: to nearest even, beyond 448 becomes 448. */
@@ -153,6 +163,24 @@ SHMEMX_DEVICE_FN float over_127(float x)
 #endif
 }
 
+/* The same without a branch, of 2^-126 to 2^125. */
+SHMEMX_DEVICE_FN float reciprocal_within(float x)
+{
+#ifdef __CUDA_ARCH__
+    float near; // within 1 of the last place, and so one step of Newton's rounds it
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(near) : "f"(x));
+    return __fmaf_rn(near, -__fmaf_rn(x, near, -1.0f), near);
+#else
+    return 1.0f / x;
+#endif
+}
+/* INT8's scale: held where 1 / scale and 127 * scale are finite and normal. */
+SHMEMX_DEVICE_FN float held_over_127(float amax)
+{
+    const float s = over_127(amax);
+    return s < 0x1p-126f ? 0x1p-126f : s > 0x1.020406p121f ? 0x1.020406p121f : s;
+}
+
 struct scaling {
     float scale, inverse;
 };
@@ -161,9 +189,8 @@ SHMEMX_DEVICE_FN scaling scaling_of(const quantizer &q, float amax)
     if (q.how == as_int8) {
         if (amax == 0)
             return scaling{0, 0};
-        float s = over_127(amax); // held where 1 / scale and 127 * scale are finite and normal
-        s = s < 0x1p-126f ? 0x1p-126f : s > 0x1.020406p121f ? 0x1.020406p121f : s;
-        return scaling{s, reciprocal(s)};
+        const float s = held_over_127(amax);
+        return scaling{s, reciprocal_within(s)};
     }
     amax = amax < 1e-4f ? 1e-4f : amax > 3.4028234e38f ? 3.4028234e38f : amax;
     if (q.ue8m0 == 0)
