@@ -230,6 +230,23 @@ void shmem_finalize(void)
     (void)finalize(true);
 }
 
+/* The specification's implicit finalization. A PE that fails must not wait for the others: they see it end without. */
+static void finalize_at_exit(int status, void *unused)
+{
+    (void)unused;
+    if (status == 0 && shmemi_world.npes && getpid() == owner)
+        shmem_finalize();
+}
+
+void start_pes(int npes)
+{
+    (void)npes;
+    if (shmemi_world.npes)
+        return;
+    shmem_init();
+    on_exit(finalize_at_exit, NULL);
+}
+
 void shmem_global_exit(int status)
 {
     fflush(NULL);
