@@ -170,6 +170,7 @@ docs: $(VENV)/docs.stamp
 	mkdir -p docs/reference build/version
 	cp build/python/libshmem/include/shmemx_version.h build/version
 	$(BIN)/python libshmem/tools/cdef.py -I libshmem/include -I build/version --reference docs/reference/c.md shmemx.h
+	$(BIN)/python tests/openshmem/coverage.py --markdown docs/reference/openshmem.md
 	PYTHONSAFEPATH=1 $(BIN)/python -m sphinx -q -W -b html docs build/docs
 	@echo "build/docs/index.html"
 

@@ -203,6 +203,9 @@ SHMEMX_API int shmemx_scan(shmem_team_t team, int exclusive, int type, void *des
 }
 #endif
 
+#ifndef SHMEM_CDEF
+#include "shmemx_names.h"
+#endif
 #include "shmemx_int8.h"
 #include "shmemx_moe.h"
 #include "shmemx_moe_gpu.h"

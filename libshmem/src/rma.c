@@ -229,14 +229,14 @@ static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
     return ibget(call, ctx, dest, source, dst, sst, size, 1, n, pe);
 }
 
-int shmemx_ibput(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
-                 size_t elem_size, size_t bsize, size_t nblocks, int pe)
+int(shmemx_ibput)(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                  size_t elem_size, size_t bsize, size_t nblocks, int pe)
 {
     return ibput("shmem_ibput", ctx, dest, source, dst, sst, elem_size, bsize, nblocks, pe);
 }
 
-int shmemx_ibget(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
-                 size_t elem_size, size_t bsize, size_t nblocks, int pe)
+int(shmemx_ibget)(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                  size_t elem_size, size_t bsize, size_t nblocks, int pe)
 {
     return ibget("shmem_ibget", ctx, dest, source, dst, sst, elem_size, bsize, nblocks, pe);
 }

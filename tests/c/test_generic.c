@@ -236,6 +236,44 @@ BITWISE_TYPES(DEFINE_BITWISE)
 #define RUN_AMO(NAME, T) amo_##NAME();
 #define RUN_BITWISE(NAME, T) bitwise_##NAME();
 
+/* The names that other libraries had before the standard. */
+static void test_other_names(void)
+{
+    long *dest = (long *)dest_, *source = (long *)source_;
+    const int to = (me + 1) % npes, from = (me + npes - 1) % npes;
+    int initialized = 0;
+    shmemx_query_initialized(&initialized);
+    CHECK(initialized == 1, "shmemx_query_initialized");
+    for (int i = 0; i < 8; i++)
+        source[i] = ELEMENT(long, me, i), dest[i] = -1;
+    *sig = 0;
+    shmem_barrier_all();
+    shmemx_ibput(dest, source, 4, 4, 1, 2, to);
+    shmemx_ibput(ctx, dest + 1, source + 1, 4, 4, 1, 2, to);
+    shmemx_long_ibput(dest + 2, source + 2, 4, 4, 1, 2, to);
+    shmemx_ctx_ibput64(ctx, dest + 3, source + 3, 4, 4, 1, 2, to);
+    shmemx_pe_quiet(&to, 1);
+    shmemx_ctx_pe_quiet(ctx, &to, 1);
+    shmemx_signal_add(sig, (uint64_t)3, to);
+    shmemx_ctx_signal_add(ctx, sig, (uint64_t)4, to);
+    shmem_signal_wait_until(sig, SHMEM_CMP_EQ, 7);
+    for (int i = 0; i < 8; i++)
+        CHECK(dest[i] == ELEMENT(long, from, i), "shmemx_ibput: element %d is %ld", i, dest[i]);
+    long got[8];
+    shmemx_ibget(got, source, 4, 4, 2, 2, from);
+    shmemx_ibget(ctx, got + 2, source + 2, 4, 4, 2, 2, from);
+    for (int i = 0; i < 8; i++)
+        CHECK(got[i] == ELEMENT(long, from, i), "shmemx_ibget: element %d is %ld", i, got[i]);
+    shmem_barrier_all();
+    source[0] = 1;
+    shmem_barrier_all();
+    CHECK(shmemx_sum_inscan(SHMEM_TEAM_WORLD, dest, source, 1) == 0 && dest[0] == me + 1,
+          "shmemx_sum_inscan");
+    CHECK(shmemx_long_sum_exscan(SHMEM_TEAM_WORLD, dest, source, 1) == 0 && dest[0] == me, "sum_exscan");
+    CHECK(shmemx_team_ptr(SHMEM_TEAM_WORLD, dest, to) == shmem_ptr(dest, to), "shmemx_team_ptr");
+    shmem_barrier_all();
+}
+
 int main(void)
 {
     pes_begin();
@@ -248,6 +286,7 @@ int main(void)
     EXTENDED_TYPES(RUN_EXTENDED)
     AMO_TYPES(RUN_AMO)
     BITWISE_TYPES(RUN_BITWISE)
+    test_other_names();
     shmem_ctx_destroy(ctx);
     return pes_end();
 }

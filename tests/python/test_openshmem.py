@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import ModuleType
 
@@ -122,10 +121,11 @@ def test_a_program_with_the_header_compiles_in_half_a_second(
     program = "int main(void) { shmem_init(); shmem_finalize(); return 0; }"
     source.write_text(f"#include <{header}>\n{program}\n")
     seconds = []
-    for _ in range(5):  # of a machine that others use, the best
-        before = time.perf_counter()
+    for _ in range(5):  # the processor's time, and the best: others use the machine
+        before = os.times()
         compile_(compiler, standard, source, "-c", "-o", str(tmp_path / "small.o"))
-        seconds.append(time.perf_counter() - before)
+        after = os.times()
+        seconds.append(sum(after[2:4]) - sum(before[2:4]))
     assert min(seconds) < 0.5, seconds
 
 
