@@ -108,9 +108,9 @@ static int ask(const struct set *s, const uint64_t busy[2], uint64_t retired, bo
 static int make(const struct set *s, shmem_team_t *team, bool *only_now)
 {
     struct shmemi_team *world;
-    uint64_t busy[2], retired, verdict = AGAIN, first;
+    uint64_t busy[2], retired, verdict, first;
     int rc = 0, slot;
-    while (verdict == AGAIN) {
+    do {
         shmemi_team_busy(busy, &retired);
         busy[0] &= ~(uint64_t)3;
         if (s->words[VERDICT] != 0) {
@@ -133,7 +133,7 @@ static int make(const struct set *s, shmem_team_t *team, bool *only_now)
             return rc;
         if (verdict == AGAIN && mine)
             shmemi_team_untake(slot);
-    }
+    } while (verdict == AGAIN);
     *only_now = verdict & ONLY_NOW;
     if (!(world = shmemi_team_get(s->call, SHMEM_TEAM_WORLD, &rc)))
         return rc;

@@ -354,7 +354,7 @@ static int scan_notes(const struct shmemi_coll *c, uint64_t tag, int type, reduc
     do {
         size_t n = bytes - at < piece ? bytes - at : piece;
         int rc = shmemi_show(c->call, t, tag, source + at, n);
-        if (rc)
+        if (rc || n == 0)
             return rc;
         if (last < 0)
             clear(&a, n / size);

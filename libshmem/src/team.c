@@ -53,7 +53,8 @@ int shmemi_show(const char *call, struct shmemi_team *t, uint64_t tag, const voi
     int rc = shmemi_begin(call, t, tag);
     if (rc)
         return rc;
-    memcpy(shmemi_my_note(t), mine, n);
+    if (n)
+        memcpy(shmemi_my_note(t), mine, n);
     rc = shmemi_post(t, n);
     return rc ? rc : shmemi_await_all(call, t);
 }
