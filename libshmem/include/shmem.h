@@ -93,7 +93,7 @@ SHMEMX_API int shmem_init_thread(int requested, int *provided);
 SHMEMX_API void shmem_query_thread(int *provided);
 /* *initialized is 1 between init and the last finalize. */
 SHMEMX_API void shmem_query_initialized(int *initialized);
-/* Collective: a barrier with quiet, then every symmetric address is invalid. */
+/* Collective: a barrier with quiet; the last one ends the job, and every symmetric address is invalid. */
 SHMEMX_API void shmem_finalize(void);
 /* Ends every PE of the job with `status`; any PE may call it, it does not return. */
 SHMEMX_API void shmem_global_exit(int status) __attribute__((noreturn));

@@ -7,17 +7,17 @@
 
 typedef int order_fn(const struct shmemi_transport *t, int pe); /* -1 = all */
 
-static int fence(const struct shmemi_transport *t, int pe)
+static inline int fence(const struct shmemi_transport *t, int pe)
 {
     return t->fence(pe);
 }
 
-static int quiet(const struct shmemi_transport *t, int pe)
+static inline int quiet(const struct shmemi_transport *t, int pe)
 {
     return t->quiet(pe);
 }
 
-static int of_all(order_fn *order, int pe)
+static inline int of_all(order_fn *order, int pe)
 {
     int rc = SHMEMX_SUCCESS;
     for (int i = 0; rc == 0 && i < shmemi_world.nopen; ++i)
@@ -25,15 +25,13 @@ static int of_all(order_fn *order, int pe)
     return rc;
 }
 
+/* Of a context that is not the default one. */
 static int of_context(const char *call, shmem_ctx_t ctx, order_fn *order)
 {
     const _Atomic uint64_t *sent = NULL;
-    int rc = SHMEMX_SUCCESS;
-    SHMEMI_REQUIRE_INIT(call);
-    if (SHMEMI_UNLIKELY(ctx != SHMEM_CTX_DEFAULT) && (rc = shmemi_ctx_sent(call, ctx, &sent)) != 0)
-        return rc;
-    if (SHMEMI_LIKELY(!sent))
-        return of_all(order, -1);
+    int rc = shmemi_ctx_sent(call, ctx, &sent);
+    if (rc || !sent)
+        return rc ? rc : of_all(order, -1);
     /* what went to PEs of this node was stored by this thread's processor; observers: as in shm.c */
     atomic_thread_fence(memory_order_seq_cst);
     for (int word = 0; word * 64 < shmemi_world.npes && rc == 0; ++word) {
@@ -47,12 +45,16 @@ static int of_context(const char *call, shmem_ctx_t ctx, order_fn *order)
 
 int shmemx_fence(shmem_ctx_t ctx)
 {
-    return of_context("shmem_fence", ctx, fence);
+    const char *call = "shmem_fence";
+    SHMEMI_REQUIRE_INIT(call);
+    return SHMEMI_LIKELY(ctx == SHMEM_CTX_DEFAULT) ? of_all(fence, -1) : of_context(call, ctx, fence);
 }
 
 int shmemx_quiet(shmem_ctx_t ctx)
 {
-    return of_context("shmem_quiet", ctx, quiet);
+    const char *call = "shmem_quiet";
+    SHMEMI_REQUIRE_INIT(call);
+    return SHMEMI_LIKELY(ctx == SHMEM_CTX_DEFAULT) ? of_all(quiet, -1) : of_context(call, ctx, quiet);
 }
 
 int shmemx_quiet_pes(shmem_ctx_t ctx, const int *pes, size_t n)

@@ -159,11 +159,16 @@ static int finalize(bool fatal)
         return shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call,
                            "process %d was forked by PE %d and is no PE itself", (int)getpid(),
                            shmemi_world.me);
+    /* also where the job goes on: the specification makes every finalize a barrier */
+    rc = shmemi_barrier(call, SHMEM_TEAM_WORLD);
+    if (rc == SHMEMX_ERR_NOT_INITIALIZED)
+        return rc; /* another thread was first */
     pthread_mutex_lock(&lock);
     if (nesting > 1) {
         nesting--;
+        if (fatal)
+            shmemi_void(rc);
     } else {
-        rc = shmemi_barrier(call, SHMEM_TEAM_WORLD);
         rc = rc ? rc : shmemi_heap_gpu_leave(call);
         if (rc == 0 && shmemi_route_has_networks()) {
             /* what this PE posted last has arrived before it closes; and nobody closes before all have come here */

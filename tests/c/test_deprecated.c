@@ -81,8 +81,13 @@ static void test_waits(void)
 
 int main(void)
 {
+    size_t total, used, largest;
+    unsetenv("SHMEM_SYMMETRIC_SIZE");
+    setenv("SMA_SYMMETRIC_SIZE", "34M", 1);
     start_pes(0);
     start_pes(7); /* again: nothing */
+    CHECK(shmemx_heap_info(SHMEMX_MEM_HOST, &total, &used, &largest) == 0 && total == 34u << 20,
+          "SMA_SYMMETRIC_SIZE=34M made a heap of %zu bytes", total);
     me = _my_pe();
     npes = _num_pes();
     check_pe = me;

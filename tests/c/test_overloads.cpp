@@ -30,6 +30,15 @@ int main()
 {
     shmem_init(); /* nested: generic_main's own pair leaves the job running */
     int failed = generic_main();
+    long *late = static_cast<long *>(pes_alloc(sizeof(long)));
+    shmem_init();
+    if (me == 0) { /* a nested finalize is a barrier too: nobody passes it before PE 0 has put */
+        doze(20000);
+        for (int pe = 0; pe < npes; pe++)
+            shmem_p(late, 5L, pe);
+    }
+    shmem_finalize();
+    CHECK(*late == 5, "a nested finalize was no barrier");
     int initialized = 0;
     shmem_query_initialized(&initialized);
     CHECK(initialized == 1, "a nested finalize ended the job");

@@ -139,6 +139,19 @@ def test_run_without_arguments_or_launcher_says_what_to_do(folder: Path) -> None
     assert named.stdout == "launched with -n 2 x\n"
 
 
+@pytest.mark.parametrize(
+    ("version", "options"),
+    [("mpirun (Open MPI) 4.1.4", "--oversubscribe --bind-to none "), ("HYDRA build details:", "")],
+)
+def test_run_gives_each_launcher_its_options(folder: Path, version: str, options: str) -> None:
+    fake = folder / "mpirun"
+    fake.write_text(f'#!/bin/sh\n[ "$1" = --version ] && echo "{version}" || printf "%s\\n" "$*"\n')
+    fake.chmod(0o755)
+    path = os.pathsep.join([str(folder), os.environ["PATH"]])
+    started = run("/bin/sh", PACKAGE / "bin" / "shmemrun", "-n", "2", "a b", cwd=folder, PATH=path)
+    assert started.stdout == f"{options}-n 2 a b\n"
+
+
 @pytest.mark.skipif(shutil.which("pkg-config") is None, reason="no pkg-config")
 def test_pkg_config(folder: Path) -> None:
     where = run(SCRIPTS / "pyshmem", "config", "--pkgconfigdir", cwd=folder).stdout.strip()
