@@ -23,7 +23,7 @@ TEST_ENV := SHMEM_TIMEOUT=60 PYTHONSAFEPATH=1
 
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find libshmem pyshmem -type f -not -name '*.pyc')
 C_FILES = $(shell find libshmem tests/c tests/roce examples -name '*.[ch]')
-PY_FILES = pyshmem libshmem/tools tests/python tests/gpu $(wildcard examples docs/conf.py)
+PY_FILES = pyshmem libshmem/tools tests/python tests/gpu tests/openshmem $(wildcard examples docs/conf.py)
 
 .PHONY: demo test test-c test-net test-roce test-python test-mpich sanitize bench docs lint format clean help
 
@@ -170,6 +170,7 @@ docs: $(VENV)/docs.stamp
 	mkdir -p docs/reference build/version
 	cp build/python/libshmem/include/shmemx_version.h build/version
 	$(BIN)/python libshmem/tools/cdef.py -I libshmem/include -I build/version --reference docs/reference/c.md shmemx.h
+	$(BIN)/python tests/openshmem/coverage.py --markdown docs/reference/openshmem.md
 	PYTHONSAFEPATH=1 $(BIN)/python -m sphinx -q -W -b html docs build/docs
 	@echo "build/docs/index.html"
 

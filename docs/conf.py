@@ -24,7 +24,7 @@ version = release
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
-exclude_patterns = ["_build", "reference"]  # reference/c.md is included by c-reference.md
+exclude_patterns = ["_build", "reference"]  # its files are included by c-reference.md and openshmem.md
 default_role = "py:obj"  # `put` in a docstring is a link where pyshmem has one such name
 add_module_names = False
 python_maximum_signature_line_length = 100
@@ -187,8 +187,9 @@ def only_measured(app: Sphinx, name: str, source: list[str]) -> None:
 
 
 def setup(app: Sphinx) -> None:
-    if not (ROOT / "docs" / "reference" / "c.md").is_file():
-        raise SystemExit("docs/reference/c.md is missing: `make docs` makes it from the headers")
+    for name in ("c.md", "openshmem.md"):
+        if not (ROOT / "docs" / "reference" / name).is_file():
+            raise SystemExit(f"docs/reference/{name} is missing: `make docs` makes it")
     app.add_directive("deftable", DefTable)
     app.connect("source-read", only_measured)
     app.connect("missing-reference", find_elsewhere)

@@ -201,6 +201,12 @@ def _show_doctor(hosts: dict[str, Any], routes: list[str], seconds: list[list[fl
 @click.option("--includedir", "wanted", flag_value="includedir", multiple=True, help="Folder of shmem.h.")
 @click.option("--libdir", "wanted", flag_value="libdir", multiple=True, help="Folder of libshmem.so.0.")
 @click.option("--prefix", "wanted", flag_value="prefix", multiple=True, help="Folder of the package.")
+@click.option(
+    "--pkgconfigdir", "wanted", flag_value="pkgconfigdir", multiple=True, help="Folder of libshmem.pc."
+)
+@click.option(
+    "--cmakedir", "wanted", flag_value="cmakedir", multiple=True, help="What libshmem_DIR is for CMake."
+)
 def config(wanted: tuple[str, ...]) -> None:
     """Flags to compile and link a C program with libshmem.
 
@@ -208,12 +214,18 @@ def config(wanted: tuple[str, ...]) -> None:
     cc hello.c -o hello $(pyshmem config --cflags --libs)
     mpirun -n 4 ./hello
 
+    \b
+    shmemcc hello.c -o hello        # the same
+    shmemrun -n 4 ./hello
+
     Flags are quoted for the shell where a folder's name needs it: then use eval, or a Makefile's $(shell
     ...).
     """
     where = paths()
     if not wanted:
-        raise click.UsageError("say what: --cflags, --libs, --includedir, --libdir, --prefix")
+        raise click.UsageError(
+            "say what: --cflags, --libs, --includedir, --libdir, --prefix, --pkgconfigdir, --cmakedir"
+        )
     if not where["library"].exists():
         raise click.ClickException(f"{where['library']} is missing: this package was not installed by pip")
     run_path = f"-Wl,-rpath,{where['libdir']}"
@@ -222,6 +234,8 @@ def config(wanted: tuple[str, ...]) -> None:
         # The wheel holds no symbolic links, so the library is named by its file.
         "libs": shlex.join([f"-L{where['libdir']}", run_path, "-l:libshmem.so.0"]),
         **{name: str(where[name]) for name in ("includedir", "libdir", "prefix")},
+        "pkgconfigdir": str(where["libdir"] / "pkgconfig"),
+        "cmakedir": str(where["libdir"] / "cmake" / "libshmem"),
     }
     click.echo(" ".join(text[name] for name in wanted))
 

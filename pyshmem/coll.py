@@ -39,6 +39,8 @@ __all__ = [
     "or_reduce",
     "prod_reduce",
     "reduce",
+    "sum_exscan",
+    "sum_inscan",
     "sum_reduce",
     "sync",
     "sync_all",
@@ -297,3 +299,31 @@ def sum_reduce(target: Array, source: Array, size: int | None = None, team: Team
 def prod_reduce(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
     """Product of the members' values; parameters as for `reduce`."""
     reduce(target, source, OP.PROD, size, team)
+
+
+def _scan(
+    exclusive: bool, target: Array, source: Array, size: int | None, team: Team | None, call: str
+) -> None:
+    to, to_bytes, there, there_bytes, dtype = _pair(target, source, call)
+    kind = core_type(dtype, call, boolean=False)
+    nbytes = span(size, to_bytes, there_bytes, dtype.itemsize, call)
+    handle = _WORLD if team is None else team.ob_team
+    code = lib.shmemx_scan(handle, exclusive, kind, to, there, nbytes // dtype.itemsize)
+    if code:
+        fail(code)
+
+
+def sum_inscan(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
+    """Prefix sums, element by element: each member gets the sum over the members up to itself.
+
+    Parameters are those of `reduce`; arrays on the host heap only.
+    """
+    _scan(False, target, source, size, team, "sum_inscan")
+
+
+def sum_exscan(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
+    """Prefix sums, element by element: each member gets the sum over those before it, the first one zeros.
+
+    Parameters are those of `reduce`; arrays on the host heap only.
+    """
+    _scan(True, target, source, size, team, "sum_exscan")

@@ -1,7 +1,8 @@
-"""Ordering: fence and quiet."""
+"""Ordering: fence, quiet and pe_quiet."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from . import setup
@@ -11,7 +12,7 @@ from .errors import fail
 if TYPE_CHECKING:
     from .ctx import Ctx
 
-__all__ = ["fence", "quiet"]
+__all__ = ["fence", "pe_quiet", "quiet"]
 
 _DEFAULT = ffi.cast("shmem_ctx_t", lib.SHMEMX_CTX_DEFAULT)
 _DEFAULT_KEY: int = lib.SHMEMX_CTX_DEFAULT
@@ -58,5 +59,22 @@ def quiet(ctx: Ctx | None = None) -> None:
     done = in_flight.pop(_DEFAULT_KEY if ctx is None else ctx.key, None) if in_flight else None
     code = _quiet(_DEFAULT if ctx is None else ctx.ob_ctx)
     del done
+    if code:
+        fail(code)
+
+
+def pe_quiet(pes: int | Sequence[int], ctx: Ctx | None = None) -> None:
+    """Waits until this PE's operations to those PEs are complete, whatever others are still on their way.
+
+    Parameters
+    ----------
+    pes : int or sequence of int
+        Whose operations complete; numbers of the context's team.
+    ctx : Ctx, optional
+        The context whose operations complete; the default context without it.
+    """
+    numbers = [pes] if isinstance(pes, int) else list(pes)
+    # Arguments of nonblocking calls stay held until quiet: the list does not say to which PE they went.
+    code = lib.shmemx_quiet_pes(_DEFAULT if ctx is None else ctx.ob_ctx, numbers, len(numbers))
     if code:
         fail(code)

@@ -1,4 +1,4 @@
-"""Remote memory access: put and get, strided and nonblocking.
+"""Remote memory access: put and get, strided, block-strided and nonblocking.
 
 `put` has read its source when it returns and is complete after `quiet` or a barrier; `get` is complete when
 it returns; the ``_nbi`` forms are complete, and their local side free to use, after `quiet`.
@@ -32,7 +32,7 @@ from .types import Array, CData
 if TYPE_CHECKING:
     from .ctx import Ctx
 
-__all__ = ["get", "get_nbi", "iget", "iput", "put", "put_nbi"]
+__all__ = ["get", "get_nbi", "ibget", "ibput", "iget", "iput", "put", "put_nbi"]
 
 _ArgumentError = CLASSES[lib.SHMEMX_ERR_ARGUMENT]
 _DEFAULT = ffi.cast("shmem_ctx_t", lib.SHMEMX_CTX_DEFAULT)
@@ -42,6 +42,7 @@ _from_buffer = ffi.from_buffer
 _put, _get = lib.shmemx_put, lib.shmemx_get
 _put_nbi, _get_nbi = lib.shmemx_put_nbi, lib.shmemx_get_nbi
 _iput, _iget = lib.shmemx_iput, lib.shmemx_iget
+_ibput, _ibget = lib.shmemx_ibput, lib.shmemx_ibget
 
 
 def span(size: int | None, target_bytes: int, source_bytes: int, itemsize: int, call: str) -> int:
@@ -237,5 +238,75 @@ def iget(
     same_dtype(dtype, source_dtype, "iget")
     count = strided(to_bytes, there_bytes, dtype.itemsize, tst, sst, size, "iget")
     code = _iget(_DEFAULT if ctx is None else ctx.ob_ctx, to, there, tst, sst, dtype.itemsize, count, pe)
+    if code:
+        fail(code)
+
+
+def _blocks(
+    target_bytes: int, source_bytes: int, itemsize: int, tst: int, sst: int, bsize: int, nblocks: int | None,
+    call: str,
+) -> int:  # fmt: skip
+    """Blocks of a block-strided transfer, checked: one at each multiple of the stride that lies inside."""
+    if operator.index(bsize) < 1:
+        raise _ArgumentError(f"{call}: bsize is {bsize}, 1 is the least")
+    for name, stride in (("tst", tst), ("sst", sst)):
+        if stride < bsize:
+            raise _ArgumentError(f"{call}: stride {name} is {stride}, less than a block of {bsize} elements")
+    have = {
+        name: max(0, (nbytes // max(itemsize, 1) - bsize) // stride + 1)
+        for name, nbytes, stride in (("target", target_bytes, tst), ("source", source_bytes, sst))
+    }
+    if nblocks is None:
+        return min(have.values())
+    count = operator.index(nblocks)
+    if count < 0:
+        raise _ArgumentError(f"{call}: nblocks {count} is negative")
+    for name, most in have.items():
+        if count > most:
+            raise _ArgumentError(f"{call}: {count} blocks exceed the {most} of {name}")
+    return count
+
+
+def ibput(
+    target: Array, source: Array, pe: int, tst: int, sst: int, bsize: int, nblocks: int | None = None,
+    ctx: Ctx | None = None,
+) -> None:  # fmt: skip
+    """Copies blocks of `bsize` elements, `sst` apart in local `source`, `tst` apart in `target` on PE `pe`.
+
+    Parameters
+    ----------
+    target, source, pe, ctx
+        As for `put`.
+    tst, sst : int
+        Elements from the start of a block to that of the next, at least `bsize`.
+    bsize : int
+        Elements of a block.
+    nblocks : int, optional
+        Blocks to copy; by default as many as fit both sides.
+    """
+    to, to_bytes, dtype = symmetric(target, "ibput", "target")
+    there, there_bytes, source_dtype = local(source, "ibput", "source")
+    same_dtype(dtype, source_dtype, "ibput")
+    count = _blocks(to_bytes, there_bytes, dtype.itemsize, tst, sst, bsize, nblocks, "ibput")
+    handle = _DEFAULT if ctx is None else ctx.ob_ctx
+    code = _ibput(handle, to, there, tst, sst, dtype.itemsize, bsize, count, pe)
+    if code:
+        fail(code)
+
+
+def ibget(
+    target: Array, source: Array, pe: int, tst: int, sst: int, bsize: int, nblocks: int | None = None,
+    ctx: Ctx | None = None,
+) -> None:  # fmt: skip
+    """Copies blocks of `source` on PE `pe` to local `target`.
+
+    Parameters are those of `ibput`; complete when it returns.
+    """
+    to, to_bytes, dtype = local(target, "ibget", "target", write=True)
+    there, there_bytes, source_dtype = symmetric(source, "ibget", "source")
+    same_dtype(dtype, source_dtype, "ibget")
+    count = _blocks(to_bytes, there_bytes, dtype.itemsize, tst, sst, bsize, nblocks, "ibget")
+    handle = _DEFAULT if ctx is None else ctx.ob_ctx
+    code = _ibget(handle, to, there, tst, sst, dtype.itemsize, bsize, count, pe)
     if code:
         fail(code)

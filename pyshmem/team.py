@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from ._core import ffi, lib
 from .ctx import Ctx
 from .errors import CLASSES, check, fail
+from .heap import ptr
 from .order import take_all
 from .setup import ensure, state
-from .types import CData
+from .types import Array, CData
 
 __all__ = ["TEAM_INVALID", "TEAM_SHARED", "TEAM_WORLD", "Team"]
 
@@ -189,6 +191,10 @@ class Team:
                 f"translate_pe: PE {here} of a team of {self.n_pes()} is not in the other team"
             )
         return number
+
+    def ptr(self, target: Array | Any, pe: int) -> Array | None:
+        """As `ptr`, with the number of a member: its copy of `target` as an array, or None."""
+        return ptr(target, self.translate_pe(pe))
 
     def create_ctx(self, options: int = 0) -> Ctx:
         """A context whose PEs are the members; see `Ctx.create`."""

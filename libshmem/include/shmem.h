@@ -1,8 +1,10 @@
-/* libshmem: OpenSHMEM 1.5 for C and C++.
+/* libshmem: OpenSHMEM 1.6 for C11 and C++17.
  *
  * How to read this header: first the contract of each family, for humans, with the untyped calls; the typed
- * calls are made from the tables of shmem_types.h at the end of the file, one list a family. Extensions
- * (calls that return an error code, unique ids, INT8, MoE) are in shmemx.h.
+ * calls are made from the tables of shmem_types.h at the end of the file, one list a family, then the names that
+ * serve every type (shmem_put: _Generic in C11, overloads in C++) and the deprecated ones. Extensions
+ * (calls that return an error code, unique ids, INT8, MoE) are in shmemx.h. A tool defines any shmem_ function
+ * itself and calls the library's as pshmem_ (pshmem.h).
  *
  * Words used throughout
  *   PE         a process of the job, numbered 0 .. shmem_n_pes()-1.
@@ -30,7 +32,7 @@ extern "C" {
 
 /* ---- constants -------------------------------------------------------------------------------------- */
 
-enum { SHMEM_MAJOR_VERSION = 1, SHMEM_MINOR_VERSION = 5, SHMEM_MAX_NAME_LEN = 256 };
+enum { SHMEM_MAJOR_VERSION = 1, SHMEM_MINOR_VERSION = 6, SHMEM_MAX_NAME_LEN = 256 };
 
 enum { SHMEM_THREAD_SINGLE, SHMEM_THREAD_FUNNELED, SHMEM_THREAD_SERIALIZED, SHMEM_THREAD_MULTIPLE };
 
@@ -47,6 +49,27 @@ typedef struct {
     int num_contexts;
 } shmem_team_config_t;
 
+/* What a session will do (or-ed), and which fields of its configuration count (or-ed). */
+enum { SHMEM_SESSION_BATCH = 1, SHMEM_SESSION_SAME_AMO = 2 };
+enum { SHMEM_SESSION_TOTAL_OPS = 1 };
+typedef struct {
+    size_t total_ops; /* calls expected at most between start and stop */
+} shmem_session_config_t;
+
+/* Work arrays of the deprecated collectives over active sets: longs in pSync, each SHMEM_SYNC_VALUE before the first
+ * call; elements in pWrk at least. */
+enum {
+    SHMEM_SYNC_VALUE = 0,
+    SHMEM_SYNC_SIZE = 8,
+    SHMEM_BARRIER_SYNC_SIZE = SHMEM_SYNC_SIZE,
+    SHMEM_BCAST_SYNC_SIZE = SHMEM_SYNC_SIZE,
+    SHMEM_COLLECT_SYNC_SIZE = SHMEM_SYNC_SIZE,
+    SHMEM_ALLTOALL_SYNC_SIZE = SHMEM_SYNC_SIZE,
+    SHMEM_ALLTOALLS_SYNC_SIZE = SHMEM_SYNC_SIZE,
+    SHMEM_REDUCE_SYNC_SIZE = SHMEM_SYNC_SIZE,
+    SHMEM_REDUCE_MIN_WRKDATA_SIZE = 1
+};
+
 /* Handles are small integers in pointer's clothes: comparable, never dereferenced, checked at each use. */
 typedef struct shmemi_team_handle *shmem_team_t;
 typedef struct shmemi_ctx_handle *shmem_ctx_t;
@@ -58,17 +81,6 @@ typedef struct shmemi_ctx_handle *shmem_ctx_t;
 #define SHMEM_TEAM_SHARED ((shmem_team_t)2)
 #define SHMEM_CTX_DEFAULT ((shmem_ctx_t)1)
 #define SHMEM_CTX_INVALID ((shmem_ctx_t)0)
-/* The names that programs of 1.0 to 1.4 use. */
-#define _SHMEM_MAJOR_VERSION SHMEM_MAJOR_VERSION
-#define _SHMEM_MINOR_VERSION SHMEM_MINOR_VERSION
-#define _SHMEM_MAX_NAME_LEN SHMEM_MAX_NAME_LEN
-#define _SHMEM_VENDOR_STRING SHMEM_VENDOR_STRING
-#define _SHMEM_CMP_EQ SHMEM_CMP_EQ
-#define _SHMEM_CMP_NE SHMEM_CMP_NE
-#define _SHMEM_CMP_GT SHMEM_CMP_GT
-#define _SHMEM_CMP_GE SHMEM_CMP_GE
-#define _SHMEM_CMP_LT SHMEM_CMP_LT
-#define _SHMEM_CMP_LE SHMEM_CMP_LE
 #endif
 
 /* ---- setup and query -------------------------------------------------------------------------------- */
@@ -81,7 +93,7 @@ SHMEMX_API int shmem_init_thread(int requested, int *provided);
 SHMEMX_API void shmem_query_thread(int *provided);
 /* *initialized is 1 between init and the last finalize. */
 SHMEMX_API void shmem_query_initialized(int *initialized);
-/* Collective: a barrier with quiet, then every symmetric address is invalid. */
+/* Collective: a barrier with quiet; the last one ends the job, and every symmetric address is invalid. */
 SHMEMX_API void shmem_finalize(void);
 /* Ends every PE of the job with `status`; any PE may call it, it does not return. */
 SHMEMX_API void shmem_global_exit(int status) __attribute__((noreturn));
@@ -141,7 +153,17 @@ SHMEMX_API int shmem_ctx_get_team(shmem_ctx_t ctx, shmem_team_t *team);
 /* Completes the context's operations, then destroys it. The default context cannot be destroyed. */
 SHMEMX_API void shmem_ctx_destroy(shmem_ctx_t ctx);
 
+/* A session announces what the calls on a context will be until it stops; a second start adds options to it. Both are
+ * hints: nothing completes or is ordered by them, and today this library sends the same messages with and without.
+ * config may be NULL with mask 0. */
+SHMEMX_API void shmem_session_start(shmem_ctx_t ctx, long options, const shmem_session_config_t *config,
+                                    long config_mask);
+SHMEMX_API void shmem_session_stop(shmem_ctx_t ctx);
+
 /* ---- RMA: n in bytes for mem forms, else in elements; strides in elements, >= 1 ----------------------- */
+
+/* The typed forms beside these: p, g (one element by value), iput, iget (strides from element to element), ibput, ibget
+ * (nblocks blocks of bsize elements, strides from the start of a block to that of the next, >= bsize). */
 
 /* put: source may be reused on return; complete after quiet (or a barrier). get: complete on return.
  * nbi: complete, in both senses, after quiet. dest (put) or source (get) is symmetric, the other side is any
@@ -158,11 +180,15 @@ SHMEMX_API void shmem_ctx_getmem_nbi(shmem_ctx_t ctx, void *dest, const void *so
 /* ---- ordering ----------------------------------------------------------------------------------------- */
 
 /* fence: puts, atomics and signals to one PE before it are delivered before those after it.
- * quiet: all of them, to all PEs, are complete. */
+ * quiet: all of them, to all PEs, are complete. pe_quiet: all to those PEs (numbers of the context's team).
+ * Of a context: those issued on it; where the network below cannot tell contexts apart, also what else went to the PEs
+ * that this context has sent to, and to no others. */
 SHMEMX_API void shmem_fence(void);
 SHMEMX_API void shmem_ctx_fence(shmem_ctx_t ctx);
 SHMEMX_API void shmem_quiet(void);
 SHMEMX_API void shmem_ctx_quiet(shmem_ctx_t ctx);
+SHMEMX_API void shmem_pe_quiet(const int *target_pes, size_t npes);
+SHMEMX_API void shmem_ctx_pe_quiet(shmem_ctx_t ctx, const int *target_pes, size_t npes);
 
 /* ---- signals: a put whose arrival is announced in a 64-bit signal word --------------------------------- */
 
@@ -179,8 +205,11 @@ SHMEMX_API void shmem_ctx_putmem_signal_nbi(shmem_ctx_t ctx, void *dest, const v
 SHMEMX_API uint64_t shmem_signal_fetch(const uint64_t *sig_addr);
 /* Blocks until the word compares true, returns the value that did. */
 SHMEMX_API uint64_t shmem_signal_wait_until(uint64_t *sig_addr, int cmp, uint64_t cmp_value);
+/* A signal without data: atomic, in order after a fence. */
 SHMEMX_API void shmem_signal_add(uint64_t *sig_addr, uint64_t signal, int pe);
 SHMEMX_API void shmem_signal_set(uint64_t *sig_addr, uint64_t signal, int pe);
+SHMEMX_API void shmem_ctx_signal_add(shmem_ctx_t ctx, uint64_t *sig_addr, uint64_t signal, int pe);
+SHMEMX_API void shmem_ctx_signal_set(shmem_ctx_t ctx, uint64_t *sig_addr, uint64_t signal, int pe);
 
 /* ---- locks: `lock` is symmetric, zeroed by its creator, and names one lock of the whole job ------------- */
 
@@ -198,7 +227,6 @@ SHMEMX_API int shmem_test_lock(long *lock);
 SHMEMX_API void shmem_sync_all(void);
 SHMEMX_API void shmem_barrier_all(void);
 SHMEMX_API int shmem_team_sync(shmem_team_t team);
-SHMEMX_API int shmem_sync(shmem_team_t team);
 /* n bytes of the root's (number in the team) source into dest on every member, the root included. */
 SHMEMX_API int shmem_broadcastmem(shmem_team_t team, void *dest, const void *source, size_t n, int root);
 /* n bytes of each member, in the order of their numbers; for collect n may differ, for fcollect it does not. */
@@ -206,7 +234,8 @@ SHMEMX_API int shmem_collectmem(shmem_team_t team, void *dest, const void *sourc
 SHMEMX_API int shmem_fcollectmem(shmem_team_t team, void *dest, const void *source, size_t n);
 /* Block j (n bytes) of member i's source becomes block i of member j's dest. */
 SHMEMX_API int shmem_alltoallmem(shmem_team_t team, void *dest, const void *source, size_t n);
-/* The same, one element after another at strides dst and sst (elements). */
+/* The same, one element after another at strides dst and sst (elements). Reductions and sum scans (inscan: over the members
+ * up to this one; exscan: over those before it, 0 on the first) are typed only. */
 SHMEMX_API int shmem_alltoallsmem(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst,
                                   ptrdiff_t sst, size_t n);
 
@@ -214,11 +243,19 @@ SHMEMX_API int shmem_alltoallsmem(shmem_team_t team, void *dest, const void *sou
 
 SHMEMX_API void shmem_pcontrol(int level, ...);
 
+/* ---- the typed calls, the deprecated ones, and one name for every type ----------------------------------------- */
+
 #ifndef SHMEM_CDEF
 #include "shmem_typed.h"
+
+#include "shmem_deprecated.h"
 #endif
 
 #ifdef __cplusplus
 }
+#endif
+
+#ifndef SHMEM_CDEF
+#include "shmem_generic.h"
 #endif
 #endif

@@ -3,8 +3,9 @@
 #ifndef SHMEM_TYPED_H
 #define SHMEM_TYPED_H
 
-/* put, get, p, g, iput, iget, put_nbi, get_nbi, put_signal, put_signal_nbi and their ctx forms.
- * p and g move one element by value; iput and iget n elements, dst and sst elements apart. */
+/* put, get, p, g, iput, iget, ibput, ibget, put_nbi, get_nbi, put_signal, put_signal_nbi and their ctx forms.
+ * p and g move one element by value; iput and iget n elements, dst and sst elements apart; ibput and ibget nblocks blocks
+ * of bsize elements, dst and sst elements from start to start. */
 #define SHMEMI_DECLARE_RMA_FORMS(NAME, PTR, CPTR)                                                            \
     SHMEMX_API void shmem_put##NAME(PTR dest, CPTR source, size_t n, int pe);                                \
     SHMEMX_API void shmem_get##NAME(PTR dest, CPTR source, size_t n, int pe);                                \
@@ -20,6 +21,14 @@
                                          ptrdiff_t sst, size_t n, int pe);                                   \
     SHMEMX_API void shmem_ctx_iget##NAME(shmem_ctx_t ctx, PTR dest, CPTR source, ptrdiff_t dst,              \
                                          ptrdiff_t sst, size_t n, int pe);                                   \
+    SHMEMX_API void shmem_ibput##NAME(PTR dest, CPTR source, ptrdiff_t dst, ptrdiff_t sst, size_t bsize,     \
+                                      size_t nblocks, int pe);                                               \
+    SHMEMX_API void shmem_ibget##NAME(PTR dest, CPTR source, ptrdiff_t dst, ptrdiff_t sst, size_t bsize,     \
+                                      size_t nblocks, int pe);                                               \
+    SHMEMX_API void shmem_ctx_ibput##NAME(shmem_ctx_t ctx, PTR dest, CPTR source, ptrdiff_t dst,             \
+                                          ptrdiff_t sst, size_t bsize, size_t nblocks, int pe);              \
+    SHMEMX_API void shmem_ctx_ibget##NAME(shmem_ctx_t ctx, PTR dest, CPTR source, ptrdiff_t dst,             \
+                                          ptrdiff_t sst, size_t bsize, size_t nblocks, int pe);              \
     SHMEMX_API void shmem_put##NAME##_signal(PTR dest, CPTR source, size_t n, uint64_t *sig_addr,            \
                                              uint64_t signal, int sig_op, int pe);                           \
     SHMEMX_API void shmem_put##NAME##_signal_nbi(PTR dest, CPTR source, size_t n, uint64_t *sig_addr,        \
@@ -56,6 +65,14 @@ SHMEM_SIZES(SHMEMI_DECLARE_SIZED)
                                             ptrdiff_t sst, size_t n, int pe);                                \
     SHMEMX_API void shmem_ctx_##NAME##_iget(shmem_ctx_t ctx, T *dest, const T *source, ptrdiff_t dst,        \
                                             ptrdiff_t sst, size_t n, int pe);                                \
+    SHMEMX_API void shmem_##NAME##_ibput(T *dest, const T *source, ptrdiff_t dst, ptrdiff_t sst,             \
+                                         size_t bsize, size_t nblocks, int pe);                              \
+    SHMEMX_API void shmem_##NAME##_ibget(T *dest, const T *source, ptrdiff_t dst, ptrdiff_t sst,             \
+                                         size_t bsize, size_t nblocks, int pe);                              \
+    SHMEMX_API void shmem_ctx_##NAME##_ibput(shmem_ctx_t ctx, T *dest, const T *source, ptrdiff_t dst,       \
+                                             ptrdiff_t sst, size_t bsize, size_t nblocks, int pe);           \
+    SHMEMX_API void shmem_ctx_##NAME##_ibget(shmem_ctx_t ctx, T *dest, const T *source, ptrdiff_t dst,       \
+                                             ptrdiff_t sst, size_t bsize, size_t nblocks, int pe);           \
     SHMEMX_API void shmem_##NAME##_put_signal(T *dest, const T *source, size_t n, uint64_t *sig_addr,        \
                                               uint64_t signal, int sig_op, int pe);                          \
     SHMEMX_API void shmem_##NAME##_put_signal_nbi(T *dest, const T *source, size_t n, uint64_t *sig_addr,    \
@@ -176,12 +193,19 @@ SHMEM_TYPES_RMA(SHMEMI_DECLARE_COLL)
 SHMEM_TYPES_REDUCE_BITWISE(SHMEMI_DECLARE_BITWISE)
 SHMEM_TYPES_REDUCE_ORDERED(SHMEMI_DECLARE_ORDERED)
 SHMEM_TYPES_REDUCE_ORDERED(SHMEMI_DECLARE_ARITHMETIC)
-#ifndef __cplusplus
 SHMEM_TYPES_COMPLEX(SHMEMI_DECLARE_ARITHMETIC)
-#endif
 #undef SHMEMI_DECLARE_ARITHMETIC
 #undef SHMEMI_DECLARE_ORDERED
 #undef SHMEMI_DECLARE_BITWISE
 #undef SHMEMI_DECLARE_REDUCE
+
+/* Prefix sums, element by element: inscan over the members up to this one, exscan over those before it (0 on the first).
+ * dest may be source. */
+#define SHMEMI_DECLARE_SCAN(NAME, T, CORE)                                                                   \
+    SHMEMX_API int shmem_##NAME##_sum_inscan(shmem_team_t team, T *dest, const T *source, size_t n);         \
+    SHMEMX_API int shmem_##NAME##_sum_exscan(shmem_team_t team, T *dest, const T *source, size_t n);
+SHMEM_TYPES_REDUCE_ORDERED(SHMEMI_DECLARE_SCAN)
+SHMEM_TYPES_COMPLEX(SHMEMI_DECLARE_SCAN)
+#undef SHMEMI_DECLARE_SCAN
 
 #endif

@@ -104,12 +104,19 @@ SHMEMX_API int shmemx_iput(shmem_ctx_t ctx, void *dest, const void *source, ptrd
                            size_t elem_size, size_t nelems, int pe);
 SHMEMX_API int shmemx_iget(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
                            size_t elem_size, size_t nelems, int pe);
+/* nblocks blocks of bsize elements; strides from block to block, in elements, >= bsize. */
+SHMEMX_API int shmemx_ibput(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                            size_t elem_size, size_t bsize, size_t nblocks, int pe);
+SHMEMX_API int shmemx_ibget(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                            size_t elem_size, size_t bsize, size_t nblocks, int pe);
 SHMEMX_API int shmemx_put_signal(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes,
                                  uint64_t *sig_addr, uint64_t signal, int sig_op, int pe);
 SHMEMX_API int shmemx_put_signal_nbi(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes,
                                      uint64_t *sig_addr, uint64_t signal, int sig_op, int pe);
 SHMEMX_API int shmemx_fence(shmem_ctx_t ctx);
 SHMEMX_API int shmemx_quiet(shmem_ctx_t ctx);
+/* quiet for `n` PEs (numbers of the context's team) and no others. */
+SHMEMX_API int shmemx_quiet_pes(shmem_ctx_t ctx, const int *pes, size_t n);
 
 /* ---- atomics ------------------------------------------------------------------------------------------- */
 
@@ -135,7 +142,7 @@ SHMEMX_API int shmemx_atomic_nbi(shmem_ctx_t ctx, int op, size_t size, void *des
 /* ---- point-to-point synchronization -------------------------------------------------------------------- */
 
 enum shmemx_which { SHMEMX_ALL = 0, SHMEMX_ANY, SHMEMX_SOME };
-/* The _all, _any, _some and _vector forms in one. type: an integer type of 4 or 8 bytes. values points to one value
+/* The _all, _any, _some and _vector forms in one. type: an integer type of 2, 4 or 8 bytes. values points to one value
  * (vector = 0) or nelems of them. *result: all: 1 or (test) 0; any: index or SIZE_MAX; some: how many, their
  * indices in `indices` (nelems of them, NULL unless SOME). */
 SHMEMX_API int shmemx_wait_until(int type, int which, void *ivars, size_t nelems, size_t *indices,
@@ -187,11 +194,18 @@ enum shmemx_reduce_op {
  * float32. dest == source is allowed, any other overlap is not. */
 SHMEMX_API int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, const void *source,
                              size_t nelems);
+/* Prefix sums over the members up to this one (exclusive = 0), or over those before it (1; 0 on the first); as sums above.
+ * Host memory only. */
+SHMEMX_API int shmemx_scan(shmem_team_t team, int exclusive, int type, void *dest, const void *source,
+                           size_t nelems);
 
 #ifdef __cplusplus
 }
 #endif
 
+#ifndef SHMEM_CDEF
+#include "shmemx_names.h"
+#endif
 #include "shmemx_int8.h"
 #include "shmemx_moe.h"
 #include "shmemx_moe_gpu.h"

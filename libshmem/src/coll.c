@@ -414,11 +414,6 @@ int shmem_team_sync(shmem_team_t team)
     return sync_team("shmem_team_sync", team);
 }
 
-int shmem_sync(shmem_team_t team)
-{
-    return shmemx_sync(team);
-}
-
 int shmem_broadcastmem(shmem_team_t team, void *dest, const void *source, size_t n, int root)
 {
     return shmemx_broadcast(team, dest, source, n, root);

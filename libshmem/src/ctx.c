@@ -1,6 +1,9 @@
-/* Contexts: a set of operations that fence and quiet order by themselves. Shared memory orders them all at once, so
- * a context here is its team, whose PE numbers it uses. */
+/* Contexts: a set of operations that fence and quiet order by themselves. Shared memory orders them all at once; for
+ * networks a context knows which PEs it has sent to, so that its quiet waits for no others. Its PE numbers are its team's.
+ * Sessions are hints on a context. */
 #include <pthread.h>
+#include <stdatomic.h>
+#include <stdlib.h>
 
 #include "team.h"
 
@@ -10,7 +13,10 @@ static struct {
     bool used;
     unsigned generation;
     shmem_team_t team;
+    bool in_session;
+    _Atomic uint64_t *sent; /* a bit a PE that a call has named; only grows. NULL in jobs without networks */
 } contexts[CONTEXTS];
+static bool default_in_session;                          /* the same of SHMEM_CTX_DEFAULT */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* contexts may be made by any thread */
 
 /* handle = 2 + index + CONTEXTS * generation; 1 is the default context. */
@@ -41,10 +47,25 @@ int shmemi_ctx_pe(const char *call, shmem_ctx_t ctx, int pe, int *rc)
     struct shmemi_team *t = i < 0 ? NULL : shmemi_team_get(call, contexts[i].team, rc);
     if (!t)
         return -1;
-    if (pe >= 0 && pe < t->n)
-        return t->pes[pe];
+    if (pe >= 0 && pe < t->n) {
+        int number = t->pes[pe];
+        _Atomic uint64_t *sent = contexts[i].sent;
+        uint64_t bit = (uint64_t)1 << number % 64;
+        /* relaxed: the thread that sends and later calls quiet sees its own bit */
+        if (SHMEMI_UNLIKELY(sent != NULL) &&
+            !(atomic_load_explicit(&sent[number / 64], memory_order_relaxed) & bit))
+            atomic_fetch_or_explicit(&sent[number / 64], bit, memory_order_relaxed);
+        return number;
+    }
     *rc = shmemi_bad_pe(call, pe, t->n);
     return -1;
+}
+
+int shmemi_ctx_sent(const char *call, shmem_ctx_t ctx, const _Atomic uint64_t **sent)
+{
+    int rc = SHMEMX_SUCCESS, i = find(call, ctx, &rc);
+    *sent = i < 0 ? NULL : contexts[i].sent;
+    return rc;
 }
 
 int shmem_team_create_ctx(shmem_team_t team, long options, shmem_ctx_t *ctx)
@@ -59,16 +80,24 @@ int shmem_team_create_ctx(shmem_team_t team, long options, shmem_ctx_t *ctx)
                            (unsigned long)options);
     if (!shmemi_team_get(call, team, &rc))
         return rc;
+    _Atomic uint64_t *sent = NULL;
+    size_t words = (size_t)(shmemi_world.npes + 63) / 64;
+    if (shmemi_route_has_networks() && !(sent = calloc(words, sizeof *sent)))
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %zu bytes", words * sizeof *sent);
     rc = SHMEMX_ERR_LIMIT;
     pthread_mutex_lock(&lock);
     for (int i = 0; i < CONTEXTS && rc; ++i)
         if (!contexts[i].used) {
             contexts[i].used = true;
             contexts[i].team = team;
+            contexts[i].in_session = false;
+            contexts[i].sent = sent;
             *ctx = handle_of(i);
             rc = SHMEMX_SUCCESS;
         }
     pthread_mutex_unlock(&lock);
+    if (rc)
+        free(sent);
     return rc ? shmemi_fail(rc, call, "no context left: %d at a time is the limit", CONTEXTS) : rc;
 }
 
@@ -97,6 +126,8 @@ int shmem_ctx_get_team(shmem_ctx_t ctx, shmem_team_t *team)
 
 static void release(int i)
 {
+    free(contexts[i].sent);
+    contexts[i].sent = NULL;
     contexts[i].used = false;
     contexts[i].generation++;
 }
@@ -126,10 +157,55 @@ void shmem_ctx_destroy(shmem_ctx_t ctx)
     shmemi_void(shmemx_ctx_destroy(ctx));
 }
 
+/* ---- sessions -------------------------------------------------------------------------------------------------------- */
+
+/* Checks the context and notes whether a session runs on it. */
+static int session(const char *call, shmem_ctx_t ctx, bool start)
+{
+    int rc = SHMEMX_SUCCESS;
+    SHMEMI_REQUIRE_INIT(call);
+    pthread_mutex_lock(&lock);
+    int i = ctx == SHMEM_CTX_DEFAULT ? 0 : find(call, ctx, &rc);
+    if (rc == 0) {
+        bool *running = ctx == SHMEM_CTX_DEFAULT ? &default_in_session : &contexts[i].in_session;
+        if (!start && !*running)
+            rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "no session has been started on this context");
+        *running = start;
+    }
+    pthread_mutex_unlock(&lock);
+    return rc;
+}
+
+void shmem_session_start(shmem_ctx_t ctx, long options, const shmem_session_config_t *config,
+                         long config_mask)
+{
+    const char *call = "shmem_session_start";
+    if (ctx == SHMEM_CTX_INVALID && shmemi_world.npes)
+        return; /* as the specification has it */
+    if (options & ~(long)(SHMEM_SESSION_BATCH | SHMEM_SESSION_SAME_AMO))
+        shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "options 0x%lx have unknown bits", (unsigned long)options);
+    else if (config_mask & ~(long)SHMEM_SESSION_TOTAL_OPS)
+        shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "config_mask 0x%lx has unknown bits",
+                    (unsigned long)config_mask);
+    else if (config_mask && !config)
+        shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "config is NULL while config_mask is 0x%lx",
+                    (unsigned long)config_mask);
+    else
+        (void)session(call, ctx, true);
+}
+
+void shmem_session_stop(shmem_ctx_t ctx)
+{
+    if (ctx == SHMEM_CTX_INVALID && shmemi_world.npes)
+        return;
+    (void)session("shmem_session_stop", ctx, false);
+}
+
 /* A team's contexts go with it; all of them at finalize (SHMEM_TEAM_INVALID). */
 void shmemi_ctx_drop_team(shmem_team_t team)
 {
     pthread_mutex_lock(&lock);
+    default_in_session &= team != SHMEM_TEAM_INVALID;
     for (int i = 0; i < CONTEXTS; ++i)
         if (contexts[i].used && (team == SHMEM_TEAM_INVALID || contexts[i].team == team))
             release(i);

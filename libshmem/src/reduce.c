@@ -1,4 +1,4 @@
-/* Reductions: and, or, xor, max, min, sum, prod over teams.
+/* Reductions: and, or, xor, max, min, sum, prod over teams; and prefix sums (scans).
  *
  * Up to a note's room every member shows its operands and adds up everybody's itself. Above, member i owns the i-th
  * slice: it reads that slice of every source, reduces it in a block that stays in the first-level cache and stores the
@@ -333,6 +333,98 @@ int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, const void *s
     return reduce("shmem_reduce", team, op, type, dest, source, nelems);
 }
 
+/* ---- scans ------------------------------------------------------------------------------------------------------------ */
+
+/* The sum of no operands. */
+static void clear(struct accumulator *a, size_t n)
+{
+    memset(a->acc, 0, n * (a->widened ? sizeof(float) : types[a->type].size));
+}
+
+/* Every member shows up to a note's room and adds up those before it: no member needs another's memory, so this serves any
+ * number of nodes, a piece at a time. dest may be source: a piece is shown before it is written. */
+static int scan_notes(const struct shmemi_coll *c, uint64_t tag, int type, reduce_fn *fn, bool exclusive,
+                      char *dest, const char *source, size_t bytes)
+{
+    struct shmemi_team *t = c->t;
+    size_t size = types[type].size, piece = SHMEMI_NOTE_ROOM / size * size, at = 0;
+    int last = t->me - exclusive; /* -1: nobody is before this one */
+    struct accumulator a;
+    accumulator_init(&a, type, fn);
+    do {
+        size_t n = bytes - at < piece ? bytes - at : piece;
+        int rc = shmemi_show(c->call, t, tag, source + at, n);
+        if (rc || n == 0)
+            return rc;
+        if (last < 0)
+            clear(&a, n / size);
+        for (int j = 0; j <= last; ++j)
+            take(&a, j == 0, shmemi_note_of(t, j, t->epoch)->data, n / size);
+        give(&a, dest + at, n / size);
+        at += n;
+    } while (at < bytes);
+    return SHMEMX_SUCCESS;
+}
+
+/* On one node member i owns the i-th slice, as in reductions: it reads every source once and writes every dest. */
+static int scan_slices(const struct shmemi_coll *c, uint64_t tag, int type, reduce_fn *fn, bool exclusive,
+                       size_t bytes)
+{
+    struct shmemi_team *t = c->t;
+    int rc = shmemi_meet(c->call, t, tag);
+    if (rc)
+        return rc;
+    struct accumulator a;
+    accumulator_init(&a, type, fn);
+    size_t from, to, size = types[type].size, block = BLOCK_BYTES / size * size;
+    slice(bytes, t->me, t->n, &from, &to);
+    for (size_t at = from; at < to; at += block) {
+        size_t n = (to - at < block ? to - at : block) / size;
+        struct shmemi_place s = c->source, d = c->dest;
+        s.offset += at;
+        d.offset += at;
+        clear(&a, n);
+        for (int j = 0; j < t->n; ++j) {
+            load(&a, a.in, shmemi_map(t->pes[j], s), n); /* before dest, which may be the same, is written */
+            if (exclusive)
+                give(&a, shmemi_map(t->pes[j], d), n);
+            if (j == 0)
+                memcpy(a.acc, a.in, n * (a.widened ? sizeof(float) : size)); /* not 0 + in: -0.0 stays */
+            else
+                fn(a.acc, a.in, n);
+            if (!exclusive)
+                give(&a, shmemi_map(t->pes[j], d), n);
+        }
+    }
+    return shmemi_meet(c->call, t, tag);
+}
+
+static int scan(const char *call, shmem_team_t team, bool exclusive, int type, void *dest, const void *source,
+                size_t nelems)
+{
+    struct shmemi_coll c;
+    int rc = shmemi_coll_enter(call, team, &c);
+    if (rc)
+        return rc;
+    if (shmemi_both_gpu(dest, source))
+        rc = shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "scans of GPU memory do not exist");
+    else
+        rc = check(&c, SHMEMX_REDUCE_SUM, type, dest, source, nelems);
+    if (rc)
+        return shmemi_refuse(call, c.t, rc);
+    reduce_fn *fn = types[type].fn[SHMEMX_REDUCE_SUM];
+    size_t bytes = nelems * types[type].size;
+    uint64_t tag = shmemi_tag(SHMEMI_SCAN, (unsigned)(exclusive * 256 + type), bytes);
+    if (bytes > SHMEMI_NOTE_ROOM && c.t->nnodes == 1)
+        return scan_slices(&c, tag, type, fn, exclusive, bytes);
+    return scan_notes(&c, tag, type, fn, exclusive, dest, source, bytes);
+}
+
+int shmemx_scan(shmem_team_t team, int exclusive, int type, void *dest, const void *source, size_t nelems)
+{
+    return scan("shmem_scan", team, exclusive != 0, type, dest, source, nelems);
+}
+
 /* ---- the standard's names ------------------------------------------------------------------------------------------- */
 
 #define REDUCE(NAME, T, CORE, OPNAME, OP)                                                                    \
@@ -354,3 +446,15 @@ SHMEM_TYPES_REDUCE_BITWISE(BITWISE_CALLS)
 SHMEM_TYPES_REDUCE_ORDERED(ORDERED_CALLS)
 SHMEM_TYPES_REDUCE_ORDERED(ARITHMETIC_CALLS)
 SHMEM_TYPES_COMPLEX(ARITHMETIC_CALLS)
+
+#define SCAN_CALLS(NAME, T, CORE)                                                                            \
+    int shmem_##NAME##_sum_inscan(shmem_team_t team, T *dest, const T *source, size_t n)                     \
+    {                                                                                                        \
+        return scan("shmem_" #NAME "_sum_inscan", team, false, CORE, dest, source, n);                       \
+    }                                                                                                        \
+    int shmem_##NAME##_sum_exscan(shmem_team_t team, T *dest, const T *source, size_t n)                     \
+    {                                                                                                        \
+        return scan("shmem_" #NAME "_sum_exscan", team, true, CORE, dest, source, n);                        \
+    }
+SHMEM_TYPES_REDUCE_ORDERED(SCAN_CALLS)
+SHMEM_TYPES_COMPLEX(SCAN_CALLS)

@@ -1,4 +1,4 @@
-/* RMA: put, get, p, g, strided forms, nbi. Each call: check context, PE and address, then the peer's transport. */
+/* RMA: put, get, p, g, strided and block-strided forms, nbi. Each call: check context, PE and address, then the peer's transport. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -132,34 +132,49 @@ static void strided_copy(char *d, const char *s, size_t dstep, size_t sstep, siz
     }
 }
 
-int shmemi_spans(const char *call, ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t n, size_t *dspan,
-                 size_t *sspan)
+/* Bytes that n blocks of bsize elements span. */
+static bool span(size_t n, size_t stride, size_t bsize, size_t size, size_t *bytes)
 {
-    if (dst < 1 || sst < 1)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "strides dst %td, sst %td; they start at 1", dst, sst);
+    return __builtin_mul_overflow(n ? n - 1 : 0, stride, bytes) ||
+           __builtin_add_overflow(*bytes, bsize, bytes) || __builtin_mul_overflow(*bytes, size, bytes);
+}
+
+static int block_spans(const char *call, ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t bsize, size_t n,
+                       size_t *dspan, size_t *sspan)
+{
+    if (dst < 1 || sst < 1 || (size_t)dst < bsize || (size_t)sst < bsize)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "strides dst %td, sst %td; they start at %zu", dst, sst,
+                           bsize);
     if (size == 0)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "elements of 0 bytes");
-    size_t steps = n ? n - 1 : 0;
-    if (__builtin_mul_overflow(steps, (size_t)dst, dspan) ||
-        __builtin_mul_overflow(steps, (size_t)sst, sspan) ||
-        __builtin_mul_overflow(*dspan + 1, size, dspan) || __builtin_mul_overflow(*sspan + 1, size, sspan))
+    if (span(n, (size_t)dst, bsize, size, dspan) || span(n, (size_t)sst, bsize, size, sspan))
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
-                           "%zu elements of %zu bytes at strides %td, %td overflow", n, size, dst, sst);
+                           "%zu times %zu elements of %zu bytes at strides %td, %td overflow", n, bsize, size,
+                           dst, sst);
     return SHMEMX_SUCCESS;
 }
 
-static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
-                ptrdiff_t sst, size_t size, size_t n, int pe)
+int shmemi_spans(const char *call, ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t n, size_t *dspan,
+                 size_t *sspan)
+{
+    return block_spans(call, dst, sst, size, 1, n, dspan, sspan);
+}
+
+/* n blocks of bsize elements; iput's have one. Below, a block is one element of bsize * size bytes. */
+static int ibput(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
+                 ptrdiff_t sst, size_t size, size_t bsize, size_t n, int pe)
 {
     struct shmemi_place p;
     size_t dspan, sspan;
     int rc = shmemi_check_pe(call, ctx, &pe);
-    if (rc || n == 0 || (rc = shmemi_spans(call, dst, sst, size, n, &dspan, &sspan)) != 0 ||
+    if (rc || n == 0 || bsize == 0 ||
+        (rc = block_spans(call, dst, sst, size, bsize, n, &dspan, &sspan)) != 0 ||
         (rc = shmemi_locate(call, "dest", dest, dspan, &p)) != 0)
         return rc;
     if (!source)
         return null_buffer(call, "source");
     size_t dstep = (size_t)dst * size, sstep = (size_t)sst * size;
+    size *= bsize;
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, source);
     char *d = t->map(pe, p.segment, p.offset);
     if (d && t == shmemi_world.route[pe]) {
@@ -174,18 +189,20 @@ static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
     return rc;
 }
 
-static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
-                ptrdiff_t sst, size_t size, size_t n, int pe)
+static int ibget(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
+                 ptrdiff_t sst, size_t size, size_t bsize, size_t n, int pe)
 {
     struct shmemi_place p;
     size_t dspan, sspan;
     int rc = shmemi_check_pe(call, ctx, &pe);
-    if (rc || n == 0 || (rc = shmemi_spans(call, dst, sst, size, n, &dspan, &sspan)) != 0 ||
+    if (rc || n == 0 || bsize == 0 ||
+        (rc = block_spans(call, dst, sst, size, bsize, n, &dspan, &sspan)) != 0 ||
         (rc = shmemi_locate(call, "source", source, sspan, &p)) != 0)
         return rc;
     if (!dest)
         return null_buffer(call, "dest");
     size_t dstep = (size_t)dst * size, sstep = (size_t)sst * size;
+    size *= bsize;
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, dest);
     const char *s = t->map(pe, p.segment, p.offset);
     if (s && t == shmemi_world.route[pe]) {
@@ -198,6 +215,30 @@ static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *sourc
         rc = get(call, SHMEM_CTX_DEFAULT, (char *)dest + i * dstep, (const char *)source + i * sstep, size,
                  pe, true);
     return rc ? rc : t->quiet(pe);
+}
+
+static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
+                ptrdiff_t sst, size_t size, size_t n, int pe)
+{
+    return ibput(call, ctx, dest, source, dst, sst, size, 1, n, pe);
+}
+
+static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
+                ptrdiff_t sst, size_t size, size_t n, int pe)
+{
+    return ibget(call, ctx, dest, source, dst, sst, size, 1, n, pe);
+}
+
+int(shmemx_ibput)(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                  size_t elem_size, size_t bsize, size_t nblocks, int pe)
+{
+    return ibput("shmem_ibput", ctx, dest, source, dst, sst, elem_size, bsize, nblocks, pe);
+}
+
+int(shmemx_ibget)(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                  size_t elem_size, size_t bsize, size_t nblocks, int pe)
+{
+    return ibget("shmem_ibget", ctx, dest, source, dst, sst, elem_size, bsize, nblocks, pe);
 }
 
 int shmemx_iput(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
@@ -280,6 +321,20 @@ static inline size_t bytes_of(size_t n, size_t size)
         shmemi_void(iget(#CTX "iget" #SUFFIX, ctx, dest, source, dst, sst, SIZE, n, pe));                    \
     }
 
+/* Plain and ctx form of ibput or ibget. */
+#define BLOCK_CALLS(PLAIN, CTX, OP, P, CP, SIZE, SUFFIX)                                                     \
+    void PLAIN##OP##SUFFIX(P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t bsize, size_t nblocks,    \
+                           int pe)                                                                           \
+    {                                                                                                        \
+        shmemi_void(                                                                                         \
+            OP(#PLAIN #OP #SUFFIX, SHMEM_CTX_DEFAULT, dest, source, dst, sst, SIZE, bsize, nblocks, pe));    \
+    }                                                                                                        \
+    void CTX##OP##SUFFIX(shmem_ctx_t ctx, P dest, CP source, ptrdiff_t dst, ptrdiff_t sst, size_t bsize,     \
+                         size_t nblocks, int pe)                                                             \
+    {                                                                                                        \
+        shmemi_void(OP(#CTX #OP #SUFFIX, ctx, dest, source, dst, sst, SIZE, bsize, nblocks, pe));            \
+    }
+
 /* p and g: one element by value. */
 #define ELEMENT_CALLS(NAME, T)                                                                               \
     void shmem_##NAME##_p(T *dest, T value, int pe)                                                          \
@@ -306,12 +361,16 @@ static inline size_t bytes_of(size_t n, size_t size)
 #define TYPED(NAME, T, CORE)                                                                                 \
     RMA_CALLS(shmem_##NAME##_, shmem_ctx_##NAME##_, T *, const T *, sizeof(T), )                             \
     STRIDED_CALLS(shmem_##NAME##_, shmem_ctx_##NAME##_, T *, const T *, sizeof(T), )                         \
+    BLOCK_CALLS(shmem_##NAME##_, shmem_ctx_##NAME##_, ibput, T *, const T *, sizeof(T), )                    \
+    BLOCK_CALLS(shmem_##NAME##_, shmem_ctx_##NAME##_, ibget, T *, const T *, sizeof(T), )                    \
     ELEMENT_CALLS(NAME, T)
 SHMEM_TYPES_RMA(TYPED)
 
 #define SIZED(BITS)                                                                                          \
     RMA_CALLS(shmem_, shmem_ctx_, void *, const void *, (BITS) / 8, BITS)                                    \
-    STRIDED_CALLS(shmem_, shmem_ctx_, void *, const void *, (BITS) / 8, BITS)
+    STRIDED_CALLS(shmem_, shmem_ctx_, void *, const void *, (BITS) / 8, BITS)                                \
+    BLOCK_CALLS(shmem_, shmem_ctx_, ibput, void *, const void *, (BITS) / 8, BITS)                           \
+    BLOCK_CALLS(shmem_, shmem_ctx_, ibget, void *, const void *, (BITS) / 8, BITS)
 SHMEM_SIZES(SIZED)
 
 RMA_CALLS(shmem_, shmem_ctx_, void *, const void *, 1, mem)

@@ -159,11 +159,16 @@ static int finalize(bool fatal)
         return shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call,
                            "process %d was forked by PE %d and is no PE itself", (int)getpid(),
                            shmemi_world.me);
+    /* also where the job goes on: the specification makes every finalize a barrier */
+    rc = shmemi_barrier(call, SHMEM_TEAM_WORLD);
+    if (rc == SHMEMX_ERR_NOT_INITIALIZED)
+        return rc; /* another thread was first */
     pthread_mutex_lock(&lock);
     if (nesting > 1) {
         nesting--;
+        if (fatal)
+            shmemi_void(rc);
     } else {
-        rc = shmemi_barrier(call, SHMEM_TEAM_WORLD);
         rc = rc ? rc : shmemi_heap_gpu_leave(call);
         if (rc == 0 && shmemi_route_has_networks()) {
             /* what this PE posted last has arrived before it closes; and nobody closes before all have come here */
@@ -228,6 +233,23 @@ void shmem_query_initialized(int *initialized)
 void shmem_finalize(void)
 {
     (void)finalize(true);
+}
+
+/* The specification's implicit finalization. A PE that fails must not wait for the others: they see it end without. */
+static void finalize_at_exit(int status, void *unused)
+{
+    (void)unused;
+    if (status == 0 && shmemi_world.npes && getpid() == owner)
+        shmem_finalize();
+}
+
+void start_pes(int npes)
+{
+    (void)npes;
+    if (shmemi_world.npes)
+        return;
+    shmem_init();
+    on_exit(finalize_at_exit, NULL);
 }
 
 void shmem_global_exit(int status)

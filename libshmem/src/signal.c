@@ -95,6 +95,18 @@ void shmem_signal_add(uint64_t *sig_addr, uint64_t signal, int pe)
                            SHMEM_SIGNAL_ADD, pe, false));
 }
 
+void shmem_ctx_signal_add(shmem_ctx_t ctx, uint64_t *sig_addr, uint64_t signal, int pe)
+{
+    shmemi_void(put_signal("shmem_ctx_signal_add", ctx, NULL, NULL, 0, sig_addr, signal, SHMEM_SIGNAL_ADD, pe,
+                           false));
+}
+
+void shmem_ctx_signal_set(shmem_ctx_t ctx, uint64_t *sig_addr, uint64_t signal, int pe)
+{
+    shmemi_void(put_signal("shmem_ctx_signal_set", ctx, NULL, NULL, 0, sig_addr, signal, SHMEM_SIGNAL_SET, pe,
+                           false));
+}
+
 void shmem_signal_set(uint64_t *sig_addr, uint64_t signal, int pe)
 {
     shmemi_void(put_signal("shmem_signal_set", SHMEM_CTX_DEFAULT, NULL, NULL, 0, sig_addr, signal,

@@ -43,6 +43,10 @@ static inline bool compares(int type, int cmp, const void *ivar, const void *val
         }                                                                                                    \
     }
     switch (type) {
+    case SHMEMX_INT16:
+        COMPARE(int16_t)
+    case SHMEMX_UINT16:
+        COMPARE(uint16_t)
     case SHMEMX_INT32:
         COMPARE(int32_t)
     case SHMEMX_UINT32:
@@ -102,6 +106,24 @@ static int refresh(const struct condition *c)
     return rc ? rc : shmemi_gpu_sync(c->call, shmemi_gpu_stream());
 }
 
+/* Bytes of a type that can be waited for, else 0. */
+static size_t size_of(int type)
+{
+    switch (type) {
+    case SHMEMX_INT16:
+    case SHMEMX_UINT16:
+        return 2;
+    case SHMEMX_INT32:
+    case SHMEMX_UINT32:
+        return 4;
+    case SHMEMX_INT64:
+    case SHMEMX_UINT64:
+        return 8;
+    default:
+        return 0;
+    }
+}
+
 static int check(struct condition *c)
 {
     struct shmemi_place p;
@@ -110,19 +132,10 @@ static int check(struct condition *c)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call,
                            "comparison %d, SHMEM_CMP_EQ = %d to SHMEM_CMP_LE = %d exist", c->cmp,
                            SHMEM_CMP_EQ, SHMEM_CMP_LE);
-    switch (c->type) {
-    case SHMEMX_INT32:
-    case SHMEMX_UINT32:
-        c->size = 4;
-        break;
-    case SHMEMX_INT64:
-    case SHMEMX_UINT64:
-        c->size = 8;
-        break;
-    default:
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "type %d; integers of 4 and 8 bytes are possible",
+    c->size = size_of(c->type);
+    if (c->size == 0)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "type %d; integers of 2, 4 and 8 bytes are possible",
                            c->type);
-    }
     if (c->which < SHMEMX_ALL || c->which > SHMEMX_SOME)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, c->call, "form %d, 0 to %d exist", c->which, SHMEMX_SOME);
     if (c->n == 0)
@@ -178,11 +191,6 @@ static int test(struct condition *c, size_t *result)
         (void)look(c, result, &open);
     free(c->mirror);
     return rc;
-}
-
-static size_t size_of(int type)
-{
-    return type == SHMEMX_INT32 || type == SHMEMX_UINT32 ? 4 : 8;
 }
 
 #define CONDITION(call_, type_, which_, ivars_, n_, indices_, status_, cmp_, values_, vector_)               \
@@ -247,7 +255,7 @@ int shmemx_test(int type, int which, void *ivars, size_t nelems, size_t *indices
 /* `return (void)result` is how a void form uses the same text; gcc and clang accept it. */
 #pragma GCC diagnostic ignored "-Wpedantic"
 
-#define SYNC_CALLS(NAME, T, CORE)                                                                            \
+#define SYNC_ONE(NAME, T, CORE)                                                                              \
     void shmem_##NAME##_wait_until(T *ivar, int cmp, T value)                                                \
     {                                                                                                        \
         size_t result;                                                                                       \
@@ -262,7 +270,9 @@ int shmemx_test(int type, int which, void *ivars, size_t nelems, size_t *indices
             CONDITION("shmem_" #NAME "_test", CORE, SHMEMX_ALL, ivar, 1, NULL, NULL, cmp, &value, 0);        \
         shmemi_void(test(&c, &result));                                                                      \
         return (int)result;                                                                                  \
-    }                                                                                                        \
+    }
+#define SYNC_CALLS(NAME, T, CORE)                                                                            \
+    SYNC_ONE(NAME, T, CORE)                                                                                  \
     FORMS(NAME, T, CORE, _all, void, int, SHMEMX_ALL, , NULL, T value, &value, 0, 0)                         \
     FORMS(NAME, T, CORE, _any, size_t, size_t, SHMEMX_ANY, , NULL, T value, &value, 0, SIZE_MAX)             \
     FORMS(NAME, T, CORE, _some, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, T value, &value, 0, 0)    \
@@ -271,3 +281,4 @@ int shmemx_test(int type, int which, void *ivars, size_t nelems, size_t *indices
     FORMS(NAME, T, CORE, _some_vector, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, T *values, values, \
           1, 0)
 SHMEM_TYPES_AMO(SYNC_CALLS)
+SHMEM_TYPES_OLD_SYNC(SYNC_ONE)

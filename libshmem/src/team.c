@@ -53,7 +53,8 @@ int shmemi_show(const char *call, struct shmemi_team *t, uint64_t tag, const voi
     int rc = shmemi_begin(call, t, tag);
     if (rc)
         return rc;
-    memcpy(shmemi_my_note(t), mine, n);
+    if (n)
+        memcpy(shmemi_my_note(t), mine, n);
     rc = shmemi_post(t, n);
     return rc ? rc : shmemi_await_all(call, t);
 }
@@ -231,7 +232,7 @@ void *shmem_team_ptr(shmem_team_t team, const void *dest, int pe)
 
 /* What members of the parent show each other before a split. */
 struct offer {
-    uint64_t free_slots[SHMEMI_TEAMS / 64];
+    uint64_t busy[SHMEMI_TEAMS / 64];
     int64_t arguments[4]; /* which call, and what must be equal everywhere */
 };
 /* And when each has tried to take the slot that the offers name. */
@@ -240,19 +241,36 @@ struct claim {
     uint64_t retired;
 };
 
+void shmemi_team_busy(uint64_t busy[SHMEMI_TEAMS / 64], uint64_t *highest)
+{
+    memset(busy, 0, SHMEMI_TEAMS / 8);
+    pthread_mutex_lock(&lock);
+    for (int i = 0; i < SHMEMI_TEAMS; ++i)
+        busy[i / 64] |= (uint64_t)(i < FIRST_SLOT || teams[i].used || taken[i]) << i % 64;
+    *highest = retired;
+    pthread_mutex_unlock(&lock);
+}
+
+bool shmemi_team_take(int slot)
+{
+    pthread_mutex_lock(&lock);
+    bool mine = !teams[slot].used && !taken[slot];
+    taken[slot] |= mine;
+    pthread_mutex_unlock(&lock);
+    return mine;
+}
+
 static int choose_slot(const char *call, struct shmemi_team *parent, const int64_t arguments[4], int *slot)
 {
-    struct offer mine = {{0}, {0}}, o;
+    struct offer mine, o;
     uint64_t common[SHMEMI_TEAMS / 64];
     memcpy(mine.arguments, arguments, sizeof mine.arguments);
-    pthread_mutex_lock(&lock);
-    for (int i = FIRST_SLOT; i < SHMEMI_TEAMS; ++i)
-        mine.free_slots[i / 64] |= (uint64_t)(!teams[i].used && !taken[i]) << i % 64;
-    pthread_mutex_unlock(&lock);
+    uint64_t highest; /* claims carry it */
+    shmemi_team_busy(mine.busy, &highest);
     int rc = shmemi_show(call, parent, shmemi_tag(SHMEMI_TEAM, 0, 0), &mine, sizeof mine);
     if (rc)
         return rc;
-    memcpy(common, mine.free_slots, sizeof common);
+    memcpy(common, mine.busy, sizeof common);
     for (int j = 0; j < parent->n; ++j) {
         memcpy(&o, shmemi_note_of(parent, j, parent->epoch)->data, sizeof o);
         for (int k = 0; k < 4; ++k)
@@ -260,16 +278,16 @@ static int choose_slot(const char *call, struct shmemi_team *parent, const int64
                 return shmemi_fail(SHMEMX_ERR_MISMATCH, call, "argument %lld here, %lld on PE %d",
                                    (long long)arguments[k], (long long)o.arguments[k], parent->pes[j]);
         for (int k = 0; k < SHMEMI_TEAMS / 64; ++k)
-            common[k] &= o.free_slots[k];
+            common[k] |= o.busy[k];
     }
     for (*slot = FIRST_SLOT; *slot < SHMEMI_TEAMS; ++*slot)
-        if (common[*slot / 64] >> *slot % 64 & 1)
+        if (!(common[*slot / 64] >> *slot % 64 & 1))
             return SHMEMX_SUCCESS;
     return shmemi_fail(SHMEMX_ERR_LIMIT, call, "no team left: %d at a time is the limit, destroy some",
                        SHMEMI_TEAMS);
 }
 
-static void untake(int slot)
+void shmemi_team_untake(int slot)
 {
     pthread_mutex_lock(&lock);
     taken[slot] = false;
@@ -286,10 +304,9 @@ static int agree(const char *call, struct shmemi_team *parent, const int64_t arg
         int rc = choose_slot(call, parent, arguments, slot);
         if (rc)
             return rc;
-        pthread_mutex_lock(&lock);
-        struct claim c = {!teams[*slot].used && !taken[*slot], retired};
-        taken[*slot] |= c.mine;
-        pthread_mutex_unlock(&lock);
+        struct claim c = {shmemi_team_take(*slot), 0};
+        uint64_t busy[SHMEMI_TEAMS / 64];
+        shmemi_team_busy(busy, &c.retired);
         rc = shmemi_show(call, parent, shmemi_tag(SHMEMI_TEAM, 2, 0), &c, sizeof c);
         all = rc == 0;
         /* notes of the slot's former teams carry epochs up to the highest `retired`: start above */
@@ -301,7 +318,7 @@ static int agree(const char *call, struct shmemi_team *parent, const int64_t arg
             *epoch = theirs.retired > *epoch ? theirs.retired : *epoch;
         }
         if (!all && c.mine)
-            untake(*slot);
+            shmemi_team_untake(*slot);
         if (rc)
             return rc;
     }
@@ -321,15 +338,14 @@ static int check_config(const char *call, const shmem_team_config_t *config, lon
     return SHMEMX_SUCCESS;
 }
 
-/* Makes this PE's team in an agreed slot, of members start, start + stride, .. of the parent. */
-static int join(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start,
-                int stride, int n, const shmem_team_config_t *config, long mask, shmem_team_t *out)
+int shmemi_team_join(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start,
+                     int stride, int n, const shmem_team_config_t *config, long mask, shmem_team_t *out)
 {
     int rc = 0, *pes = new_members(call, n, &rc);
     for (int i = 0; rc == 0 && i < n; ++i)
         pes[i] = parent->pes[start + i * stride];
     rc = rc ? rc : fill_team(call, slot, pes, n, epoch);
-    untake(slot);
+    shmemi_team_untake(slot);
     if (rc)
         return rc;
     if (mask)
@@ -364,8 +380,8 @@ int shmem_team_split_strided(shmem_team_t parent, int start, int stride, int siz
         return rc;
     for (int i = 0; i < size; ++i)
         if (start + i * stride == p->me)
-            return join(call, p, slot, epoch, start, stride, size, config, config_mask, new_team);
-    untake(slot); /* not a member: the slot is free here for other teams */
+            return shmemi_team_join(call, p, slot, epoch, start, stride, size, config, config_mask, new_team);
+    shmemi_team_untake(slot); /* not a member: the slot is free here for other teams */
     return SHMEMX_SUCCESS;
 }
 
@@ -395,11 +411,13 @@ int shmem_team_split_2d(shmem_team_t parent, int xrange, const shmem_team_config
     /* the rows are disjoint, so one slot serves them all; then the same for the columns */
     const int64_t arguments[4] = {'2', xrange, 0, 0};
     if ((rc = agree(call, p, arguments, &slot, &epoch)) != 0 ||
-        (rc = join(call, p, slot, epoch, row * xrange, 1, width, xaxis_config, xaxis_mask, xaxis_team)) != 0)
+        (rc = shmemi_team_join(call, p, slot, epoch, row * xrange, 1, width, xaxis_config, xaxis_mask,
+                               xaxis_team)) != 0)
         return rc;
     if ((rc = agree(call, p, arguments, &slot, &epoch)) != 0)
         return rc;
-    return join(call, p, slot, epoch, column, xrange, height, yaxis_config, yaxis_mask, yaxis_team);
+    return shmemi_team_join(call, p, slot, epoch, column, xrange, height, yaxis_config, yaxis_mask,
+                            yaxis_team);
 }
 
 void shmemi_ctx_drop_team(shmem_team_t team); /* ctx.c */

@@ -67,7 +67,8 @@ struct shmemi_team {
     X(FCOLLECT, "fcollect")                                                                                  \
     X(ALLTOALL, "alltoall")                                                                                  \
     X(ALLTOALLS, "alltoalls")                                                                                \
-    X(REDUCE, "reduction")
+    X(REDUCE, "reduction")                                                                                   \
+    X(SCAN, "scan")
 enum shmemi_collective {
     SHMEMI_REFUSED, /* no arguments: what a refused call posts */
 #define X(name, text) SHMEMI_##name,
@@ -87,6 +88,16 @@ struct shmemi_team *shmemi_team_get(const char *call, shmem_team_t handle, int *
 /* The slot of a team, the same number on all members; the team in a slot, NULL = none. */
 int shmemi_team_slot(const struct shmemi_team *t);
 struct shmemi_team *shmemi_team_in_slot(int slot);
+/* For those who agree on a slot by themselves (active_set.c). Bits of the slots that cannot be had now, and the highest
+ * epoch that any former team of this PE has used: the new team starts above. */
+void shmemi_team_busy(uint64_t busy[SHMEMI_TEAMS / 64], uint64_t *retired);
+/* Reserves a slot; false: another thread has it. */
+bool shmemi_team_take(int slot);
+void shmemi_team_untake(int slot);
+/* Makes the team of PEs start, start + stride, .. (n of them, numbers of `parent`, this PE among them) in a slot that all
+ * of them have taken. */
+int shmemi_team_join(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start,
+                     int stride, int n, const shmem_team_config_t *config, long mask, shmem_team_t *out);
 /* World and shared; collective, the segments are mapped. */
 int shmemi_team_open(const char *call);
 void shmemi_team_close(void);

@@ -41,6 +41,8 @@ SHMEMI_COLD int shmemi_bad_address(const char *call, const char *what, const voi
 SHMEMI_COLD int shmemi_not_initialized(const char *call);
 /* World number of a context's PE; sets *rc on error. For contexts other than the default one. */
 int shmemi_ctx_pe(const char *call, shmem_ctx_t ctx, int pe, int *rc);
+/* One bit a PE of the world that calls on such a context have named; *sent NULL where no network asks. */
+int shmemi_ctx_sent(const char *call, shmem_ctx_t ctx, const _Atomic uint64_t **sent);
 
 /* SHMEMX_MEM_* of a symmetric address, -1 for any other, without a word. */
 int shmemi_kind(const void *addr);

@@ -281,3 +281,32 @@ def test_members_that_disagree():
     assert (a[4 * n + me :] == 7).all() if me == 0 else (a == 7).all()
     shmem.free(a)
     shmem.free(b)
+
+
+@pytest.mark.parametrize("name", [*INTEGERS, *REALS, *COMPLEX])
+@pytest.mark.parametrize("count", [1, 5000])
+def test_scans(name, count):
+    """Each PE has the sum of those up to it, or before it; in place too."""
+    me, n = shmem.my_pe(), shmem.n_pes()
+    every = [((np.arange(count) + pe) % 5).astype(name) for pe in range(n)]
+    target, source = shmem.zeros(count, dtype=name), shmem.array(every[me])
+    ready(target, source)
+    shmem.sum_inscan(target, source)
+    assert np.array_equal(target, np.sum(every[: me + 1], axis=0, dtype=name))
+    ready(target, source)
+    shmem.sum_exscan(source, source)
+    assert np.array_equal(source, np.sum(every[:me], axis=0, dtype=name) if me else np.zeros(count, name))
+    ready(target, source)
+    shmem.free(target)
+    shmem.free(source)
+
+
+def test_scans_refuse():
+    a = shmem.zeros(4)
+    with pytest.raises(TypeError):
+        shmem.sum_inscan(a, shmem.zeros(4, dtype="V3"))
+    shmem.barrier_all()
+    with pytest.raises(errors.TeamError):
+        shmem.sum_exscan(a, a, team=shmem.TEAM_INVALID)
+    shmem.barrier_all()
+    shmem.free(a)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -49,27 +48,56 @@ def test_ring(run_example: RunExample, n: int) -> None:
 
 
 @pytest.fixture(scope="module")
-def hello(job: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """hello.c, compiled against the library and headers that the installed package brings."""
-    compiler = shutil.which("cc") or shutil.which("gcc")
-    assert compiler, "no C compiler on PATH"
-    package = Path(job.__path__[0])
-    program = tmp_path_factory.mktemp("hello") / "hello"
-    flags = [
-        f"-I{package / 'include'}",
-        str(package / "lib" / "libshmem.so.0"),
-        f"-Wl,-rpath,{package / 'lib'}",
-    ]
-    command = [compiler, "-Wall", "-Wextra", "-Werror", "-o", str(program), str(EXAMPLES / "hello.c"), *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return str(program)
+def compiled(job: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """compiled("hello.c") is that example's program, made by the wrapper that the package brings."""
+    folder = tmp_path_factory.mktemp("C examples")
+
+    def make(name: str) -> str:
+        program = folder / name.removesuffix(".c")
+        wrapper = Path(job.__path__[0]) / "bin" / "shmemcc"
+        command = [
+            str(wrapper),
+            "-std=c11",
+            "-Wall",
+            "-Wextra",
+            "-Werror",
+            "-o",
+            str(program),
+            str(EXAMPLES / name),
+        ]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return str(program)
+
+    return make
+
+
+@pytest.fixture
+def run_compiled(run_pes: RunPes, compiled: Callable[[str], str]) -> Callable[[int, str], list[str]]:
+    def run(n: int, name: str) -> list[str]:
+        program = compiled(name)
+        return lines(run_pes(n, f"import os; os.execv({program!r}, [{program!r}])"))
+
+    return run
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])
-def test_hello(run_pes: RunPes, hello: str, n: int) -> None:
-    done = run_pes(n, f"import os; os.execv({hello!r}, [{hello!r}])")
-    assert lines(done) == [f"PE {pe} of {n}: my left neighbour is {(pe - 1) % n}" for pe in range(n)]
+def test_hello(run_compiled: Callable[[int, str], list[str]], n: int) -> None:
+    expected = [f"PE {pe} of {n}: my left neighbour is {(pe - 1) % n}" for pe in range(n)]
+    assert run_compiled(n, "hello.c") == expected
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_generics(run_compiled: Callable[[int, str], list[str]], n: int) -> None:
+    expected = " ".join(f"{pe + i / 10:g}" for pe in range(n) for i in range(pe + 1))
+    assert [line.strip() for line in run_compiled(n, "generics.c")] == [expected]
+
+
+@pytest.mark.parametrize("n", [1, 2, 4])
+def test_active_set(run_compiled: Callable[[int, str], list[str]], n: int) -> None:
+    evens = range(0, n, 2)
+    expected = [f"PE {pe} of {n}: the even PEs have {sum(evens)} in all" for pe in evens]
+    assert run_compiled(n, "active_set.c") == expected
 
 
 # ---- the mixture of experts -------------------------------------------------------------------------------

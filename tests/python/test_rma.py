@@ -227,3 +227,60 @@ def test_strides_are_checked(target):
             shmem.iget(np.zeros(4), target, 0, *strides)
     with pytest.raises(errors.ArgumentError, match="size 3 exceeds the 2 elements of target at stride 2"):
         shmem.iput(target, np.zeros(4), 0, tst=2, size=3)
+
+
+@given(
+    bsize=st.integers(1, 5), more=st.tuples(st.integers(0, 6), st.integers(0, 6)), nblocks=st.integers(0, 5)
+)
+def test_block_strided(bsize, more, nblocks):
+    """Blocks of `bsize` elements at the strides, and nothing between them."""
+    me, n = shmem.my_pe(), shmem.n_pes()
+    right, left = (me + 1) % n, (me - 1) % n
+    tst, sst = bsize + more[0], bsize + more[1]
+    target, source = shmem.full(64, -1, dtype="i4"), shmem.array(np.arange(64, dtype="i4") + 100 * me)
+    shmem.barrier_all()
+    expected = np.full(64, -1, dtype="i4")
+    for b in range(nblocks):
+        expected[b * tst : b * tst + bsize] = 100 * left + np.arange(b * sst, b * sst + bsize)
+    shmem.ibput(target, source, right, tst, sst, bsize, nblocks)
+    shmem.barrier_all()
+    assert np.array_equal(target, expected)
+    got = np.full(64, -1, dtype="i4")
+    shmem.ibget(got, source, left, tst, sst, bsize, nblocks)
+    assert np.array_equal(got, expected)
+    shmem.barrier_all()
+    shmem.free(target)
+    shmem.free(source)
+
+
+def test_block_strides_are_checked(target):
+    with pytest.raises(errors.ArgumentError, match="stride tst is 1, less than a block of 2"):
+        shmem.ibput(target, np.zeros(4), 0, 1, 2, 2)
+    with pytest.raises(errors.ArgumentError, match="bsize is 0"):
+        shmem.ibget(np.zeros(4), target, 0, 1, 1, 0)
+    with pytest.raises(errors.ArgumentError, match="3 blocks exceed the 2 of target"):
+        shmem.ibput(target, np.zeros(4), 0, 2, 2, 2, 3)
+    with pytest.raises(errors.ArgumentError, match="nblocks -1 is negative"):
+        shmem.ibput(target, np.zeros(4), 0, 2, 2, 2, -1)
+
+
+def test_pe_quiet():
+    """What went to a PE is there when `pe_quiet` for it returns."""
+    me, n = shmem.my_pe(), shmem.n_pes()
+    row = shmem.zeros(n, dtype="i8")
+    shmem.barrier_all()
+    with shmem.Ctx.create() as ctx:
+        for round, (pes, context) in enumerate(
+            [((me + 1) % n, None), (range(n), None), ([(me + 1) % n], ctx)]
+        ):
+            shmem.put_nbi(row[me : me + 1], np.array([round + 1]), (me + 1) % n, ctx=context)
+            shmem.pe_quiet(pes, context)
+            got = np.zeros(1, dtype="i8")
+            shmem.get(got, row[me : me + 1], (me + 1) % n)
+            assert got[0] == round + 1
+        shmem.quiet(ctx)
+    shmem.quiet()
+    with pytest.raises(errors.PEError):
+        shmem.pe_quiet(n)
+    shmem.barrier_all()
+    shmem.free(row)

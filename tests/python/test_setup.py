@@ -14,7 +14,7 @@ from pyshmem import errors
 
 def test_queries():
     assert 0 <= shmem.my_pe() < shmem.n_pes()
-    assert shmem.info_get_version() == (shmem.MAJOR_VERSION, shmem.MINOR_VERSION) == (1, 5)
+    assert shmem.info_get_version() == (shmem.MAJOR_VERSION, shmem.MINOR_VERSION) == (1, 6)
     assert shmem.info_get_name() == shmem.VENDOR_STRING
     assert "libshmem" in shmem.VENDOR_STRING
     assert shmem.initialized()

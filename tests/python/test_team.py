@@ -152,3 +152,18 @@ def test_misuse():
     with pytest.raises(TypeError):
         hash(team)
     shmem.free(a)
+
+
+def test_ptr():
+    """Numbers are the team's."""
+    n = shmem.n_pes()
+    a = shmem.full(1, shmem.my_pe(), dtype="i8")
+    shmem.barrier_all()
+    with shmem.TEAM_WORLD.split_strided(n - 1, -1, n) as team:
+        for number in range(n):
+            there = team.ptr(a, number)
+            assert there is None or there[0] == n - 1 - number
+        with pytest.raises(errors.PEError):
+            team.ptr(a, n)
+        shmem.barrier_all()
+    shmem.free(a)

@@ -152,15 +152,30 @@ static void release(struct shmemi_env *env)
 #undef SHMEM_ENV
 }
 
+/* An empty variable counts as unset: `SHMEM_DEBUG= prog` is how a shell clears one. Four had SMA_ in front before OpenSHMEM
+ * 1.4, which the specification keeps. */
+static const char *lookup(const char *name)
+{
+    static const char *const old[] = {"VERSION", "INFO", "SYMMETRIC_SIZE", "DEBUG"};
+    char variable[64];
+    snprintf(variable, sizeof variable, "SHMEM_%s", name);
+    const char *value = getenv(variable);
+    for (size_t i = 0; (!value || !*value) && i < sizeof old / sizeof *old; i++)
+        if (strcmp(name, old[i]) == 0) {
+            snprintf(variable, sizeof variable, "SMA_%s", name);
+            value = getenv(variable);
+        }
+    return value && *value ? value : NULL;
+}
+
 int shmemi_env_read(const char *call)
 {
     struct shmemi_env fresh;
     memset(&fresh, 0, sizeof fresh);
     const char *value;
-    /* An empty variable counts as unset: `SHMEM_DEBUG= prog` is how a shell clears one. */
 #define SHMEM_ENV(name, kind, dflt, text)                                                                    \
-    value = getenv("SHMEM_" #name);                                                                          \
-    if (value == NULL || *value == 0)                                                                        \
+    value = lookup(#name);                                                                                   \
+    if (value == NULL)                                                                                       \
         value = dflt;                                                                                        \
     if (!parse_##kind(value, &fresh.name)) {                                                                 \
         release(&fresh);                                                                                     \

@@ -1,0 +1,2 @@
+/* The deprecated folder of the headers. */
+#include "../shmemx.h"
