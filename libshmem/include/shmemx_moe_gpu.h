@@ -197,6 +197,36 @@ typedef struct {
 SHMEMX_API int shmemx_moe_gpu_combine(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_combine_t *args,
                                       void *stream);
 
+/* ---- the expert form: local to the PE, in stream order ---- */
+
+/* Arguments of a gather. */
+typedef struct {
+    int64_t rows;  /* of out */
+    const void *x; /* rows of hidden columns without gaps, as a dispatch has received them, 16-byte aligned */
+    int format;    /* of x: BF16; INT8 and FP8 with scales; BYTES are copied as they are */
+    int group;     /* INT8, FP8: columns of a scale, 1 to hidden */
+    const float *scales;     /* INT8, FP8: row r's from scales + r * scales_stride bytes on */
+    ptrdiff_t scales_stride; /* bytes from row to row, a multiple of 4 */
+    const int64_t *source; /* [rows] row of x that each row of out is of, -1 = zeros; NULL: row r of row r */
+    void *out; /* [rows][hidden] BF16, value times scale to nearest even; of BYTES bytes; 16-byte aligned */
+} shmemx_moe_gpu_gather_t;
+/* Gathers received rows by expert, or makes BF16 of quantized ones. Addresses of GPU memory; sources are not checked. */
+SHMEMX_API int shmemx_moe_gpu_gather(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_gather_t *args,
+                                     void *stream);
+
+/* Arguments of a sum. */
+typedef struct {
+    int64_t rows;            /* of out and position */
+    const void *y;           /* rows of hidden BF16, 16-byte aligned */
+    ptrdiff_t y_stride;      /* bytes from row to row, a multiple of 16; 0 = rows without gaps */
+    const int64_t *position; /* [rows][K] rows of y, -1 = none; not checked */
+    const float *weights;    /* [rows][K], or NULL: all are 1 */
+    void *out;               /* [rows][hidden] BF16, 16-byte aligned, apart from y */
+} shmemx_moe_gpu_sum_t;
+/* out[r] = the sum of weights[r][k] * y[position[r][k]] over k in order, in float32, rounded once: what a combine takes for rows
+ * that several experts of this PE have worked on. */
+SHMEMX_API int shmemx_moe_gpu_sum(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_sum_t *args, void *stream);
+
 #ifdef __cplusplus
 }
 #endif

@@ -370,3 +370,89 @@ int shmemx_moe_gpu_combine(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_combine_t
     return m->levels.nodes ? combine_levels(call, m, &a, blocks, stream)
                            : launch_combine(call, &m->object, (unsigned)m->ranks, &a, blocks, stream);
 }
+
+/* ---- the expert form ----------------------------------------------------------------------------------------- */
+
+/* A warp takes a row at a time; more blocks than a GPU holds at once would only wait. */
+static int launch_rows(const char *call, int kernel, int64_t rows, void *args, void *stream)
+{
+    enum { WARPS_A_BLOCK = 8, MOST = 2048 };
+    int64_t blocks = (rows + WARPS_A_BLOCK - 1) / WARPS_A_BLOCK;
+    void *arguments[] = {args};
+    return rows == 0 ? SHMEMX_SUCCESS
+                     : shmemi_gpu_kernel(call, kernel, (unsigned)(blocks < MOST ? blocks : MOST),
+                                         WARPS_A_BLOCK * THREADS_A_WARP, arguments, stream);
+}
+
+static struct shmemx_moe_gpu *enter_rows(const char *call, shmemx_moe_gpu_t *moe, const void *args,
+                                         int64_t rows, int *rc)
+{
+    struct shmemx_moe_gpu *m = shmemi_moe_gpu_find(call, moe, rc);
+    if (m != NULL && args == NULL)
+        *rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "args is NULL");
+    else if (m != NULL && (rows < 0 || rows > SHMEMI_MOEN_MOST_ROWS))
+        *rc = shmemi_moe_gpu_bad(call, "rows", rows, "0 to 2^31 - 17");
+    return m == NULL || *rc ? NULL : m;
+}
+
+int shmemx_moe_gpu_gather(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_gather_t *args, void *stream)
+{
+    const char *call = "shmemx_moe_gpu_gather";
+    const shmemx_moe_gpu_gather_t *g = args;
+    int rc;
+    struct shmemx_moe_gpu *m = enter_rows(call, moe, args, args ? args->rows : 0, &rc);
+    if (m == NULL)
+        return rc;
+    bool quantized = g->format == SHMEMX_MOE_GPU_INT8 || g->format == SHMEMX_MOE_GPU_FP8;
+    unsigned h = m->object.hidden;
+    if (g->format < SHMEMX_MOE_GPU_BF16 || g->format > SHMEMX_MOE_GPU_BYTES)
+        return shmemi_moe_gpu_bad(call, "format", g->format, "one of enum shmemx_moe_gpu_format");
+    if (g->format != SHMEMX_MOE_GPU_BF16 && h % 16)
+        return shmemi_moe_gpu_bad(call, "hidden", h, "a multiple of 16 where rows have 1 byte a column");
+    if (quantized && (g->group < 1 || (unsigned)g->group > h))
+        return shmemi_moe_gpu_bad(call, "group", g->group, "1 to hidden");
+    if (quantized && (g->scales_stride < 0 || g->scales_stride % 4))
+        return shmemi_moe_gpu_bad(call, "scales_stride", g->scales_stride, "a multiple of 4, in bytes");
+    if (g->rows == 0)
+        return SHMEMX_SUCCESS;
+    if ((rc = check_pointer(call, "out", g->out, 16)) != 0 ||
+        ((g->x || !g->source) && (rc = check_pointer(call, "x", g->x, 16)) != 0) ||
+        (quantized && g->x && (rc = check_pointer(call, "scales", g->scales, 4)) != 0) ||
+        (g->source && (rc = check_pointer(call, "source", g->source, 8)) != 0))
+        return rc;
+    struct shmemi_moen_gather a = {.x = (uintptr_t)g->x,
+                                   .scales = (uintptr_t)g->scales,
+                                   .scales_row = (uint64_t)g->scales_stride,
+                                   .source = (uintptr_t)g->source,
+                                   .out = (uintptr_t)g->out,
+                                   .rows = (uint64_t)g->rows,
+                                   .hidden = h,
+                                   .format = (unsigned)g->format,
+                                   .group = quantized ? (unsigned)g->group : h};
+    return launch_rows(call, SHMEMI_K_MOE_GATHER, g->rows, &a, stream);
+}
+
+int shmemx_moe_gpu_sum(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_sum_t *args, void *stream)
+{
+    const char *call = "shmemx_moe_gpu_sum";
+    const shmemx_moe_gpu_sum_t *s = args;
+    int rc;
+    struct shmemx_moe_gpu *m = enter_rows(call, moe, args, args ? args->rows : 0, &rc);
+    if (m == NULL || s->rows == 0)
+        return rc;
+    struct shmemi_moen_sum a = {.y = (uintptr_t)s->y,
+                                .y_stride = 2 * m->object.hidden,
+                                .position = (uintptr_t)s->position,
+                                .weights = (uintptr_t)s->weights,
+                                .out = (uintptr_t)s->out,
+                                .rows = (uint64_t)s->rows,
+                                .hidden = m->object.hidden,
+                                .topk = m->object.topk};
+    if ((rc = check_pointer(call, "out", s->out, 16)) != 0 ||
+        (rc = check_pointer(call, "position", s->position, 8)) != 0 ||
+        ((s->y || s->y_stride) &&
+         (rc = check_rows(call, "y", s->y, s->y_stride, 2 * m->object.hidden, &a.y_stride)) != 0) ||
+        (s->weights && (rc = check_pointer(call, "weights", s->weights, 4)) != 0))
+        return rc;
+    return launch_rows(call, SHMEMI_K_MOE_SUM, s->rows, &a, stream);
+}

@@ -87,18 +87,22 @@ class Received:
                 f"{owner.results}); copy it to keep it"
             )
 
-    def _fill(self, dtype: str, groups: int, group: int) -> None:
+    def _fill(self, dtype: str, groups: int, group: int, stream: int) -> None:
         """recv_x and scales in the form that was asked for; on the dispatch's stream."""
         owner, p, i = self._owner, self._package, self._number % self._owner.results
         x = owner._view(p, i, "x", dtype)[: self.rows]
         scales = owner._view(p, i, "scales", "float32", groups)[: self.rows, :groups] if groups else None
+        source = None
         if self.by_expert:
             _, source = self._expert_places()
             _ = self.topk_weights  # combine multiplies by them, perhaps after the buffer is used again
-            x = p.take(x, source)
-            scales = p.take(scales, source) if scales is not None else None
-        if scales is not None and not self.quantized:
-            x, scales = p.dequantize(x, scales, group), None
+        make_bf16 = scales is not None and not self.quantized
+        if source is not None or make_bf16:
+            x = owner._gather(p, x, scales if make_bf16 else None, group, source, stream)
+        if make_bf16:
+            scales = None
+        elif scales is not None and source is not None:
+            scales = p.take(scales, source)
         self._x, self._scales = x, scales
 
     # ---- rows ----

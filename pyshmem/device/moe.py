@@ -26,7 +26,7 @@ from ..setup import ensure, state
 from ..team import TEAM_WORLD, Team
 from ..types import CData
 from . import arrays
-from ._moe_args import GROUPS, ONE_BYTE, Args, pick, void
+from ._moe_args import GROUPS, ONE_BYTE, SIZES, Args, pick, void
 from ._received import Received
 from .packages import Package
 
@@ -284,7 +284,7 @@ class ExpertParallel(on_cpu.ExpertParallel):
         routing : Received, optional
             An earlier result of this object, whose routing is used again: only hidden travels.
         by_expert : bool
-            The expert form, gathered by the array package; needs ``sync=True``.
+            The expert form; needs ``sync=True``.
         quantized : bool
             With quant: 1-byte rows and scales as they arrive, instead of BF16. Rows given quantized always
             arrive so.
@@ -356,7 +356,7 @@ class ExpertParallel(on_cpu.ExpertParallel):
             if routing is None and sync:
                 got._counts = self._wait_counts(call.result, got)
             if place is None:
-                got._fill(sent, groups, self._group or self.hidden)
+                got._fill(sent, groups, self._group or self.hidden, handle)
         return got
 
     def _payload(
@@ -417,6 +417,42 @@ class ExpertParallel(on_cpu.ExpertParallel):
         check(lib.shmemx_moe_gpu_counts(self._moe(), result, rows, pointer))
         got.rows = rows[0]
         return counts[: self.local_experts]
+
+    def _gather(
+        self, p: Package, x: Any, scales: Any, group: int, source: Any, handle: int
+    ) -> Any:  # fmt: skip
+        """Rows of x as `source` [rows] int64 names them, zeros for -1 (without source all as they are); BF16
+        made of them if there are scales."""
+        given = p.describe(x)
+        rows = given.shape[0] if source is None else p.describe(source).shape[0]
+        call = ffi.new("shmemx_moe_gpu_gather_t *")
+        out = p.empty((rows, self.hidden), given.dtype if scales is None else "bfloat16")
+        call.rows, call.x, call.out = rows, void(given.address), void(p.describe(out).address)
+        call.format = lib.SHMEMX_MOE_GPU_BF16 if SIZES[given.dtype] == 2 else lib.SHMEMX_MOE_GPU_BYTES
+        if scales is not None:
+            s = p.describe(scales)
+            # CuPy has FP8 as uint8
+            call.format = lib.SHMEMX_MOE_GPU_INT8 if given.dtype == "int8" else lib.SHMEMX_MOE_GPU_FP8
+            call.scales, call.scales_stride = ffi.cast("float *", s.address), s.strides[0]
+            call.group = min(group, self.hidden)
+        if source is not None:
+            call.source = ffi.cast("int64_t *", p.describe(source).address)
+        check(lib.shmemx_moe_gpu_gather(self._moe(), call, void(handle)))
+        return out
+
+    def _sum(
+        self, p: Package, combine: CData, rows: int, position: Any, weights: Any, handle: int
+    ) -> Any:  # fmt: skip
+        """BF16 [rows, H] of the experts' rows that `combine` names: for each received row the sum of its
+        choices', each times its weight if there are weights."""
+        call, out = ffi.new("shmemx_moe_gpu_sum_t *"), p.empty((rows, self.hidden), "bfloat16")
+        call.rows, call.y, call.y_stride = rows, combine.y, combine.y_stride
+        call.position = ffi.cast("int64_t *", p.describe(position).address)
+        if weights is not None:
+            call.weights = ffi.cast("float *", p.describe(weights).address)
+        call.out = void(p.describe(out).address)
+        check(lib.shmemx_moe_gpu_sum(self._moe(), call, void(handle)))
+        return out
 
     # ---- combine ----
 
@@ -494,7 +530,7 @@ class ExpertParallel(on_cpu.ExpertParallel):
                 call.out = void(p.describe(out).address)
             if got.by_expert:
                 position, weights = got.expert_position, got.topk_weights if weighted else None
-                y = p.sum_choices(y, position, weights)
+                y = self._sum(p, call, got.rows, position, weights, handle)
                 call.y, call.y_stride, _ = args.rows(y, "y", self.hidden, rows=got.rows)
             elif weighted:
                 if got._weights is None:

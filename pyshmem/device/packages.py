@@ -9,7 +9,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -92,14 +91,6 @@ class Package:
         """a[rows], and 0 where the number of a row is -1."""
         raise NotImplementedError
 
-    def to_float(self, a: Any) -> Any:
-        """float32 of BF16, INT8 or FP8."""
-        raise NotImplementedError
-
-    def to_bf16(self, a: Any) -> Any:
-        """BF16 of float32, to nearest even."""
-        raise NotImplementedError
-
     def where(self, condition: Any, a: Any, b: Any) -> Any:
         raise NotImplementedError
 
@@ -107,17 +98,6 @@ class Package:
         raise NotImplementedError
 
     # ---- made of those ----
-
-    def dequantize(self, q: Any, scales: Any, group: int) -> Any:
-        """BF16 rows of quantized ones and their float32 scales, `group` columns each."""
-        rows, hidden = q.shape
-        values = self.to_float(q)
-        if hidden % group == 0:
-            parts = values.reshape(rows, hidden // group, group) * scales.reshape(rows, hidden // group, 1)
-            values = parts.reshape(rows, hidden)
-        else:
-            values = values * scales[:, self.arange(hidden) // group]
-        return self.to_bf16(values)
 
     def expert_places(
         self, idx: Any, counts: Sequence[int], offsets: Sequence[int]
@@ -142,16 +122,6 @@ class Package:
         source = self.full((int(offsets[-1]),), -1, "int64")
         source[places] = order // topk
         return position.reshape(rows, topk), source
-
-    def sum_choices(self, y: Any, position: Any, weights: Any) -> Any:
-        """BF16 [rows, H]: the sum of y's rows that `position` [rows, K] names, in the order of K, in float32,
-        each times its weight [rows, K] if there are weights."""
-        rows, topk = position.shape
-        total = self.full((rows, y.shape[1]), 0, "float32")
-        for k in range(topk):
-            part = self.to_float(self.take(y, position[:, k]))
-            total += part if weights is None else part * weights[:, k : k + 1]
-        return self.to_bf16(total)
 
 
 class _Memory:
@@ -238,12 +208,6 @@ class _Torch(Package):
         found = a.index_select(0, rows.clamp(min=0))
         return found.masked_fill_((rows < 0).unsqueeze(1), 0)
 
-    def to_float(self, a: Any) -> Any:
-        return a.float()
-
-    def to_bf16(self, a: Any) -> Any:
-        return a.to(self.torch.bfloat16)
-
     def where(self, condition: Any, a: Any, b: Any) -> Any:
         return self.torch.where(condition, a, b)
 
@@ -314,24 +278,6 @@ class _CuPy(Package):
         found = bits[self.cupy.maximum(rows, 0)]
         found *= (rows >= 0)[:, None].astype(found.dtype)
         return found.view(a.dtype)
-
-    def to_float(self, a: Any) -> Any:
-        if a.dtype.itemsize == 2:
-            return (a.view(np.uint16).astype(np.uint32) << np.uint32(16)).view(np.float32)
-        if a.dtype == np.uint8:
-            return self._fp8_values()[a]
-        return a.astype(np.float32)
-
-    @cache  # noqa: B019 - there is one such object a process
-    def _fp8_values(self) -> Any:
-        every = np.arange(256, dtype=np.uint8).view(ml_dtypes.float8_e4m3fn).astype(np.float32)
-        return self.cupy.asarray(every)
-
-    def to_bf16(self, a: Any) -> Any:
-        bits = a.view(np.uint32)
-        rounded = (bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-        quiet = (bits >> np.uint32(16)) | np.uint32(0x40)  # NaN stays one
-        return self.cupy.where(self.cupy.isnan(a), quiet, rounded).astype(np.uint16).view(self.bf16)
 
     def where(self, condition: Any, a: Any, b: Any) -> Any:
         return self.cupy.where(condition, a, b)

@@ -98,6 +98,52 @@ static void gpu_dispatch(shmemx_moe_gpu_t *moe)
 #undef TRY
 }
 
+static void gpu_forms(shmemx_moe_gpu_t *moe)
+{
+    const shmemx_moe_gpu_gather_t right = {
+        .rows = 20, .x = memory, .out = memory, .source = (int64_t *)memory};
+    shmemx_moe_gpu_gather_t g = right;
+#define TRY(code, text) (REFUSED(shmemx_moe_gpu_gather(moe, &g, NULL), code, text), g = right)
+    LAUNCHES(shmemx_moe_gpu_gather(moe, &g, NULL), "gather");
+    CHECK(blocks_of_launch == 3, "%u blocks", blocks_of_launch);
+    g.format = SHMEMX_MOE_GPU_INT8, g.group = 5, g.scales = (float *)memory, g.source = NULL;
+    LAUNCHES(shmemx_moe_gpu_gather(moe, &g, NULL), "gather");
+    g = right, g.x = NULL; /* nothing was received: rows of zeros */
+    LAUNCHES(shmemx_moe_gpu_gather(moe, &g, NULL), "gather");
+    g = right;
+    REFUSED(shmemx_moe_gpu_gather(moe, NULL, NULL), ARGUMENT, "args is NULL");
+    g.rows = -1, TRY(ARGUMENT, "rows is -1");
+    g.rows = 1ll << 31, TRY(ARGUMENT, "rows is 2147483648");
+    g.format = 4, TRY(ARGUMENT, "format is 4");
+    g.format = SHMEMX_MOE_GPU_FP8, TRY(ARGUMENT, "group is 0");
+    g.format = SHMEMX_MOE_GPU_FP8, g.group = 257, TRY(ARGUMENT, "group is 257");
+    g.format = SHMEMX_MOE_GPU_FP8, g.group = 8, g.scales_stride = 6, TRY(ARGUMENT, "scales_stride is 6");
+    g.format = SHMEMX_MOE_GPU_FP8, g.group = 8, TRY(ARGUMENT, "scales is");
+    g.out = NULL, TRY(ARGUMENT, "out is");
+    g.x = memory + 8, TRY(ARGUMENT, "x is");
+    g.x = NULL, g.source = NULL, TRY(ARGUMENT, "x is");
+    g.source = (int64_t *)(memory + 4), TRY(ARGUMENT, "source is");
+    g.rows = 0, g.out = NULL;
+    CHECK(shmemx_moe_gpu_gather(moe, &g, NULL) == 0, "%s", shmemx_last_error());
+#undef TRY
+    const shmemx_moe_gpu_sum_t whole = {
+        .rows = 1 << 20, .y = memory, .position = (int64_t *)memory, .out = memory};
+    shmemx_moe_gpu_sum_t s = whole;
+#define TRY(code, text) (REFUSED(shmemx_moe_gpu_sum(moe, &s, NULL), code, text), s = whole)
+    LAUNCHES(shmemx_moe_gpu_sum(moe, &s, NULL), "sum");
+    CHECK(blocks_of_launch == 2048, "%u blocks", blocks_of_launch);
+    REFUSED(shmemx_moe_gpu_sum(moe, NULL, NULL), ARGUMENT, "args is NULL");
+    s.rows = -1, TRY(ARGUMENT, "rows is -1");
+    s.position = NULL, TRY(ARGUMENT, "position is");
+    s.out = memory + 2, TRY(ARGUMENT, "out is");
+    s.y = memory + 2, TRY(ARGUMENT, "y is");
+    s.y_stride = 520, TRY(ARGUMENT, "a multiple of 16");
+    s.weights = (float *)(memory + 2), TRY(ARGUMENT, "weights is");
+    s.rows = 0, s.out = NULL;
+    CHECK(shmemx_moe_gpu_sum(moe, &s, NULL) == 0, "%s", shmemx_last_error());
+#undef TRY
+}
+
 static void gpu_combine(shmemx_moe_gpu_t *moe)
 {
     const shmemx_moe_gpu_combine_t right = {.routing = memory, .tokens = 4, .y = memory, .out = memory};
@@ -359,6 +405,7 @@ static void test_calls(void)
     gpu_layout(moe);
     gpu_dispatch(moe);
     gpu_combine(moe);
+    gpu_forms(moe);
     gpu_counts(moe);
     ll_dispatch(ll);
     ll_combine(ll);

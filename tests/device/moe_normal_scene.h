@@ -6,6 +6,7 @@
 
 #include "moe_normal_combine.cuh"
 #include "moe_normal_dispatch.cuh"
+#include "moe_normal_form.cuh"
 #include "moe_normal_levels.h"
 
 #include <algorithm>

@@ -49,6 +49,93 @@ static void test_quick(scene &job)
     }
 }
 
+// Rows gathered by expert and summed again, against loops.
+static void test_forms(scene &job)
+{
+    std::mt19937 random(9);
+    constexpr unsigned h = 80, rows = 13, from = 6, topk = 3;
+    std::vector<std::uint16_t> x(from * h), out(rows * h), sums(from * h);
+    std::vector<signed char> q(from * h), bytes(rows * h);
+    std::vector<float> scales(from * h), weights(from * topk);
+    std::vector<long long> source(rows), position(from * topk, -1);
+    for (auto &v : x)
+        v = to_bf16(std::normal_distribution<float>()(random));
+    for (auto &v : q)
+        v = static_cast<signed char>(random() % 127 + (random() % 2 ? 0 : -127)); // as FP8 no NaN
+    for (auto &v : scales)
+        v = std::uniform_real_distribution<float>(0.01f, 2)(random);
+    for (auto &v : weights)
+        v = std::uniform_real_distribution<float>()(random);
+    for (unsigned r = 0; r < rows; ++r)
+        source[r] = static_cast<long long>(random() % (from + 1)) - 1;
+    for (auto &p : position)
+        p = static_cast<long long>(random() % (rows + 1)) - 1;
+    const auto run = [&](auto kernel) {
+        shmem::host::launch(job.states[0], 2, 2 * shmem::arch::warp_width, 0, kernel);
+    };
+    for (unsigned format : {SHMEMI_MOEN_BF16, SHMEMI_MOEN_INT8, SHMEMI_MOEN_FP8, SHMEMI_MOEN_BYTES})
+        for (unsigned group : {16u, 5u, h})
+            for (bool whole : {false, true}) {
+                const bool quantized = format == SHMEMI_MOEN_INT8 || format == SHMEMI_MOEN_FP8;
+                shmemi_moen_gather a = {};
+                a.x = format == SHMEMI_MOEN_BF16 ? address(x.data()) : address(q.data());
+                a.scales = address(scales.data());
+                a.scales_row = 4 * h;
+                a.source = whole ? 0 : address(source.data());
+                a.out = format == SHMEMI_MOEN_BYTES ? address(bytes.data()) : address(out.data());
+                a.rows = whole ? from : rows;
+                a.hidden = h;
+                a.format = format;
+                a.group = group;
+                run([&] { normal::gather(a); });
+                bool right = true;
+                for (unsigned r = 0; r < a.rows; ++r)
+                    for (unsigned c = 0; c < h; ++c) {
+                        const long long s = whole ? r : source[r];
+                        const auto i = static_cast<std::size_t>(s) * h;
+                        const signed char v = s < 0 ? 0 : q[i + c];
+                        const float value = format == SHMEMI_MOEN_INT8
+                                                ? v
+                                                : shmem::moe::from_e4m3(static_cast<unsigned char>(v));
+                        const float scaled = s < 0 ? 0 : value * scales[i + c / group];
+                        right = right && (format == SHMEMI_MOEN_BYTES ? bytes[r * h + c] == v
+                                          : quantized                 ? out[r * h + c] == to_bf16(scaled)
+                                                      : out[r * h + c] == (s < 0 ? 0 : x[i + c]));
+                    }
+                CHECK(right, "format %u, groups of %u, all rows %d", format, group, whole);
+            }
+    for (bool weighted : {false, true}) {
+        shmemi_moen_gather again = {};
+        again.x = address(x.data());
+        again.source = address(source.data());
+        again.out = address(out.data());
+        again.rows = rows;
+        again.hidden = again.group = h;
+        run([&] { normal::gather(again); });
+        shmemi_moen_sum a = {};
+        a.y = address(out.data());
+        a.y_stride = 2 * h;
+        a.position = address(position.data());
+        a.weights = weighted ? address(weights.data()) : 0;
+        a.out = address(sums.data());
+        a.rows = from;
+        a.hidden = h;
+        a.topk = topk;
+        run([&] { normal::sum_choices(a); });
+        bool right = true;
+        for (unsigned r = 0; r < from; ++r)
+            for (unsigned c = 0; c < h; ++c) {
+                float sum = 0;
+                for (unsigned k = 0; k < topk; ++k)
+                    if (position[r * topk + k] >= 0)
+                        sum = std::fma(of_bf16(out[static_cast<std::size_t>(position[r * topk + k]) * h + c]),
+                                       weighted ? weights[r * topk + k] : 1, sum);
+                right = right && sums[r * h + c] == to_bf16(sum);
+            }
+        CHECK(right, "sums, weighted %d", weighted);
+    }
+}
+
 // Rounds with changing tokens; room 0: no copy engine; the smaller, the fewer slots.
 static void test_rounds(scene &job, unsigned team, sizes s, unsigned rounds)
 {
@@ -254,6 +341,7 @@ int main(int argc, char **argv)
     {
         scene one(1, true);
         test_quick(one);
+        test_forms(one);
     }
     test_errors();
     std::printf("%lu checks passed, %lu failed\n", passed.load(), failures.load());

@@ -152,7 +152,7 @@ class TestTensors:
 
 @needs_torch
 def test_expert_form_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Places, gathered rows and sums, on the CPU."""
+    """Places and gathered rows, on the CPU."""
     import torch
 
     p = packages.package_of(torch.zeros(1), "test", "a")
@@ -172,24 +172,7 @@ def test_expert_form_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
         x = torch.from_numpy(rng.standard_normal((rows, 16)).astype(np.float32)).bfloat16()
         y = p.take(x, source)
         assert not y[source < 0].any()
-        w = torch.from_numpy(rng.random((rows, topk), dtype=np.float32))
-        total = p.sum_choices(y, position, w).float().numpy()
-        wanted = x.float().numpy() * np.where(idx >= 0, w.numpy(), 0).sum(1, keepdims=True)
-        np.testing.assert_allclose(total, wanted, rtol=2e-2, atol=1e-2)
-
-
-@needs_torch
-@pytest.mark.parametrize("group", [8, 16, 5])
-def test_dequantize_in_torch(monkeypatch: pytest.MonkeyPatch, group: int) -> None:
-    import torch
-
-    p = packages.package_of(torch.zeros(1), "test", "a")
-    monkeypatch.setattr(type(p), "_device", property(lambda self: torch.device("cpu")))
-    for rows in (0, 6):
-        q = torch.randint(-127, 128, (rows, 16), dtype=torch.int8)
-        scales = torch.rand(rows, -(-16 // group))
-        wanted = q.float() * scales.repeat_interleave(group, dim=1)[:, :16]
-        assert torch.equal(p.dequantize(q, scales, group), wanted.bfloat16())
+        assert torch.equal(y[source >= 0], x[source[source >= 0]])
 
 
 # ---- pyshmem.compat.deep_ep --------------------------------------------------------------------------------

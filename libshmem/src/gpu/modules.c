@@ -31,6 +31,8 @@ static const struct {
     [SHMEMI_K_COLLECT] = {KERNELS, "shmem_k_collect"},
     [SHMEMI_K_ALLTOALLS] = {KERNELS, "shmem_k_alltoalls"},
     [SHMEMI_K_STRIDED] = {KERNELS, "shmem_k_strided"},
+    [SHMEMI_K_MOE_GATHER] = {MOE_NORMAL, "shmem_k_moe_gather"},
+    [SHMEMI_K_MOE_SUM] = {MOE_NORMAL, "shmem_k_moe_sum"},
     [SHMEMI_K_MOE_LL_DISPATCH] = {MOE_LL, "shmem_k_moe_ll_dispatch"},
     [SHMEMI_K_MOE_LL_COMBINE] = {MOE_LL, "shmem_k_moe_ll_combine"},
     [SHMEMI_K_MOE_LAYOUT] = {MOE_NORMAL, "shmem_k_moe_layout"},

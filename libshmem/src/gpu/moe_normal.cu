@@ -1,6 +1,7 @@
 /* The MoE kernels for large batches; moe_gpu.c launches them. */
 #include "moe_normal_combine.cuh"
 #include "moe_normal_dispatch.cuh"
+#include "moe_normal_form.cuh"
 
 using namespace shmem;
 
@@ -23,4 +24,14 @@ extern "C" __global__ void __launch_bounds__(512, 1)
     shmem_k_moe_combine(const __grid_constant__ shmemi_moen o, const __grid_constant__ shmemi_moen_combine a)
 {
     moe::normal::combine(o, a, shared_memory);
+}
+
+extern "C" __global__ void __launch_bounds__(256) shmem_k_moe_gather(const __grid_constant__ shmemi_moen_gather a)
+{
+    moe::normal::gather(a);
+}
+
+extern "C" __global__ void __launch_bounds__(256) shmem_k_moe_sum(const __grid_constant__ shmemi_moen_sum a)
+{
+    moe::normal::sum_choices(a);
 }
