@@ -99,6 +99,11 @@ LOOP(run_memcpy, memcpy(direct, src, n))
 LOOP(run_memcpy_from, memcpy(dst, direct, n))
 LOOP(run_put, (shmem_putmem(dst, src, n, peer), shmem_quiet()))
 LOOP(run_put_nbi, shmem_putmem_nbi(dst, src, n, peer))
+LOOP(run_put_16, ({
+         for (int k = 0; k < 16; k++)
+             shmem_putmem_nbi(dst, src, n, peer);
+         shmem_quiet();
+     }))
 LOOP(run_get, shmem_getmem(dst, src, n, peer))
 LOOP(run_p, shmem_uint64_p(words + TARGET, (uint64_t)i, peer))
 LOOP(run_g, sink = shmem_uint64_g(words + TARGET, peer))
@@ -324,6 +329,11 @@ static struct op ops[] = {
     SIZES(BESIDE, "get", "memcpy_from", run_memcpy_from, "get", run_get),
     OVER(MIB, "get", "get / memcpy_from", "get", "memcpy_from"),
     TIME(8, "get", "g", PE0, run_g),
+    TIME(8, "network", "put", PE0, run_put),
+    TIME(8, "network", "get", PE0, run_get),
+    TIME(8, "network", "put_nbi", PE0, run_put_nbi),
+    TIME(8, "network", "16 put_nbi + quiet", PE0, run_put_16),
+    RATE(65536, "network", "put_nbi", PE0, run_put_nbi),
     TIME(8 * STRIDED, "strided", "iput64", PE0, run_iput),
     TIME(8 * STRIDED, "strided", "iget64", PE0, run_iget),
     TIME(8, "atomics", "fetch_add", PE0, run_fetch_add),
@@ -378,8 +388,9 @@ static bool selected(const struct op *op, const char *only)
 {
     if (only && !in_list(only, op->group))
         return false;
-    if (strstr(op->name, "memcpy") && direct == NULL)
-        return false; /* the peer's memory is not ours to load and store */
+    bool beside = direct != NULL; /* the peer's memory is ours to load and store */
+    if ((strstr(op->name, "memcpy") && !beside) || (strcmp(op->group, "network") == 0 && beside))
+        return false;
     if (op->run == run_line && line_there == NULL)
         return false;
     return op->who != PAIR || npes > 1;
@@ -518,7 +529,7 @@ static int usage(const char *wrong)
     fprintf(stderr,
             "bench_core: %s\nusage: bench_core [--rounds 1.." /* the list is short: by hand */
             "1001] [--slice-us 1..1000000] [--only "
-            "put,get,strided,atomics,signals,locks,sync,collectives,int8,moe]\n",
+            "put,get,network,strided,atomics,signals,locks,sync,collectives,int8,moe]\n",
             wrong);
     return 2;
 }

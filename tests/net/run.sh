@@ -3,11 +3,18 @@
 # them. And what networks do to programs: loss, delay, a link that is cut, a port that is blocked, a host that dies.
 #
 #     tests/net/run.sh [FOLDER OF THE C TESTS [PATTERN OF CASES]]
+#     tests/net/run.sh -- COMMAND...       a job of yours there, one PE on each of two hosts, instead of the tests
 #
 # Needs root and iproute2, and says so where they are missing (status 0: nothing was tested, nothing failed). Leaves no
 # namespace, process or file behind. UCX is the one that libshmem finds, or SHMEM_UCX_LIB.
 set -uo pipefail
 cd "$(dirname "$0")/../.."
+command=()
+if [ "${1-}" = -- ]; then
+    shift
+    command=("$@")
+    set --
+fi
 bin=${1:-build/c/tests/c}
 pattern=${2:-*}
 hosts=3
@@ -230,6 +237,10 @@ command -v ip >/dev/null || skip "no ip command (apt install iproute2)"
 trap cleanup EXIT
 trap 'exit 130' INT TERM HUP
 make_hosts 2>"$scratch/out" || skip "no network namespaces here: $(tail -n 1 "$scratch/out")"
+if [ ${#command[@]} != 0 ]; then
+    SHMEM_NODE_ID=/1 "$bin/launch" -n 2 "$scratch/on_host" "${command[@]}"
+    exit
+fi
 SHMEM_DEBUG=1 job 2 20 test_sync
 if grep -q 'ucx: no libucp' "$scratch/out"; then
     skip "$(grep -o 'no libucp.*' "$scratch/out" | head -n 1)"
