@@ -460,6 +460,7 @@ static bool verbs_progress(void)
     bool moved = shmemi_verbs_poll() > 0;
     if (!v->native)
         moved |= shmemi_verbs_amo_serve() > 0;
+    v->looks++;
     pthread_mutex_unlock(&v->lock);
     return moved;
 }

@@ -124,6 +124,7 @@ struct shmemi_verbs {
     uint32_t psn, max_message;
     bool native;         /* atomics by the NIC */
     uint64_t wqes, amos; /* under way, all peers together */
+    uint64_t looks;      /* of threads that wait in the library, for requests of peers */
     struct verbs_chunks chunks[SHMEMI_SEGMENT_COUNT];
 };
 extern struct shmemi_verbs shmemi_verbs;
