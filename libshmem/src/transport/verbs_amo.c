@@ -73,6 +73,11 @@ int shmemi_verbs_amo_serve(void)
     int n = ibv_poll_cq(v->received, VERBS_LIST, wc);
     l.n = 0;
     for (int i = 0; i < n; ++i) {
+        if (wc[i].wr_id >> 32 == (uint64_t)v->job->npes) {
+            if (wc[i].status == IBV_WC_SUCCESS)
+                shmemi_verbs_heard((uint32_t)wc[i].wr_id, wc[i].byte_len);
+            continue;
+        }
         struct verbs_peer *p = &v->peers[wc[i].wr_id >> 32];
         if (wc[i].status != IBV_WC_SUCCESS || p->broken)
             continue; /* the sending side knows the cause */
@@ -155,7 +160,7 @@ static void *serve_until_stopped(void *unused)
 int shmemi_verbs_amo_open(const char *call)
 {
     struct shmemi_verbs *v = &shmemi_verbs;
-    if (v->native)
+    if (v->native && !v->lazy)
         return SHMEMX_SUCCESS;
     service.stop = eventfd(0, EFD_CLOEXEC);
     int err = service.stop < 0 ? errno : pthread_create(&service.thread, NULL, serve_until_stopped, NULL);
@@ -381,9 +386,12 @@ int shmemi_verbs_amo(int pe, int segment, uint64_t offset, const struct shmemi_a
     l.n = 0;
     l.signal = false;
     pthread_mutex_lock(&v->lock);
-    int rc = l.p->broken ? shmemi_verbs_broken(call, l.p)
-             : v->native ? amo_native(call, &l, segment, offset, a, nbi)
-                         : amo_target(call, &l, segment, offset, a, nbi);
+    int rc = l.p->broken  ? shmemi_verbs_broken(call, l.p)
+             : l.p->ready ? SHMEMX_SUCCESS
+                          : shmemi_verbs_reach(call, l.p);
+    if (rc == 0)
+        rc = v->native ? amo_native(call, &l, segment, offset, a, nbi)
+                       : amo_target(call, &l, segment, offset, a, nbi);
     pthread_mutex_unlock(&v->lock);
     return rc;
 }
