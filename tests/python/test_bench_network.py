@@ -126,8 +126,8 @@ _WRITE_BW = """
 
 def test_what_perftest_prints() -> None:
     programs = {(p.op, p.bytes): p for p in network.BESIDE["verbs"][2]}
-    assert programs["put", 8].read(_WRITE_LAT) == pytest.approx(2 * 20_660)
-    assert programs["fetch_add", 8].read(_WRITE_LAT) == pytest.approx(20_660)
+    assert programs["put", 8].read(_WRITE_LAT) == pytest.approx(2 * 21_390)
+    assert programs["fetch_add", 8].read(_WRITE_LAT) == pytest.approx(21_390)
     assert programs["put_nbi", 65536].read(_WRITE_BW) == pytest.approx(80 * 2**20 / 1e9)
     assert programs["put_nbi", 8].read(_WRITE_BW) == pytest.approx(1e3 / 0.00128)
     for text in ("", "Couldn't connect to host:18515"):
