@@ -3,7 +3,7 @@
 # them. And what networks do to programs: loss, delay, a link that is cut, a port that is blocked, a host that dies.
 #
 #     tests/net/run.sh [FOLDER OF THE C TESTS [PATTERN OF CASES]]
-#     tests/net/run.sh -- COMMAND...       a job of yours there, one PE on each of two hosts, instead of the tests
+#     tests/net/run.sh -- COMMAND...       a job of yours there, on two hosts with PES_A_HOST (1) PEs each, no tests
 #
 # Needs root and iproute2, and says so where they are missing (status 0: nothing was tested, nothing failed). Leaves no
 # namespace, process or file behind. UCX is the one that libshmem finds, or SHMEM_UCX_LIB.
@@ -64,7 +64,7 @@ export MASTER_ADDR=$NET.1
 exec ip netns exec "$NAME-$((RANK / PES_A_HOST))" "$@"
 END
 chmod +x "$scratch/on_host"
-export NET=$net NAME=$name PES_A_HOST=1
+export NET=$net NAME=$name PES_A_HOST=${PES_A_HOST:-1}
 export UCX_TLS=${UCX_TLS:-tcp} UCX_NET_DEVICES=${UCX_NET_DEVICES:-eth0}
 export SHMEM_SYMMETRIC_SIZE=64M SHMEM_TIMEOUT=${SHMEM_TIMEOUT:-60}
 
@@ -272,7 +272,8 @@ trap cleanup EXIT
 trap 'exit 130' INT TERM HUP
 make_hosts 2>"$scratch/out" || skip "no network namespaces here: $(tail -n 1 "$scratch/out")"
 if [ ${#command[@]} != 0 ]; then
-    SHMEM_NODE_ID=/1 "$bin/launch" -n 2 "$scratch/on_host" "${command[@]}"
+    SHMEM_NODE_ID=/$PES_A_HOST SHMEM_SYMMETRIC_SIZE=1G "$bin/launch" -t 3600 -n $((2 * PES_A_HOST)) \
+        "$scratch/on_host" "${command[@]}"
     exit
 fi
 SHMEM_DEBUG=1 job 2 20 test_sync
