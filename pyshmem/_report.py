@@ -14,7 +14,7 @@ from typing import Any
 
 from .bench.launch import find_launchers, processors
 
-__all__ = ["gather", "paths"]
+__all__ = ["gather", "library_text", "paths"]
 
 # What each is for; opened when needed, never required.
 _OPTIONAL = {
@@ -119,7 +119,7 @@ _LINES = ("libshmem", "job", "node", "heap", "int8")  # "key: value"
 _SECTIONS = ("bootstraps", "transports", "routes", "variables")  # "key:" and lines of their own
 
 
-def _parse(text: str) -> dict[str, Any]:
+def library_text(text: str) -> dict[str, Any]:
     """The library's own text, by keys."""
     found: dict[str, Any] = {}
     section: list[str] = []
@@ -145,10 +145,10 @@ def _variables(lines: list[str]) -> list[dict[str, Any]]:
     return found
 
 
-def gather(library_text: str, error: str | None) -> dict[str, Any]:
-    """Everything, as JSON would have it. `library_text` is pyshmem.info(); `error`: why init failed, if it
+def gather(text: str, error: str | None) -> dict[str, Any]:
+    """Everything, as JSON would have it. `text` is pyshmem.info(); `error`: why init failed, if it
     did."""
-    own = _parse(library_text)
+    own = library_text(text)
     launchers = [launcher._asdict() for launcher in find_launchers()]
     library = paths()["library"]
     libraries = _optional(launchers)  # before mpi4py, which opens some of them for itself

@@ -10,7 +10,6 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -327,12 +326,14 @@ def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
     """Measures in the job that a launcher has started this process in."""
     import pyshmem
 
-    from .bench import gpu, others
+    from .bench import gpu, network, others
     from .bench.run import CoreError, run
 
     on_gpus = options.device == "cuda"
     try:
-        mpi = others.start_mpi() if options.peer and not on_gpus else None
+        between = not on_gpus and "network" in options.groups
+        more = not on_gpus and set(options.groups) != {"network"}
+        mpi = others.start_mpi() if options.peer and more else None
         pyshmem.init()
         if npes not in (None, pyshmem.n_pes()):
             raise click.UsageError(
@@ -343,7 +344,15 @@ def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
         if on_gpus:
             gpu.require(pyshmem.n_pes())
         report = screen.report()
-        measure = partial(gpu.run, options, report) if on_gpus else partial(run, options, report, mpi)
+
+        def measure() -> None:
+            if on_gpus:
+                gpu.run(options, report)
+            if more:
+                run(options, report, mpi)
+            if between:
+                network.run(options, report)
+
         if first:
             version, bootstrap = f"pyshmem {pyshmem.__version__}", pyshmem.bootstrap_name()
             head = {"program": "pyshmem bench", "version": version, "npes": pyshmem.n_pes()}
@@ -463,8 +472,8 @@ def _listed(function: Callable[..., None]) -> Callable[..., None]:
               help="Rounds (default 15, with --quick 5; on GPUs 7 and 3).")  # fmt: skip
 @click.option("--slice-us", type=click.FloatRange(1, 1e6), hidden=True, help="Microseconds of a timed loop.")
 @click.option("--peer", is_flag=True,
-              help="The same on mpi4py, and shmem4py where installed, in the same rounds; "
-                   "on GPUs on NVSHMEM, NCCL and DeepEP, afterwards.")  # fmt: skip
+              help="The same on mpi4py, and shmem4py where installed, in the same rounds; between nodes "
+                   "perftest or ucx_perftest; on GPUs on NVSHMEM, NCCL and DeepEP, afterwards.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each figure instead of tables.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Tables in Markdown.")
 @click.option(

@@ -23,7 +23,7 @@ import numpy as np
 
 import pyshmem
 
-__all__ = ["Check", "examine", "gather", "machine", "ping", "worst"]
+__all__ = ["Check", "examine", "gather", "gid_index", "machine", "ping", "worst"]
 
 OK, NONE, WARN, BAD = "ok", "none", "warn", "bad"
 _PINGS = 200
@@ -80,6 +80,16 @@ def _gid_rank(entry: tuple[int, str, str, str]) -> tuple[bool, int, int]:
     address = ipaddress.IPv6Address(gid)
     scope = 0 if address.ipv4_mapped else 2 if address.is_link_local else 1
     return ("v2" not in kind, scope, index)
+
+
+def gid_index(device: str, port: str, root: Path = Path("/")) -> int | None:
+    """The GID by which a port is reached: SHMEM_IB_GID_INDEX, or on RoCE the preferred one; else None."""
+    where = root / "sys/class/infiniband" / device / "ports" / port
+    wanted = os.environ.get("SHMEM_IB_GID_INDEX", "-1")
+    if wanted.isdigit():
+        return int(wanted)
+    gids = sorted(_gids(where), key=_gid_rank) if _read(where / "link_layer") == "Ethernet" else []
+    return gids[0][0] if gids else None
 
 
 def _port(root: Path, device: str, port: Path) -> Check:

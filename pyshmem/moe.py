@@ -458,6 +458,7 @@ class ExpertParallel(Closable):
 
         One row travels for each (token, rank) pair. The sum over ranks is taken in float32, in rank order,
         and rounded once; in expert form a token's rows on one rank are added in float32 before they travel.
+        So are, on CPUs, those of the ranks of another node: one row comes from there.
 
         Parameters
         ----------

@@ -1,6 +1,6 @@
 /* Speed of libshmem from C, by its public functions alone: what `pyshmem bench` starts for its C figures.
  *
- *   mpirun -n 2 bench_core [--rounds N] [--slice-us T] [--only GROUP,...]
+ *   mpirun -n 2 bench_core [--rounds N] [--slice-us T] [--only GROUP,...] [--others-sleep]
  *
  * Standard output of PE 0 is one JSON object a line: first what was run, then "progress" from 0 to 1, then the figures
  *   {"group": "put", "op": "put", "bytes": 8, "unit": "ns", "median": 11.8, "q1": 11.6, "q3": 12.4, "rounds": 15}
@@ -9,7 +9,8 @@
  * How it measures. A round times every operation once, one after another, in a loop of about T microseconds, so that
  * a machine that slows down for a while does so to all of them; a figure is the median of its rounds with the
  * quartiles, q1 being what a quieter machine would give more often. Ratios are taken in each round. Loops start after a barrier.
- * An operation of PE 0 alone has the others waiting in that barrier's successor.
+ * An operation of PE 0 alone has the others waiting in that barrier's successor; with --others-sleep they leave their
+ * processors alone until it is over, as servers of perftest do.
  */
 #include <getopt.h>
 #include <math.h>
@@ -52,7 +53,8 @@ enum {
     COUNTER = 16,
     TARGET = 24,
     LINE = 32,
-    WORDS = 40
+    OVER = 40,
+    WORDS = 48
 }; /* each in a cache line of its own */
 static long *lock, *guarded; /* symmetric */
 static uint64_t *line_there; /* LINE on the other PE of a ping-pong as plain memory, or NULL */
@@ -99,6 +101,11 @@ LOOP(run_memcpy, memcpy(direct, src, n))
 LOOP(run_memcpy_from, memcpy(dst, direct, n))
 LOOP(run_put, (shmem_putmem(dst, src, n, peer), shmem_quiet()))
 LOOP(run_put_nbi, shmem_putmem_nbi(dst, src, n, peer))
+LOOP(run_put_16, ({
+         for (int k = 0; k < 16; k++)
+             shmem_putmem_nbi(dst, src, n, peer);
+         shmem_quiet();
+     }))
 LOOP(run_get, shmem_getmem(dst, src, n, peer))
 LOOP(run_p, shmem_uint64_p(words + TARGET, (uint64_t)i, peer))
 LOOP(run_g, sink = shmem_uint64_g(words + TARGET, peer))
@@ -324,6 +331,11 @@ static struct op ops[] = {
     SIZES(BESIDE, "get", "memcpy_from", run_memcpy_from, "get", run_get),
     OVER(MIB, "get", "get / memcpy_from", "get", "memcpy_from"),
     TIME(8, "get", "g", PE0, run_g),
+    TIME(8, "network", "put", PE0, run_put),
+    TIME(8, "network", "get", PE0, run_get),
+    TIME(8, "network", "put_nbi", PE0, run_put_nbi),
+    TIME(8, "network", "16 put_nbi + quiet", PE0, run_put_16),
+    RATE(65536, "network", "put_nbi", PE0, run_put_nbi),
     TIME(8 * STRIDED, "strided", "iput64", PE0, run_iput),
     TIME(8 * STRIDED, "strided", "iget64", PE0, run_iget),
     TIME(8, "atomics", "fetch_add", PE0, run_fetch_add),
@@ -378,8 +390,9 @@ static bool selected(const struct op *op, const char *only)
 {
     if (only && !in_list(only, op->group))
         return false;
-    if (strstr(op->name, "memcpy") && direct == NULL)
-        return false; /* the peer's memory is not ours to load and store */
+    bool beside = direct != NULL; /* the peer's memory is ours to load and store */
+    if ((strstr(op->name, "memcpy") && !beside) || (strcmp(op->group, "network") == 0 && beside))
+        return false;
     if (op->run == run_line && line_there == NULL)
         return false;
     return op->who != PAIR || npes > 1;
@@ -394,6 +407,19 @@ static struct op *find(const char *name, size_t bytes)
 }
 
 /* ---- timing -------------------------------------------------------------------------------------------------- */
+
+static bool others_sleep;
+
+/* All but PE 0 sleep until it comes here too. */
+static void sleep_through(void)
+{
+    static uint64_t rounds;
+    rounds++;
+    for (int pe = 1; me == 0 && pe < npes; pe++)
+        shmem_uint64_p(words + OVER, rounds, pe);
+    while (me != 0 && __atomic_load_n(words + OVER, __ATOMIC_ACQUIRE) < rounds)
+        nanosleep(&(struct timespec){.tv_nsec = 1000000}, NULL);
+}
 
 /* Nanoseconds of one of `iterations` calls; meaningful on PE 0. */
 static double time_one(struct op *op, long iterations)
@@ -410,6 +436,8 @@ static double time_one(struct op *op, long iterations)
     if (op->run == run_lock_contended)
         shmem_sync_all(); /* the time until the last one has had its turns */
     double took = now_ns() - start;
+    if (others_sleep && op->who == PE0)
+        sleep_through();
     shmem_barrier_all();
     if (op->run == run_fetch_add || op->run == run_add)
         added += (uint64_t)iterations;
@@ -518,7 +546,7 @@ static int usage(const char *wrong)
     fprintf(stderr,
             "bench_core: %s\nusage: bench_core [--rounds 1.." /* the list is short: by hand */
             "1001] [--slice-us 1..1000000] [--only "
-            "put,get,strided,atomics,signals,locks,sync,collectives,int8,moe]\n",
+            "put,get,network,strided,atomics,signals,locks,sync,collectives,int8,moe] [--others-sleep]\n",
             wrong);
     return 2;
 }
@@ -528,6 +556,7 @@ int main(int argc, char **argv)
     static const struct option options[] = {{"rounds", required_argument, NULL, 'r'},
                                             {"slice-us", required_argument, NULL, 's'},
                                             {"only", required_argument, NULL, 'o'},
+                                            {"others-sleep", no_argument, NULL, 'z'},
                                             {0}};
     long rounds = 15;
     double slice_us = 2000;
@@ -551,6 +580,9 @@ int main(int argc, char **argv)
             for (const char *at = only; at; at = strchr(at, ',') ? strchr(at, ',') + 1 : NULL)
                 if (!group_exists(at, strcspn(at, ",")))
                     return usage("--only names a group that does not exist");
+            break;
+        case 'z':
+            others_sleep = true;
             break;
         default:
             return usage("unknown option");

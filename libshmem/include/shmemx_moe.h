@@ -182,6 +182,8 @@ typedef struct {
 /* Sends one row for each (token, rank) pair back and sums them: out[t] = sum over ranks, in rank order, of
  * that rank's row for t, added in float32, rounded once. Expert form: a token's rows are first added in
  * float32 in the order of its choices (and rounded once for the way, unless the rank is the token's own).
+ * The ranks of another node count as one, at the place of the first of them: their rows are added in float32,
+ * in rank order, and the sum is rounded (or quantized) once for the way.
  * Rows of the own rank never travel and are never quantized. Unweighted it is the backward of dispatch.
  * Errors as dispatch. */
 SHMEMX_API int shmemx_moe_combine(shmemx_moe_t *moe, const shmemx_moe_handle_t *handle,

@@ -190,6 +190,27 @@ static size_t up(size_t n, size_t to)
     return (n + to - 1) / to * to;
 }
 
+/* Which ranks share a node, and how many of them a token may go to. */
+static int find_nodes(const char *call, struct shmemx_moe *m)
+{
+    int most = 1, apart = 0;
+    m->world = malloc((size_t)m->ranks * sizeof *m->world);
+    m->node = malloc((size_t)m->ranks * sizeof *m->node);
+    if (!m->world || !m->node)
+        return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "no private memory for %d ranks", m->ranks);
+    for (int r = 0; r < m->ranks; r++) {
+        m->world[r] = shmem_team_translate_pe(m->c.team, r, SHMEM_TEAM_WORLD);
+        m->node[r] = shmemi_moe_never_direct ? r : shmemi_node.node_of[m->world[r]];
+        int mates = 1;
+        for (int before = 0; before < r; before++)
+            mates += m->node[before] == m->node[r];
+        most = mates > most ? mates : most;
+        apart |= m->node[r] != m->node[0];
+    }
+    m->fan = !apart ? 0 : (most < m->c.topk ? most : (int)m->c.topk) - 1;
+    return SHMEMX_SUCCESS;
+}
+
 /* Where everything is in records and in the block. */
 static void lay_out(struct shmemx_moe *m)
 {
@@ -216,7 +237,8 @@ static void lay_out(struct shmemx_moe *m)
     m->receive_bytes = up((size_t)c->capacity * m->record, 4096);
     m->combine_at = m->receive_at + (size_t)m->slots * m->receive_bytes;
     m->combine_bytes = up((size_t)m->combine_rows * m->back_record, 4096);
-    m->block_bytes = m->combine_at + 2 * m->combine_bytes;
+    m->parts_at = m->combine_at + 2 * m->combine_bytes;
+    m->block_bytes = m->parts_at + (m->fan ? (size_t)c->capacity * (size_t)c->hidden * sizeof(float) : 0);
     m->info.ranks = m->ranks;
     m->info.rank = m->me;
     m->info.capacity = c->capacity;
@@ -229,25 +251,21 @@ static void lay_out(struct shmemx_moe *m)
 static int fill(const char *call, struct shmemx_moe *m)
 {
     size_t ranks = (size_t)m->ranks, experts = (size_t)m->c.num_experts;
-    m->world = malloc(ranks * sizeof *m->world);
     m->owner = malloc(experts * sizeof *m->owner);
     m->first = malloc((ranks + 1) * sizeof *m->first);
-    m->node = malloc(ranks * sizeof *m->node);
     m->peer = calloc(ranks, sizeof *m->peer);
     m->stage = calloc(ranks, sizeof *m->stage);
     m->sent = malloc(ranks * sizeof *m->sent);
     m->line = calloc(1, m->line_bytes);
     m->record_scratch = malloc(m->sent_row);
     m->sum = malloc((size_t)m->c.hidden * sizeof *m->sum);
-    if (!m->world || !m->owner || !m->first || !m->node || !m->peer || !m->stage || !m->sent || !m->line ||
-        !m->record_scratch || !m->sum)
+    if (!m->owner || !m->first || !m->peer || !m->stage || !m->sent || !m->line || !m->record_scratch ||
+        !m->sum)
         return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "no private memory for %d ranks, %zu experts",
                            m->ranks, experts);
     int64_t each = m->c.num_experts / m->ranks, more = m->c.num_experts % m->ranks;
     m->first[0] = 0;
     for (int r = 0; r < m->ranks; r++) {
-        m->world[r] = shmem_team_translate_pe(m->c.team, r, SHMEM_TEAM_WORLD);
-        m->node[r] = shmemi_moe_never_direct ? r : shmemi_node.node_of[m->world[r]];
         m->first[r + 1] = m->first[r] + (int32_t)(each + (r < more));
         for (int32_t e = m->first[r]; e < m->first[r + 1]; e++)
             m->owner[e] = r;
@@ -331,6 +349,7 @@ int shmemx_moe_create(const shmemx_moe_config_t *config, shmemx_moe_t **moe)
         error = shmemi_fail(SHMEMX_ERR_NO_MEMORY, __func__, "%zu bytes of private memory", sizeof *m);
     } else if (config->team != SHMEM_TEAM_INVALID) {
         error = prepare(__func__, config, m);
+        error = error ? error : find_nodes(__func__, m);
         if (!error) {
             lay_out(m);
             error = fill(__func__, m);

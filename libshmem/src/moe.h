@@ -25,6 +25,7 @@ enum shmemi_moe_step {
     SHMEMI_MOE_NOTHING = 0,
     SHMEMI_MOE_SIZES,
     SHMEMI_MOE_ROWS,
+    SHMEMI_MOE_PARTS,
     SHMEMI_MOE_COMBINE,
     SHMEMI_MOE_COMBINE_WEIGHTS
 };
@@ -54,10 +55,14 @@ struct shmemi_moe_route {
     /* Receiving side, by source rank. */
     int32_t *recv_start, *recv_count; /* [R] rows in this PE's receive buffer */
     int32_t *return_base;             /* [R] where they start in the source's combine buffer */
+    int32_t *total;                   /* [R] rows of each rank, where rows are packed */
     int64_t *ids;                     /* [rows][K], and so on as in shmemx_moe_received_t */
     float *weights;
     int32_t *source_rank, *source_token;
     int32_t *copy_rank, *copy_row; /* [rows] where the row lies on this node, -1 = in its own place */
+    /* [rows] ranks of this node that copied the row, [rows][fan] which, ascending, and as which of their rows: in a
+     * combine they leave their sums here, and one goes back. */
+    int32_t *parts, *part_rank, *part_row;
     int32_t *per_expert;
     int64_t *offsets;
     int32_t *place;
@@ -84,15 +89,17 @@ struct shmemx_moe {
     size_t ids_at, weights_at, source_at, record;
     size_t back_weights_at, back_record;
     size_t sent_row, back_row; /* bytes of hidden in them: row, or an INT8 record */
-    /* The symmetric block, base.block: lines [2][R], receive buffers [slots], combine buffers [2]. */
-    size_t line_bytes, receive_at, receive_bytes, combine_at, combine_bytes, block_bytes;
+    /* The symmetric block, base.block: lines [2][R], receive buffers [slots], combine buffers [2], with fan > 0 the float32
+     * sums of received rows [capacity][hidden]. */
+    size_t line_bytes, receive_at, receive_bytes, combine_at, combine_bytes, parts_at, block_bytes;
     int slots;
     int64_t combine_rows;
     int32_t *node; /* [R] ranks of one number map each other's memory */
     bool far;      /* some ranks are not mapped */
-    char **peer;   /* [R] block of each rank as mapped here, NULL = not mapped */
-    char **stage;  /* [R] for ranks not mapped: rows to be put, max(receive, combine) bytes of one stream */
-    size_t *sent;  /* [R] bytes of each rank's stream that are on their way, in store_rows */
+    int fan; /* most ranks of one node, but one, that a token of another node goes to; the same in all ranks */
+    char **peer;  /* [R] block of each rank as mapped here, NULL = not mapped */
+    char **stage; /* [R] for ranks not mapped: rows to be put, max(receive, combine) bytes of one stream */
+    size_t *sent; /* [R] bytes of each rank's stream that are on their way, in store_rows */
     struct shmemi_moe_line *line; /* the line being told */
     uint64_t round, dispatches, combine_round;
     int combine_slot;
@@ -131,6 +138,8 @@ void shmemi_moe_read_records(const struct shmemx_moe *moe, struct shmemi_moe_rou
                              const char *buffer);
 /* Copies the rows that came to another rank of this node, from its buffer, which starts at the same `offset`. */
 void shmemi_moe_copy_rows(const struct shmemx_moe *moe, const struct shmemi_moe_route *route, size_t offset);
+/* The ranks of this node that copy rows of this one, from their records; right after the round that brought them. */
+void shmemi_moe_find_parts(const struct shmemx_moe *moe, struct shmemi_moe_route *r, size_t offset);
 void shmemi_moe_route_release(struct shmemi_moe_route *route);
 
 /* moe_wire.c */

@@ -1,4 +1,6 @@
-/* Combine: one row for each (token, rank) pair goes back, and the token's owner adds them up. */
+/* Combine: one row for each (token, rank) pair goes back, and the token's owner adds them up. Of the ranks of another node
+ * one alone sends a row back, to which it has added those of the others. */
+#include <math.h>
 #include <string.h>
 
 #include "moe.h"
@@ -76,17 +78,23 @@ static float row_weight(const struct combine *c, size_t row)
     return sum;
 }
 
-/* Adds a row to the sum, or begins it. */
-static void add(const struct combine *c, float *sum, bool *begun, const void *row, float weight)
+/* Adds a row of a type (an index into the kernels) to the sum, or begins it. */
+static void add_typed(const struct combine *c, int type, float *sum, bool *begun, const void *row,
+                      float weight)
 {
     if (!*begun && weight == 1.0f) {
-        c->k->widen[c->type](sum, row, c->cols);
+        c->k->widen[type](sum, row, c->cols);
     } else {
         if (!*begun)
             memset(sum, 0, c->cols * sizeof *sum);
-        c->k->axpy[c->type](sum, row, c->cols, weight);
+        c->k->axpy[type](sum, row, c->cols, weight);
     }
     *begun = true;
+}
+
+static void add(const struct combine *c, float *sum, bool *begun, const void *row, float weight)
+{
+    add_typed(c, c->type, sum, begun, row, weight);
 }
 
 /* Adds what this rank's experts made of a received row. */
@@ -101,12 +109,37 @@ static void add_received(const struct combine *c, float *sum, bool *begun, size_
             add(c, sum, begun, y_row(c, c->r->place[j]), c->a->weighted ? c->r->weights[j] : 1.0f);
 }
 
-/* Writes what goes back for a received row. */
+/* A received row's sum as this rank leaves it for the one of its node that sends: float32, in the block of `rank`. */
+static float *part(const struct shmemx_moe *moe, int rank, size_t row)
+{
+    return (float *)(void *)(moe->peer[rank] + moe->parts_at) + row * (size_t)moe->c.hidden;
+}
+
+static int leave_parts(const struct combine *c)
+{
+    const struct shmemx_moe *moe = c->moe;
+    bool strict = moe->c.combine_quant == SHMEMX_MOE_QUANT_INT8 && !moe->c.nonfinite;
+    for (size_t row = 0; row < (size_t)c->r->rows; row++) {
+        if (c->r->copy_rank[row] < 0)
+            continue;
+        float *sum = part(moe, moe->me, row);
+        bool begun = false;
+        add_received(c, sum, &begun, row);
+        for (size_t i = 0; strict && i < c->cols; i++)
+            if (SHMEMI_UNLIKELY(!isfinite(sum[i])))
+                return shmemi_int8_fail_nonfinite(c->call, sum, SHMEMX_FLOAT32, row, i);
+    }
+    return SHMEMX_SUCCESS;
+}
+
+/* Writes what goes back for a received row: this rank's sum, and those that others have left for it. */
 static int write_row(struct combine *c, char *record, size_t row)
 {
     struct shmemx_moe *moe = c->moe;
     const shmemx_moe_combine_t *a = c->a;
-    bool plain = !a->by_expert && !a->weighted, quant = moe->c.combine_quant == SHMEMX_MOE_QUANT_INT8;
+    int parts = moe->fan ? c->r->parts[row] : 0;
+    bool plain = !a->by_expert && !a->weighted && !parts,
+         quant = moe->c.combine_quant == SHMEMX_MOE_QUANT_INT8;
     /* Float32 rows are added up where they go; 8 KiB that were just written are in L1. */
     bool in_place = !quant && moe->c.type == SHMEMX_FLOAT32;
     float *sum = in_place ? (float *)(void *)record : moe->sum;
@@ -114,6 +147,9 @@ static int write_row(struct combine *c, char *record, size_t row)
     if (!plain) {
         bool begun = false;
         add_received(c, sum, &begun, row);
+        for (size_t i = row * (size_t)moe->fan, end = i + (size_t)parts; i < end; i++)
+            add_typed(c, SHMEMI_FLOAT_INDEX(SHMEMX_FLOAT32), sum, &begun,
+                      part(moe, c->r->part_rank[i], (size_t)c->r->part_row[i]), 1.0f);
     }
     int type = plain ? moe->c.type : SHMEMX_FLOAT32;
     if (quant) {
@@ -126,9 +162,6 @@ static int write_row(struct combine *c, char *record, size_t row)
     } else if (!in_place) {
         c->k->narrow[c->type](record, sum, c->cols);
     }
-    size_t k = (size_t)moe->c.topk;
-    if (a->topk_weights)
-        memcpy(record + moe->back_weights_at, a->topk_weights + row * k, k * sizeof(float));
     return SHMEMX_SUCCESS;
 }
 
@@ -137,28 +170,42 @@ static size_t combine_buffer(const struct shmemx_moe *moe)
     return moe->combine_at + (size_t)shmemi_moe_combine_slot(moe) * moe->combine_bytes;
 }
 
-static int send_back(struct combine *c, size_t buffer)
+/* What goes back to one source. Of rows that another rank of this node sends, the weights alone. */
+static int send_back_to(struct combine *c, size_t buffer, int source)
 {
     struct shmemx_moe *moe = c->moe;
     const struct shmemi_moe_route *r = c->r;
-    for (int i = 1; i < moe->ranks; i++) {
-        int source = (moe->me + i) % moe->ranks;
-        size_t offset = buffer + (size_t)r->return_base[source] * moe->back_record;
-        char *record = shmemi_moe_target(moe, source, offset);
-        size_t row = (size_t)r->recv_start[source], count = (size_t)r->recv_count[source];
-        for (size_t j = 0; j < count; j++, record += moe->back_record) {
-            int rc = write_row(c, record, row + j);
-            if (rc)
-                return rc;
+    size_t offset = buffer + (size_t)r->return_base[source] * moe->back_record;
+    char *target = shmemi_moe_target(moe, source, offset);
+    size_t first = (size_t)r->recv_start[source], count = (size_t)r->recv_count[source], sent = 0;
+    size_t k = (size_t)moe->c.topk, weights = c->a->topk_weights ? k * sizeof(float) : 0;
+    int rc = SHMEMX_SUCCESS;
+    for (size_t j = 0; j < count && rc == 0; j++) {
+        size_t at = j * moe->back_record, row = first + j;
+        bool elsewhere = moe->fan && r->copy_rank[row] >= 0;
+        if (weights)
+            memcpy(target + at + moe->back_weights_at, c->a->topk_weights + row * k, weights);
+        moe->info.combine_bytes_remote += (int64_t)((elsewhere ? 0 : moe->back_row) + weights);
+        if (!elsewhere) {
+            rc = write_row(c, target + at, row);
+            continue;
         }
-        int rc = shmemi_moe_flush(moe, source, offset, 0, count * moe->back_record);
-        if (rc)
-            return rc;
-        size_t bytes = moe->back_row + (c->a->topk_weights ? (size_t)moe->c.topk * sizeof(float) : 0);
-        moe->info.combine_bytes_remote += (int64_t)(count * bytes);
+        rc = shmemi_moe_flush(moe, source, offset, sent, at - sent);
+        if (rc == 0)
+            rc = shmemi_moe_flush(moe, source, offset, at + moe->back_weights_at, weights);
+        sent = at + moe->back_record;
     }
+    return rc ? rc : shmemi_moe_flush(moe, source, offset, sent, count * moe->back_record - sent);
+}
+
+static int send_back(struct combine *c, size_t buffer)
+{
+    struct shmemx_moe *moe = c->moe;
+    int rc = SHMEMX_SUCCESS;
+    for (int i = 1; i < moe->ranks && rc == 0; i++)
+        rc = send_back_to(c, buffer, (moe->me + i) % moe->ranks);
     moe->info.saturated += (int64_t)c->saturated;
-    return SHMEMX_SUCCESS;
+    return rc;
 }
 
 /* The returned record of entry i of the sending side. */
@@ -181,6 +228,8 @@ static void sum_token(const struct combine *c, const char *buffer, size_t t)
             add_received(c, sum, &begun, (size_t)(r->recv_start[moe->me] + r->at[i]));
             continue;
         }
+        if (r->via[i] >= 0)
+            continue; /* is in the row of that entry */
         const char *record = returned(c, buffer, i);
         if (!quant) {
             add(c, sum, &begun, record, 1.0f);
@@ -229,6 +278,13 @@ int shmemx_moe_combine(shmemx_moe_t *moe, const shmemx_moe_handle_t *handle, con
     struct combine c = {
         __func__, moe, r, args, shmemi_int8_kernels(), (size_t)moe->c.hidden, SHMEMI_FLOAT_INDEX(moe->c.type),
         0};
+    if (moe->fan) { /* the round's end: all ranks of this node have left their parts */
+        shmemi_moe_begin_round(moe);
+        rc = rc ? rc : leave_parts(&c);
+        rc = shmemi_moe_end_round(__func__, moe, SHMEMI_MOE_PARTS, rc, r ? r->tag : 0, NULL);
+        if (rc)
+            return rc;
+    }
     shmemi_moe_begin_round(moe);
     size_t buffer = combine_buffer(moe);
     if (!rc)

@@ -184,6 +184,7 @@ static int run(const char *call, struct shmemx_moe *moe, int error, struct shmem
                     shmemi_moe_line_of(moe, moe->base.block, moe->round, rank)->counts[moe->me];
         }
         shmemi_moe_read_records(moe, route, moe->base.block + buffer);
+        shmemi_moe_find_parts(moe, route, buffer);
     }
     shmemi_moe_copy_rows(moe, route, buffer);
     moe->info.dispatches++;

@@ -98,8 +98,8 @@ static size_t carve_sending(const struct shmemx_moe *moe, struct shmemi_moe_rout
     r->at = carve(base, &used, pairs, sizeof *r->at);
     r->via = carve(base, &used, pairs, sizeof *r->via);
     r->owner = carve(base, &used, t * k, sizeof *r->owner);
-    int32_t **const by_rank[] = {&r->send_count, &r->send_base,  &r->own_base,
-                                 &r->recv_start, &r->recv_count, &r->return_base};
+    int32_t **const by_rank[] = {&r->send_count, &r->send_base,   &r->own_base, &r->recv_start,
+                                 &r->recv_count, &r->return_base, &r->total};
     for (size_t i = 0; i < sizeof by_rank / sizeof *by_rank; i++)
         *by_rank[i] = carve(base, &used, ranks, sizeof(int32_t));
     return used;
@@ -114,6 +114,9 @@ static size_t carve_receiving(const struct shmemx_moe *moe, struct shmemi_moe_ro
     r->source_token = carve(base, &used, rows, sizeof *r->source_token);
     r->copy_rank = carve(base, &used, rows, sizeof *r->copy_rank);
     r->copy_row = carve(base, &used, rows, sizeof *r->copy_row);
+    r->parts = carve(base, &used, moe->fan ? rows : 0, sizeof *r->parts);
+    r->part_rank = carve(base, &used, rows * (size_t)moe->fan, sizeof *r->part_rank);
+    r->part_row = carve(base, &used, rows * (size_t)moe->fan, sizeof *r->part_row);
     r->place = carve(base, &used, rows * k, sizeof *r->place);
     r->per_expert = carve(base, &used, local, sizeof *r->per_expert);
     r->offsets = carve(base, &used, local + 1, sizeof *r->offsets);
@@ -212,6 +215,7 @@ static int place_packed(const char *call, const struct shmemx_moe *moe, struct s
             return shmemi_fail(SHMEMX_ERR_LIMIT, call,
                                "rank %d (PE %d) would receive %lld rows, its capacity is %lld", to,
                                moe->world[to], (long long)total, (long long)moe->info.capacity);
+        r->total[to] = (int32_t)total;
     }
     int32_t in = 0, back = 0;
     for (int from = 0; from < moe->ranks; from++) {
@@ -291,6 +295,39 @@ void shmemi_moe_copy_rows(const struct shmemx_moe *moe, const struct shmemi_moe_
             memcpy(moe->base.block + offset + row * moe->record,
                    moe->peer[r->copy_rank[row]] + offset + (size_t)r->copy_row[row] * moe->record,
                    moe->sent_row);
+}
+
+/* Those among rows [from, to) of another rank whose row is this one's. */
+static void find_parts_of(const struct shmemx_moe *moe, struct shmemi_moe_route *r, size_t offset, int rank,
+                          size_t from, size_t to)
+{
+    for (size_t row = from; row < to; row++) {
+        int32_t source[4];
+        memcpy(source, moe->peer[rank] + offset + row * moe->record + moe->source_at, sizeof source);
+        if (source[2] != moe->me)
+            continue;
+        size_t at = (size_t)source[3] * (size_t)moe->fan + (size_t)r->parts[source[3]]++;
+        r->part_rank[at] = rank;
+        r->part_row[at] = (int32_t)row;
+    }
+}
+
+void shmemi_moe_find_parts(const struct shmemx_moe *moe, struct shmemi_moe_route *r, size_t offset)
+{
+    if (moe->fan == 0)
+        return;
+    memset(r->parts, 0, (size_t)r->rows * sizeof *r->parts);
+    for (int rank = 0; rank < moe->ranks; rank++) {
+        if (rank == moe->me || moe->node[rank] != moe->node[moe->me])
+            continue;
+        if (moe->c.mode == SHMEMX_MOE_EXCHANGE)
+            find_parts_of(moe, r, offset, rank, 0, (size_t)r->total[rank]);
+        else
+            for (int source = 0; source < moe->ranks; source++) {
+                size_t row = (size_t)r->recv_start[source]; /* every rank has the same slots */
+                find_parts_of(moe, r, offset, rank, row, row + (size_t)count_of(moe, source, rank));
+            }
+    }
 }
 
 void shmemi_moe_read_records(const struct shmemx_moe *moe, struct shmemi_moe_route *r, const char *buffer)

@@ -54,8 +54,9 @@ static int hear(const char *call, const struct shmemx_moe *moe, int rank, uint64
 
 static const char *step_name(unsigned step)
 {
-    static const char *const names[] = {"no call", "the sizes of a dispatch", "the rows of a dispatch",
-                                        "combine", "combine with topk_weights"};
+    static const char *const names[] = {
+        "no call", "the sizes of a dispatch",  "the rows of a dispatch", "combine",
+        "combine", "combine with topk_weights"};
     return step < sizeof names / sizeof *names ? names[step] : "an unknown call";
 }
 

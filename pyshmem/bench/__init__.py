@@ -1,7 +1,8 @@
 """What `pyshmem bench` does: figures with their targets, from C, from Python, and from others beside them.
 
 Read in this order: `figures` (one figure, its statistics, the targets), `run` (a run inside a job), `calls`
-(the Python calls that are timed), `others` (the same on mpi4py and shmem4py), `launch` (finding mpirun and
+(the Python calls that are timed), `others` (the same on mpi4py and shmem4py), `network`
+(between nodes, beside perftest and ucx_perftest), `launch` (finding mpirun and
 starting a job with it), `show` (table, Markdown, picture). The C side is libshmem/bench/core.c, a program of
 its own: its loops hold no Python.
 

@@ -33,6 +33,7 @@ GROUPS = {
     "sync": "barrier_all, sync_all",
     "collectives": "broadcast, sum reduction of doubles, fcollect, alltoall",
     "int8": "INT8 quantize and dequantize, one core, bytes of float32",
+    "network": "put + quiet, get, put_nbi, atomics, signals between PE 0 and another node",
     "moe": "dispatch and combine of 512 x 2048 float32 tokens a PE, top-4 of 32 experts",
 }
 
@@ -93,6 +94,22 @@ TARGETS = [
     Target("Python", "get, NumPy target", 8, None, 350),
     Target("Python", "atomic_fetch_add", 8, None, 350),
     Target("mpi4py / pyshmem", "dispatch + combine", _TOKENS, None, 1.5, at_least=True),
+    # Between nodes, ours over what measures the network itself (docs/networks.md); 8-byte put_nbi as a time.
+    *(
+        Target(f"libshmem / {peer}", op, 8, None, value)
+        for peer, ops, value in (
+            ("perftest", ("put", "fetch_add", "compare_swap"), 1.15),
+            ("perftest", ("put_nbi",), 1.25),
+            (
+                "ucx_perftest",
+                ("p_wait", "get", "fetch_add", "compare_swap", "put_nbi", "16 put_nbi + quiet"),
+                1.1,
+            ),
+        )
+        for op in ops
+    ),
+    Target("libshmem / perftest", "put_nbi", 65536, None, 0.95, at_least=True),
+    Target("libshmem / ucx_perftest", "put_nbi", 65536, None, 0.91, at_least=True),
     # On GPUs joined by NVLink (docs/gpu.md).
     Target("libshmem", "p", 8, None, 750),
     *(Target("libshmem", "put_signal", n, None, ns) for n, ns in ((8, 2400), (14336, 2700), (65536, 3800))),
@@ -119,13 +136,13 @@ TARGETS = [
 class Figure:
     """Median and quartiles of `rounds` timings of one call.
 
-    face: "C", "Python", a library ("mpi4py"), "library / pyshmem": how many times longer it takes there; or
-    one of GPU_FACES.
+    face: "C", "Python", a library ("mpi4py"), "library / pyshmem": how many times longer it takes there;
+    "libshmem / program": between nodes, our figure over the program's; or one of GPU_FACES.
     bytes: of one call, a PE's part in collectives (on GPUs: in all); 0 where nothing is moved. unit: "ns" a
     call, "GB/s", "x" (ratio).
     q1, q3: lower and upper quartile. target: None where there is none; met: whether the median reaches it.
     blocks: of the kernel that makes the call, 0 where it is not made in one. form: how, where there are
-    several ways ("1024 threads").
+    several ways ("1024 threads", "native"), or which program of a peer.
     """
 
     face: str
@@ -171,6 +188,8 @@ def quartiles(samples: Sequence[float]) -> tuple[float, float, float]:
 
 
 def _target(f: Figure) -> Target | None:
+    if (f.face, f.group) == ("C", "network"):
+        return None  # those are of one node
     for t in TARGETS:
         wanted = (t.bytes, f.bytes), (t.npes, f.npes), (t.blocks, f.blocks)
         if (t.face, t.op) == (f.face, f.op) and all(a in (None, b) for a, b in wanted):

@@ -26,7 +26,7 @@ from . import calls, others
 from .figures import GROUPS, OVERSUBSCRIBED, Figure, figure, with_target
 from .launch import LAUNCHER_PREFIXES, processors
 
-__all__ = ["CoreError", "Options", "Report", "core_path", "run"]
+__all__ = ["CoreError", "Options", "Report", "Words", "core", "core_path", "meeting_place", "run"]
 
 _COLLECTIVE = ("sync", "collectives")
 _MESSAGE_BYTES = 512
@@ -68,7 +68,7 @@ def core_path() -> Path:
     return path
 
 
-class _Words:
+class Words:
     """Symmetric memory by which the Python PEs tell each other what the C program's job is, and that it is
     over."""
 
@@ -89,10 +89,11 @@ class _Words:
         found: dict[str, Any] = json.loads(bytes(self.received).rstrip(b"\0"))
         return found
 
-    def wait_over(self) -> None:
-        """Until PE 0 says so; asleep, since a spinning PE would take a processor from what is measured."""
+    def wait_over(self, last: int = 0) -> None:
+        """Until PE `last` says so; asleep, since a spinning PE would take a processor from what is
+        measured."""
         self.runs += 1
-        if shmem.my_pe() == 0:
+        if shmem.my_pe() == last:
             for pe in range(shmem.n_pes()):
                 shmem.atomic_set(self.over, self.runs, pe)
         while shmem.atomic_fetch(self.over, shmem.my_pe()) < self.runs:
@@ -110,29 +111,33 @@ class _Words:
             shmem.free(a)
 
 
-def _meeting_place(seen_by_all: bool) -> dict[str, str]:
+def meeting_place(seen_by_all: bool) -> dict[str, str]:
+    """Where processes of this job's hosts find this one, by torchrun's variables, on a port that is free."""
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
     return {
-        "MASTER_ADDR": "127.0.0.1" if seen_by_all else socket.gethostname(),
+        "MASTER_ADDR": "127.0.0.1" if seen_by_all else os.environ.get("MASTER_ADDR") or socket.gethostname(),
         "MASTER_PORT": str(port),
         "SHMEM_JOB_SECRET": secrets.token_hex(16),
     }
 
 
-def _core(
-    words: _Words, pes: int, arguments: Sequence[str], progress: Callable[[float], None]
-) -> list[dict[str, Any]]:
-    """Runs the C program on PEs 0 .. pes - 1 and returns what it printed on PE 0. Collective over all PEs."""
+def core(
+    words: Words, pes: Sequence[int], arguments: Sequence[str], progress: Callable[[float], None],
+    variables: dict[str, str] | None = None,
+) -> list[dict[str, Any]]:  # fmt: skip
+    """Runs the C program, with these variables, on `pes`, of which PE 0 is the first, and returns what it
+    printed there. Collective over all PEs."""
     me = shmem.my_pe()
     one_node = all(shmem.ptr(words.over, pe) is not None for pe in range(shmem.n_pes()))
-    place = words.tell(_meeting_place(one_node) if me == 0 else None)
+    place = words.tell(meeting_place(one_node) if me == 0 else None)
     lines: list[dict[str, Any]] = []
     status = 0
-    if me < pes:
+    if me in pes:
         environment = {k: v for k, v in os.environ.items() if not k.startswith(LAUNCHER_PREFIXES)}
-        environment.update(place, RANK=str(me), WORLD_SIZE=str(pes), SHMEM_BOOTSTRAP="env")
+        environment.update(place, RANK=str(pes.index(me)), WORLD_SIZE=str(len(pes)), SHMEM_BOOTSTRAP="env")
+        environment.update(variables or {})
         try:
             with subprocess.Popen(
                 [str(core_path()), *arguments], env=environment, stdin=subprocess.DEVNULL, text=True,
@@ -171,21 +176,22 @@ def _oversubscribed(crowded: Sequence[Figure], alone: Sequence[Figure]) -> list[
     return found
 
 
-def _c_side(words: _Words, options: Options, report: Report, until: float) -> None:
+def _c_side(words: Words, options: Options, report: Report, until: float) -> None:
     npes, cores = shmem.n_pes(), processors()
+    groups = [g for g in options.groups if g != "network"]
     arguments = ["--rounds", str(options.rounds), "--slice-us", f"{options.slice_us:g}"]
     alone: list[Figure] = []
     done = 0.0
-    groups = [g for g in options.groups if g in _COLLECTIVE]
-    if npes > cores > 1 and groups:
+    collective = [g for g in groups if g in _COLLECTIVE]
+    if npes > cores > 1 and collective:
         done = until / 4
-        lines = _core(
-            words, cores, [*arguments, "--only", ",".join(groups)],
+        lines = core(
+            words, range(cores), [*arguments, "--only", ",".join(collective)],
             lambda part: report.progress(f"C, {cores} PEs", done * part),
         )  # fmt: skip
         alone = _core_figures(lines) if lines else []
-    lines = _core(
-        words, npes, [*arguments, "--only", ",".join(options.groups)],
+    lines = core(
+        words, range(npes), [*arguments, "--only", ",".join(groups)],
         lambda part: report.progress(f"C, {npes} PEs", done + (until - done) * part),
     )  # fmt: skip
     if shmem.my_pe() != 0:
@@ -206,7 +212,7 @@ def run(options: Options, report: Report, mpi: Any = None) -> None:
         )
     groups = [g for g in options.groups if g in _PYTHON_GROUPS]
     until = 1.0 if not groups else 0.4
-    words = _Words()
+    words = Words()
     _c_side(words, options, report, until)
     words.free()
     if not groups:

@@ -67,7 +67,11 @@ _NAMES = {
 
 def name_of(f: Figure) -> str:
     """What was timed, for people."""
-    return _NAMES.get((f.face, f.op), f.op)
+    return _NAMES.get(("C" if f.group == "network" else f.face, f.op), f.op)
+
+
+def _full_name(f: Figure) -> str:
+    return name_of(f) + (f", {f.form}" if f.form else "")
 
 
 def _row(f: Figure) -> tuple[str, ...]:
@@ -76,20 +80,24 @@ def _row(f: Figure) -> tuple[str, ...]:
     if f.target is not None:
         target = f"{'>=' if f.at_least else '<='} {f.target / by:g}  {_mark(f)}"
     spread = f"{_digits(f.q1 / by)} .. {_digits(f.q3 / by)}" if f.rounds > 1 else ""
-    return name_of(f), size_text(f.bytes), _digits(f.median / by), spread, target, unit
+    return _full_name(f), size_text(f.bytes), _digits(f.median / by), spread, target, unit
 
 
-def _sections(figures: Iterable[Figure]) -> dict[tuple[str, int], list[Figure]]:
-    found: dict[tuple[str, int], list[Figure]] = {}
+def _sections(figures: Iterable[Figure]) -> dict[str, list[Figure]]:
+    """By the title of their table."""
+    found: dict[str, list[Figure]] = {}
     for f in figures:
-        found.setdefault((f.face, f.npes), []).append(f)
+        found.setdefault(_title(f.face, f.npes, f.group), []).append(f)
     return found
 
 
-def _title(face: str, npes: int) -> str:
+def _title(face: str, npes: int, group: str) -> str:
     if face.endswith("/ pyshmem"):
         return f"{face}: how many times longer theirs takes, {npes} PEs"
-    return f"from {face}, {npes} PE{'s' if npes != 1 else ''}"
+    if face.startswith("libshmem / "):
+        return f"{face}: ours over theirs, {npes} PEs, between nodes"
+    between = ", between nodes" if group == "network" else ""
+    return f"from {face}, {npes} PE{'s' if npes != 1 else ''}{between}"
 
 
 _COLOURS_OF_MARKS = {"met": "green", "met when quiet": "yellow", "missed": "red"}
@@ -98,8 +106,8 @@ _COLOURS_OF_MARKS = {"met": "green", "met when quiet": "yellow", "missed": "red"
 def table(figures: Sequence[Figure], console: Console) -> None:
     """Prints the figures, a table for each face and number of PEs; on GPUs the peers are beside ours."""
     of_cpus, of_gpus = _parted(figures)
-    for (face, npes), part in _sections(of_cpus).items():
-        shown = Table(title=_title(face, npes), title_justify="left", title_style="bold")
+    for title, part in _sections(of_cpus).items():
+        shown = Table(title=title, title_justify="left", title_style="bold")
         for i, name in enumerate(_HEAD):
             shown.add_column(name, justify="left" if i in (0, 4, 5) else "right", no_wrap=True)
         for i, f in enumerate(part):
@@ -134,8 +142,8 @@ def markdown(figures: Sequence[Figure]) -> str:
     """The same tables for a document."""
     text = []
     of_cpus, of_gpus = _parted(figures)
-    for (face, npes), part in _sections(of_cpus).items():
-        text += [f"### {_title(face, npes)[0].upper()}{_title(face, npes)[1:]}", ""]
+    for title, part in _sections(of_cpus).items():
+        text += [f"### {title[0].upper()}{title[1:]}", ""]
         text += [f"| {' | '.join(_HEAD)} |", "|---|---:|---:|---:|---|---|"]
         text += [f"| {' | '.join(' '.join(cell.split()) for cell in _row(f))} |" for f in part]
         text.append("")
@@ -237,6 +245,7 @@ _LABELS = {
 
 
 def _curves(axes: Any, bandwidth: Any, figures: Sequence[Figure]) -> None:
+    figures = [f for f in figures if f.group in ("put", "get")]
     largest = max((f.npes for f in figures if f.face == "C"), default=0)
     for op in ("memcpy", "memcpy_from", "put", "get"):
         part = sorted(
@@ -269,6 +278,33 @@ def _curves(axes: Any, bandwidth: Any, figures: Sequence[Figure]) -> None:
     bandwidth.set_yticks(rates, [f"{v:g} GB/s" for v in rates])
 
 
+def _between_nodes(axes: Any, figures: Sequence[Figure]) -> None:
+    """Ours and the peer's time of each call between nodes, one below the other."""
+    ours = [f for f in figures if f.group == "network" and f.face == "C"]
+    theirs = {
+        (f.op, f.bytes): f for f in figures if f.group == "network" and f.face in ("perftest", "ucx_perftest")
+    }
+    names: list[str] = []
+    for i, f in enumerate(reversed(ours)):
+        beside = theirs.get((f.op, f.bytes))
+        for one, y, colour in ((f, i + 0.2, _COLOURS["put"]), (beside, i - 0.2, _COLOURS["memcpy"])):
+            if one is not None:
+                us = (one.bytes / one.median if one.unit == "GB/s" else one.median) / 1e3
+                axes.barh(y, us, height=0.36, color=colour, label=f"{'libshmem' if one is f else one.face}")
+                axes.text(us * 1.05, y, f"{_digits(us)} us", va="center", fontsize=7, color="#333333")
+        names.append(" ".join(f"{_full_name(f)} {size_text(f.bytes)}".split()))
+    axes.set_yticks(range(len(names)), names, fontsize=7.5)
+    axes.set_xscale("log")
+    low, high = axes.get_xlim()
+    axes.set_xlim(low, high * 2)
+    axes.set_title("time of one call between nodes, us", loc="left", fontsize=10, fontweight="bold")
+    axes.grid(True, axis="x", color="#dddddd", lw=0.6)
+    axes.set_axisbelow(True)
+    handles, labels = axes.get_legend_handles_labels()
+    once = dict(zip(labels, handles, strict=True))
+    axes.legend(once.values(), once.keys(), frameon=False, fontsize=8)
+
+
 _TIMES = [
     *((10.0**e, f"{10**e} ns") for e in range(3)),
     *((10.0 ** (e + 3), f"{10**e} us") for e in range(3)),
@@ -296,7 +332,7 @@ def _bars(axes: Any, figures: Sequence[Figure]) -> None:
         " ".join(f"{name_of(f)} {size_text(f.bytes)}".split())
         + (f", {f.blocks} blocks" if f.blocks > 1 else "")
         + (f", {f.form}" if f.form else "")
-        + (f", {f.face}" if f.face not in ("C", GPU_FACES[0]) else "")
+        + (f", {f.face.removeprefix('libshmem / ')}" if f.face not in ("C", GPU_FACES[0]) else "")
         + (f", {f.npes} PEs" if f.npes != 2 else "")
         for f in reversed(judged)
     ]
@@ -331,20 +367,24 @@ def require_matplotlib() -> Any:
 
 
 def plot(figures: Sequence[Figure], path: str, title: str) -> None:
-    """Draws time and rate of put and get over their size, and every figure with a target as a bar. The suffix
-    of `path` chooses the format."""
+    """Draws time and rate of put and get over their size, calls between nodes beside the peer's, and every
+    figure with a target as a bar. The suffix of `path` chooses the format."""
     plt = require_matplotlib()
     bars = sum(f.target is not None for f in figures)
-    curves = any(f.face == "C" and f.op in ("put", "get") for f in figures)
-    if not bars and not curves:
-        raise PlotError("nothing to draw: put, get and figures with a target are drawn, this run has none")
+    curves = any(f.face == "C" and f.op in ("put", "get") and f.group == f.op for f in figures)
+    between = any(f.face == "C" and f.group == "network" for f in figures)
+    widths = [1.0] * curves + [1.0] * between + [1.15] * (bars > 0)
+    if not widths:
+        raise PlotError(
+            "nothing to draw: put, get, network and figures with a target are drawn, this run has none"
+        )
     height = max(5.4, 0.24 * bars + 1.2)
-    shown = plt.figure(figsize=(12 if curves and bars else 6.5, height), layout="constrained")
-    grid = shown.add_gridspec(
-        2, 2 if curves and bars else 1, width_ratios=[1, 1.15] if curves and bars else [1]
-    )
+    shown = plt.figure(figsize=(6.5 if len(widths) == 1 else 6 * len(widths), height), layout="constrained")
+    grid = shown.add_gridspec(2, len(widths), width_ratios=widths)
     if curves:
         _curves(shown.add_subplot(grid[0, 0]), shown.add_subplot(grid[1, 0]), figures)
+    if between:
+        _between_nodes(shown.add_subplot(grid[:, int(curves)]), figures)
     if bars:
         _bars(shown.add_subplot(grid[:, -1]), figures)
     for a in shown.axes:

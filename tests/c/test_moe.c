@@ -119,7 +119,8 @@ static void teams(void)
         shmem_team_destroy(high);
 }
 
-/* A row crosses to a node once, however many of the PEs there want it; the others get what belongs to it. */
+/* A row crosses to a node once, however many of the PEs there want it; the others get what belongs to it. And one sum
+ * comes back from there, with the weights of each. */
 static void one_copy_a_node(void)
 {
     enum { TOKENS = 5, K = 8 };
@@ -153,9 +154,90 @@ static void one_copy_a_node(void)
     (void)shmemx_moe_info(moe, &info);
     CHECK(info.dispatch_bytes_remote == TOKENS * (want + want_cached), "%lld bytes, not %lld",
           (long long)info.dispatch_bytes_remote, (long long)(TOKENS * (want + want_cached)));
+    shmemx_moe_received_t v;
+    (void)shmemx_moe_received(handle, &v);
+    size_t bytes = row_bytes(&s), weights = (size_t)s.c.topk * sizeof(float);
+    char *y = calloc((size_t)v.rows + 1, bytes), *out = calloc(TOKENS, bytes);
+    shmemx_moe_combine_t a = {.y = y,
+                              .y_stride = (ptrdiff_t)bytes,
+                              .y_rows = v.rows,
+                              .topk_weights = v.topk_weights,
+                              .out = out,
+                              .out_stride = (ptrdiff_t)bytes};
+    rc = shmemx_moe_combine(moe, handle, &a);
+    CHECK(rc == 0, "combine gives %d: %s", rc, shmemx_last_error());
+    (void)shmemx_moe_info(moe, &info);
+    want = 0;
+    bool sends = true; /* for its node */
+    for (int before = 0; before < me; before++)
+        sends &= shmemi_node.node_of[before] != shmemi_node.my_node;
+    for (int pe = 0; pe < npes && me < s.c.topk; pe++)
+        if (pe != me)
+            want += (int64_t)weights +
+                    (sends || shmemi_node.node_of[pe] == shmemi_node.my_node ? (int64_t)bytes : 0);
+    CHECK(info.combine_bytes_remote == TOKENS * want, "%lld bytes back, not %lld",
+          (long long)info.combine_bytes_remote, (long long)(TOKENS * want));
+    free(y);
+    free(out);
     (void)shmemx_moe_handle_free(handle);
     (void)shmemx_moe_handle_free(cached);
     free(x);
+    (void)shmemx_moe_destroy(moe);
+}
+
+/* Rows of the ranks of a node are added in float32 before they are rounded for the way: two ranks that add 3/1024 to 1
+ * are not lost in bfloat16, whose steps are 1/128 there. */
+static void sums_of_a_node_are_float32(void)
+{
+    struct scene s = {.c = plain_config(), .idx_type = SHMEMX_INT32};
+    s.c.type = SHMEMX_BFLOAT16;
+    s.c.num_experts = s.c.topk = npes;
+    s.c.max_tokens = 1;
+    shmemx_moe_t *moe = create(&s);
+    int32_t idx[npes];
+    for (int i = 0; i < npes; i++)
+        idx[i] = i;
+    char *row = calloc(1, row_bytes(&s));
+    shmemx_moe_handle_t *handle = NULL;
+    int rc = shmemx_moe_dispatch(moe, row, 0, 1, idx, SHMEMX_INT32, NULL, &handle);
+    CHECK(rc == 0, "dispatch gives %d: %s", rc, shmemx_last_error());
+    float value[s.c.hidden];
+    bool first = true; /* of its node: it adds 1 */
+    for (int before = 0; before < me; before++)
+        first &= shmemi_node.node_of[before] != shmemi_node.my_node;
+    for (int64_t h = 0; h < s.c.hidden; h++)
+        value[h] = first ? 1.0f : 3.0f / 1024;
+    char *y = pes_private((size_t)npes * row_bytes(&s)), *out = pes_private(row_bytes(&s));
+    for (int i = 0; i < npes; i++)
+        narrow(&s, y + (size_t)i * row_bytes(&s), value);
+    shmemx_moe_combine_t a = {.y = y,
+                              .y_stride = (ptrdiff_t)row_bytes(&s),
+                              .y_rows = npes,
+                              .out = out,
+                              .out_stride = (ptrdiff_t)row_bytes(&s)};
+    rc = shmemx_moe_combine(moe, handle, &a);
+    CHECK(rc == 0, "combine gives %d: %s", rc, shmemx_last_error());
+    double want = 0;
+    for (int node = 0; node < shmemi_node.nodes; node++) {
+        double sum = 0;
+        for (int pe = 0, seen = 0; pe < npes; pe++)
+            if (shmemi_node.node_of[pe] == node)
+                sum += seen++ ? 3.0 / 1024 : 1;
+        float rounded = (float)sum; /* what travels is bfloat16, this node's own is not */
+        char travels[row_bytes(&s)];
+        for (int64_t h = 0; h < s.c.hidden; h++)
+            value[h] = rounded;
+        narrow(&s, travels, value);
+        want += node == shmemi_node.my_node ? sum : (double)at(&s, travels, 0);
+    }
+    for (int64_t h = 0; h < s.c.hidden; h++)
+        value[h] = (float)want;
+    narrow(&s, y, value);
+    CHECK(at(&s, out, 0) == at(&s, y, 0), "%g, not %g", (double)at(&s, out, 0), (double)at(&s, y, 0));
+    free(row);
+    free(y);
+    free(out);
+    (void)shmemx_moe_handle_free(handle);
     (void)shmemx_moe_destroy(moe);
 }
 
@@ -164,6 +246,7 @@ int main(void)
     pes_begin();
     shmemx_log_errors(0);
     one_copy_a_node();
+    sums_of_a_node_are_float32();
     all_scenes();
     in_a_row(SHMEMX_MOE_EXCHANGE);
     in_a_row(SHMEMX_MOE_WORST_CASE);

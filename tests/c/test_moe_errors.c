@@ -175,6 +175,44 @@ static void saturation(void)
     (void)shmemx_moe_destroy(moe);
 }
 
+/* A sum that INT8 cannot hold is named by the rank whose experts made it, whichever rank of its node sends. */
+static void nonfinite_sums(void)
+{
+    struct scene s = {.c = plain_config(), .idx_type = SHMEMX_INT32};
+    s.c.num_experts = s.c.topk = npes;
+    s.c.max_tokens = 1;
+    s.c.combine_quant = SHMEMX_MOE_QUANT_INT8;
+    shmemx_moe_t *moe = create(&s);
+    int32_t idx[npes];
+    for (int i = 0; i < npes; i++)
+        idx[i] = i;
+    size_t cols = (size_t)s.c.hidden;
+    float *y = pes_private((size_t)npes * row_bytes(&s)), out[cols];
+    memset(out, 0, sizeof out);
+    memset(y, 0, (size_t)npes * row_bytes(&s));
+    shmemx_moe_handle_t *handle = NULL;
+    int rc = shmemx_moe_dispatch(moe, out, 0, 1, idx, SHMEMX_INT32, NULL, &handle);
+    CHECK(rc == 0, "dispatch gives %d: %s", rc, shmemx_last_error());
+    shmemx_moe_combine_t a = {.y = y,
+                              .y_stride = (ptrdiff_t)row_bytes(&s),
+                              .y_rows = npes,
+                              .out = out,
+                              .out_stride = (ptrdiff_t)row_bytes(&s)};
+    int culprit = npes - 1;
+    for (int row = 0; me == culprit && row < npes; row++)
+        y[(size_t)row * cols + 7] = NAN;
+    rc = shmemx_moe_combine(moe, handle, &a);
+    if (npes > 1) /* rows of the own rank are never quantized */
+        check_failed_on(culprit, SHMEMX_ERR_DATA, rc, "NaN in y");
+    memset(y, 0, (size_t)npes * row_bytes(&s));
+    rc = shmemx_moe_combine(moe, handle, &a);
+    CHECK(rc == 0 && out[7] == 0, "combine afterwards gives %d, %g: %s", rc, (double)out[7],
+          shmemx_last_error());
+    free(y);
+    (void)shmemx_moe_handle_free(handle);
+    (void)shmemx_moe_destroy(moe);
+}
+
 static void bad_configs(void)
 {
     shmemx_moe_config_t good = plain_config();
@@ -283,6 +321,7 @@ int main(void)
     }
     overflow();
     saturation();
+    nonfinite_sums();
     bad_configs();
     strangers();
     shmemx_log_errors(1);

@@ -66,7 +66,10 @@ def test_moe_figures(job, cp):
         for kind in ("bf16", "fp8", "int8")
     }
     assert ops >= normal | {"normal_combine_bf16", "normal_combine_int8"}
+    assert ops >= {f"overlap_{name}{way}" for name in ("gemm", "pair") for way in ("", "_beside")}
     assert ops >= {f"ll_pair_graph_{pair}" for pair in ("bf16_bf16", "fp8_bf16", "int8_int8")}
     for f in found:
         assert f.group == "moe" and f.unit == "ns" and 0 < f.q1 <= f.median <= f.q3, f
-        assert (f.bytes > 0) == (job.n_pes() > 1) and (f.blocks > 0) == f.op.startswith("normal"), f
+        moves = not f.op.startswith("overlap_gemm")
+        assert (f.bytes > 0) == (moves and job.n_pes() > 1), f
+        assert (f.blocks > 0) == f.op.startswith(("normal", "overlap")), f

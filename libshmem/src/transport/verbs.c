@@ -19,7 +19,7 @@
 #include "shmem.h"
 #include "shmemx.h"
 
-enum { CARD_VERSION = 1 };
+enum { CARD_VERSION = 2 };
 /* Peers without news are asked for a sign of life, some at a time, from waits. */
 enum { PROBES = 64 };
 static const double PROBE_SECONDS = 1;
@@ -74,6 +74,8 @@ static int set_up(const char *call)
     int rc;
     if ((rc = shmemi_verbs_settings(call, &v->port)) != 0 || (rc = choose_atomics(call)) != 0)
         return rc;
+    v->lazy = strcmp(shmemi_env.IB_CONNECT, "lazy") == 0 ||
+              (strcmp(shmemi_env.IB_CONNECT, "auto") == 0 && v->job->npes > VERBS_EAGER);
     v->max_message = v->port.attr.max_msg_sz;
     if (getrandom(&v->psn, sizeof v->psn, 0) != sizeof v->psn)
         v->psn = (uint32_t)(uintptr_t)v->port.context;
@@ -111,11 +113,16 @@ static int verbs_owns_atomics(void)
     return shmemi_verbs.native;
 }
 
+static size_t card_bytes(bool lazy)
+{
+    return sizeof(struct verbs_card) + (lazy ? 0 : sizeof(uint32_t) * (size_t)shmemi_verbs.job->npes);
+}
+
 static int verbs_address(void *card, size_t room)
 {
     const struct shmemi_verbs *v = &shmemi_verbs;
     struct verbs_card *c = card;
-    size_t bytes = sizeof *c + sizeof c->qpn[0] * (size_t)v->job->npes;
+    size_t bytes = card_bytes(v->lazy);
     if (room < bytes)
         return shmemi_fail(SHMEMX_ERR_LIMIT, "shmem_init",
                            "the card for %d PEs has %zu bytes, %zu are possible", v->job->npes, bytes, room);
@@ -130,10 +137,12 @@ static int verbs_address(void *card, size_t room)
         .mtu = (uint8_t)v->port.attr.active_mtu,
         .reads = (uint8_t)(v->port.device.max_qp_rd_atom < 16 ? v->port.device.max_qp_rd_atom : 16),
         .native = v->native,
+        .lazy = v->lazy,
+        .hello_qpn = shmemi_verbs_hello_number(),
     };
     memcpy(c->gid, v->port.gid.raw, sizeof c->gid);
     snprintf(c->port, sizeof c->port, "%.23s", v->port.name);
-    for (int pe = 0; pe < v->job->npes; ++pe)
+    for (int pe = 0; pe < v->job->npes && !v->lazy; ++pe)
         c->qpn[pe] = v->peers[pe].qp->qp_num;
     return (int)bytes;
 }
@@ -146,6 +155,10 @@ static int check_card(const char *call, int pe, const struct verbs_card *c)
         return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
                            "PE %d has SHMEM_IB_ATOMICS=%s, this PE %s: they must be the same", pe,
                            c->native ? "native" : "target", v->native ? "native" : "target");
+    if (c->lazy != v->lazy)
+        return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                           "PE %d has SHMEM_IB_CONNECT=%s, this PE %s: they must be the same", pe,
+                           c->lazy ? "lazy" : "eager", v->lazy ? "lazy" : "eager");
     if (!c->roce != !v->port.roce)
         return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
                            "PE %d uses %s, which is %s, this PE %s, which is %s: SHMEM_HCA_LIST chooses", pe,
@@ -167,12 +180,11 @@ static int verbs_connect(int pe, int segment, const void *card, size_t n)
     struct shmemi_verbs *v = &shmemi_verbs;
     struct verbs_peer *p = &v->peers[pe];
     const struct verbs_card *c = card;
-    if (segment != SHMEMI_SEGMENT_HOST || !p->qp)
+    if (segment != SHMEMI_SEGMENT_HOST || (!p->qp && !v->lazy))
         return 0;
-    if (p->connected)
+    if (p->reachable)
         return 1;
-    size_t bytes = sizeof *c + sizeof c->qpn[0] * (size_t)v->job->npes;
-    if (n != bytes || c->version != CARD_VERSION)
+    if (n < sizeof *c || c->version != CARD_VERSION || n != card_bytes(c->lazy))
         return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
                            "PE %d runs another version of libshmem (card of %zu bytes)", pe, n);
     int rc = check_card(call, pe, c);
@@ -181,7 +193,10 @@ static int verbs_connect(int pe, int segment, const void *card, size_t n)
     if (c->max_message < v->max_message)
         v->max_message = c->max_message;
     pthread_mutex_lock(&v->lock);
-    rc = shmemi_verbs_qp_connect(call, p, c);
+    memcpy(&p->card, c, sizeof p->card);
+    rc = v->lazy ? SHMEMX_SUCCESS : shmemi_verbs_qp_connect(call, p, c->qpn[v->job->me]);
+    p->reachable = rc == 0;
+    p->ready = p->connected; /* the peer does the same before it uses it */
     pthread_mutex_unlock(&v->lock);
     return rc ? rc : 1;
 }
@@ -223,10 +238,12 @@ static int begin(const char *call, struct verbs_list *l, int pe)
     pthread_mutex_lock(&shmemi_verbs.lock);
     if (SHMEMI_UNLIKELY(p->broken))
         return shmemi_verbs_broken(call, p);
+    int rc = SHMEMX_SUCCESS;
+    if (SHMEMI_UNLIKELY(!p->ready) && (rc = shmemi_verbs_reach(call, p)) != 0)
+        return rc;
     if (SHMEMI_LIKELY(p->amos_done >= p->fence))
         return SHMEMX_SUCCESS;
     struct shmemi_wait w = SHMEMI_WAIT_FOR(call, pe, NULL);
-    int rc = SHMEMX_SUCCESS;
     shmemi_verbs_amo_collect(p);
     while (p->amos_done < p->fence && rc == 0)
         rc = shmemi_verbs_step(&w, p);
@@ -458,8 +475,9 @@ static bool verbs_progress(void)
     if (pthread_mutex_trylock(&v->lock) != 0)
         return false; /* whoever has it does the same */
     bool moved = shmemi_verbs_poll() > 0;
-    if (!v->native)
+    if (!v->native || v->lazy)
         moved |= shmemi_verbs_amo_serve() > 0;
+    v->looks++;
     pthread_mutex_unlock(&v->lock);
     return moved;
 }
@@ -475,9 +493,12 @@ static void ask_for_life(void)
     int npes = v->job->npes, asked = 0;
     for (int i = 0; i < npes && asked < PROBES; ++i) {
         struct verbs_peer *p = &v->peers[(first_probe + i) % npes];
-        if (!p->connected || p->broken || p->pe == v->job->me || p->signalled > p->done)
+        if (!p->reachable || p->broken || p->pe == v->job->me || p->signalled > p->done)
             continue; /* or news is on its way */
-        (void)shmemi_verbs_nudge(p, true);
+        if (p->connected)
+            (void)shmemi_verbs_nudge(p, true);
+        else
+            shmemi_verbs_ask_unconnected(p);
         asked++;
     }
     first_probe = (first_probe + asked) % npes;

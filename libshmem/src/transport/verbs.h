@@ -3,6 +3,7 @@
  *   verbs.c          the slots: put, get, put_signal, fence, quiet, and the order between them
  *   verbs_device.c   which device, port, GID and partition
  *   verbs_qp.c       queue pairs: connecting, posting, completions, errors
+ *   verbs_connect.c  connections that are made when they are first used
  *   verbs_memory.c   registered memory: the heap's chunks, users' buffers, bounce slots
  *   verbs_amo.c      atomics: by the target's processor, or by the NIC
  *   verbs_lib.c      libibverbs
@@ -30,6 +31,10 @@ enum {
     VERBS_DEPTH = 256,        /* of a send queue, fewer where there are many peers: */
     VERBS_WQES = 65536,       /* of all send queues together */
     VERBS_REQUEST_BYTES = 64, /* room for a request of an atomic */
+    /* Jobs of more PEs than this connect on first use, unless SHMEM_IB_CONNECT says otherwise. Up front each PE makes as
+     * many queue pairs, of some 100 KiB each (256 requests of up to 256 bytes inline): 6 MiB here. On first use
+     * the first request to a peer takes a message there and back more. */
+    VERBS_EAGER = 64,
 };
 
 /* The port in use. */
@@ -62,9 +67,27 @@ struct verbs_landing {
     _Atomic uint64_t sequence; /* of the answered request, from 1 */
 };
 
+/* What a peer must know, followed by the QP number for each PE of the job, unless connections are made on
+ * first use. */
+struct verbs_card {
+    uint32_t version, psn, landing_key, max_message;
+    uint64_t landing;   /* of PE 0; each PE's are VERBS_CREDITS further on */
+    uint32_t hello_qpn; /* takes hellos, with psn as key */
+    uint8_t gid[16];
+    uint16_t lid, pkey;
+    uint8_t roce, mtu, reads, native, lazy;
+    char port[24];
+    uint32_t qpn[];
+};
+
 struct verbs_peer {
     int pe;
-    bool connected;
+    bool reachable; /* this transport serves it: its card is known */
+    bool connected; /* this end of the connection is there */
+    bool ready;     /* so is the peer's */
+    struct verbs_card card;
+    struct ibv_ah *ah; /* its address, for hellos */
+    double asked;      /* since when a sign of life is owed; 0 = none is */
     struct ibv_qp *qp;
     uint32_t peer_qpn;
     /* Work requests by number: the ring holds done .. posted - 1; all below `signalled` will be known to
@@ -100,17 +123,6 @@ struct verbs_chunks {
     uint64_t end; /* of the exposed range, which starts at 0 */
 };
 
-/* What a peer must know, followed by the QP number for each PE of the job. */
-struct verbs_card {
-    uint32_t version, psn, landing_key, max_message;
-    uint64_t landing; /* of PE 0; each PE's are VERBS_CREDITS further on */
-    uint8_t gid[16];
-    uint16_t lid, pkey;
-    uint8_t roce, mtu, reads, native;
-    char port[24];
-    uint32_t qpn[];
-};
-
 struct shmemi_verbs {
     const struct shmemi_verbs_lib *lib;
     const struct shmemi_job *job;
@@ -123,7 +135,9 @@ struct shmemi_verbs {
     unsigned depth, inline_bytes;
     uint32_t psn, max_message;
     bool native;         /* atomics by the NIC */
+    bool lazy;           /* connections on first use */
     uint64_t wqes, amos; /* under way, all peers together */
+    uint64_t looks;      /* of threads that wait in the library, for requests of peers */
     struct verbs_chunks chunks[SHMEMI_SEGMENT_COUNT];
 };
 extern struct shmemi_verbs shmemi_verbs;
@@ -163,9 +177,16 @@ const void *shmemi_verbs_received(const struct verbs_peer *p, unsigned index);
 /* ---- verbs_qp.c ---------------------------------------------------------------------------------------- */
 int shmemi_verbs_qp_open(const char *call);
 void shmemi_verbs_qp_close(void);
-int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, const struct verbs_card *card);
+/* This end, not connected: `qp`, or with NULL a new one. */
+int shmemi_verbs_qp_create(const char *call, struct verbs_peer *p, struct ibv_qp *qp);
+/* To the peer's queue pair of that number. */
+int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, uint32_t number);
 /* Queue pairs of PEs that other transports serve. */
 void shmemi_verbs_qp_drop_idle(void);
+/* The way to a peer's port. */
+struct ibv_ah_attr shmemi_verbs_path(const struct verbs_card *card);
+/* Everything under way to this peer is given up; `why`, allocated, or NULL, is its text. */
+void shmemi_verbs_break(struct verbs_peer *p, int code, char *why);
 
 /* Work requests to one peer, posted together. */
 struct verbs_list {
@@ -195,6 +216,20 @@ int shmemi_verbs_step(struct shmemi_wait *w, struct verbs_peer *p);
 SHMEMI_COLD int shmemi_verbs_broken(const char *call, struct verbs_peer *p);
 /* Posts something to a peer whose later requests have no completion coming, or, `always`, to any. */
 int shmemi_verbs_nudge(struct verbs_peer *p, bool always);
+
+/* ---- verbs_connect.c ----------------------------------------------------------------------------------- */
+/* The queue pair that takes hellos, made after the completion queues, of which it needs some entries more. */
+int shmemi_verbs_hello_open(const char *call);
+void shmemi_verbs_hello_close(void);
+unsigned shmemi_verbs_hello_entries(void);
+uint32_t shmemi_verbs_hello_number(void);
+/* Hello number `index` has come, with the lock held. */
+void shmemi_verbs_heard(uint32_t index, uint32_t bytes);
+/* Connects to a peer for its first request, with the lock held, which is given away meanwhile. Errors of the wait, or
+ * p's. */
+int shmemi_verbs_reach(const char *call, struct verbs_peer *p);
+/* A sign of life from a peer without connection; it breaks when it owes one for too long. */
+void shmemi_verbs_ask_unconnected(struct verbs_peer *p);
 
 /* ---- verbs_amo.c --------------------------------------------------------------------------------------- */
 int shmemi_verbs_amo_open(const char *call);

@@ -314,5 +314,9 @@ int shmemi_verbs_settings(const char *call, struct verbs_port *port)
     if (strcmp(atomics, "target") != 0 && strcmp(atomics, "native") != 0)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "SHMEM_IB_ATOMICS=%s; target and native are possible",
                            atomics);
+    const char *connect = shmemi_env.IB_CONNECT;
+    if (strcmp(connect, "auto") != 0 && strcmp(connect, "lazy") != 0 && strcmp(connect, "eager") != 0)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "SHMEM_IB_CONNECT=%s; auto, lazy and eager are possible", connect);
     return (rc = choose_gid(call, port)) != 0 ? rc : choose_pkey(call, port);
 }

@@ -32,6 +32,8 @@
     X(int, destroy_cq, (struct ibv_cq * cq))                                                                 \
     X(int, get_cq_event, (struct ibv_comp_channel * channel, struct ibv_cq * *cq, void **user))              \
     X(void, ack_cq_events, (struct ibv_cq * cq, unsigned n))                                                 \
+    X(struct ibv_ah *, create_ah, (struct ibv_pd * pd, struct ibv_ah_attr * attr))                           \
+    X(int, destroy_ah, (struct ibv_ah * ah))                                                                 \
     X(struct ibv_qp *, create_qp, (struct ibv_pd * pd, struct ibv_qp_init_attr * attr))                      \
     X(int, modify_qp, (struct ibv_qp * qp, struct ibv_qp_attr * attr, int mask))                             \
     X(int, destroy_qp, (struct ibv_qp * qp))

@@ -19,6 +19,15 @@ static unsigned power_below(unsigned n)
     return p;
 }
 
+static void drop(struct verbs_peer *p)
+{
+    if (p->qp)
+        (void)lib->destroy_qp(p->qp);
+    p->qp = NULL;
+    free(p->ring);
+    p->ring = NULL;
+}
+
 static struct ibv_qp *create_qp(unsigned inline_bytes, unsigned depth)
 {
     struct ibv_qp_init_attr a = {
@@ -41,19 +50,22 @@ static struct ibv_qp *create_first_qp(void)
     return qp;
 }
 
-static int create_peer(const char *call, struct verbs_peer *p)
+int shmemi_verbs_qp_create(const char *call, struct verbs_peer *p, struct ibv_qp *qp)
 {
     struct shmemi_verbs *v = &shmemi_verbs;
     p->landing = shmemi_verbs_landing(p->pe);
     p->ring = malloc(sizeof *p->ring * v->depth);
-    if (!p->ring)
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", v->job->npes);
-    p->qp = p->pe ? create_qp(v->inline_bytes, v->depth) : create_first_qp();
-    return p->qp ? SHMEMX_SUCCESS
-                 : shmemi_fail(SHMEMX_ERR_SYSTEM, call,
-                               "%s cannot make queue pair %d of %d (%u requests, %u bytes inline): %s",
-                               v->port.name, p->pe + 1, v->job->npes, v->depth, v->inline_bytes,
-                               strerror(errno));
+    p->qp = qp ? qp : create_qp(v->inline_bytes, v->depth);
+    if (p->ring && p->qp)
+        return SHMEMX_SUCCESS;
+    int rc =
+        p->ring
+            ? shmemi_fail(SHMEMX_ERR_SYSTEM, call,
+                          "%s cannot make a queue pair for PE %d of %d (%u requests, %u bytes inline): %s",
+                          v->port.name, p->pe, v->job->npes, v->depth, v->inline_bytes, strerror(errno))
+            : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", v->job->npes);
+    drop(p);
+    return rc;
 }
 
 int shmemi_verbs_qp_open(const char *call)
@@ -71,32 +83,31 @@ int shmemi_verbs_qp_open(const char *call)
                            v->port.name, most);
     v->depth = power_below(each < VERBS_DEPTH ? each : VERBS_DEPTH);
     v->sent = lib->create_cq(v->port.context, (int)(v->depth * npes), NULL, NULL, 0);
-    v->received =
-        v->channel ? lib->create_cq(v->port.context, (int)(VERBS_CREDITS * npes), NULL, v->channel, 0) : NULL;
+    unsigned room = VERBS_CREDITS * npes + (v->lazy ? shmemi_verbs_hello_entries() : 0);
+    v->received = v->channel ? lib->create_cq(v->port.context, (int)room, NULL, v->channel, 0) : NULL;
     if (!v->sent || !v->received)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s cannot make completion queues of %u entries: %s",
                            v->port.name, v->depth * npes, strerror(errno));
-    int rc = 0;
-    for (unsigned pe = 0; pe < npes && rc == 0; ++pe) {
+    struct ibv_qp *first = create_first_qp();
+    if (!first)
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s cannot make a queue pair of %u requests: %s",
+                           v->port.name, v->depth, strerror(errno));
+    for (unsigned pe = 0; pe < npes; ++pe)
         v->peers[pe].pe = (int)pe;
-        rc = create_peer(call, &v->peers[pe]);
+    if (v->lazy) {
+        (void)lib->destroy_qp(first);
+        return shmemi_verbs_hello_open(call);
     }
+    int rc = shmemi_verbs_qp_create(call, &v->peers[0], first);
+    for (unsigned pe = 1; pe < npes && rc == 0; ++pe)
+        rc = shmemi_verbs_qp_create(call, &v->peers[pe], NULL);
     return rc;
-}
-
-static void drop(struct verbs_peer *p)
-{
-    if (p->qp)
-        (void)lib->destroy_qp(p->qp);
-    p->qp = NULL;
-    free(p->ring);
-    p->ring = NULL;
 }
 
 void shmemi_verbs_qp_drop_idle(void)
 {
     for (int pe = 0; pe < shmemi_verbs.job->npes; ++pe)
-        if (!shmemi_verbs.peers[pe].connected)
+        if (!shmemi_verbs.peers[pe].reachable)
             drop(&shmemi_verbs.peers[pe]);
 }
 
@@ -107,6 +118,7 @@ void shmemi_verbs_qp_close(void)
         drop(&v->peers[pe]);
         free(v->peers[pe].why);
     }
+    shmemi_verbs_hello_close();
     if (v->sent)
         (void)lib->destroy_cq(v->sent);
     if (v->received)
@@ -131,32 +143,39 @@ static uint8_t smaller(int a, int b)
     return (uint8_t)(a < b ? a : b);
 }
 
-static int to_receive(struct verbs_peer *p, const struct verbs_card *card)
+struct ibv_ah_attr shmemi_verbs_path(const struct verbs_card *card)
+{
+    const struct verbs_port *port = &shmemi_verbs.port;
+    struct ibv_ah_attr a = {.dlid = card->lid,
+                            .sl = (uint8_t)shmemi_env.IB_SERVICE_LEVEL,
+                            .port_num = port->number,
+                            .is_global = port->ethernet || shmemi_env.IB_GID_INDEX >= 0 ||
+                                         memcmp(card->gid, port->gid.raw, 8) != 0, /* another subnet */
+                            .grh = {.sgid_index = (uint8_t)port->gid_index,
+                                    .hop_limit = 64,
+                                    .traffic_class = (uint8_t)shmemi_env.IB_TRAFFIC_CLASS}};
+    memcpy(a.grh.dgid.raw, card->gid, sizeof card->gid);
+    return a;
+}
+
+static int to_receive(struct verbs_peer *p)
 {
     const struct verbs_port *port = &shmemi_verbs.port;
     struct ibv_qp_attr a = {
         .qp_state = IBV_QPS_RTR,
-        .path_mtu = (enum ibv_mtu)smaller(port->attr.active_mtu, card->mtu),
+        .path_mtu = (enum ibv_mtu)smaller(port->attr.active_mtu, p->card.mtu),
         .dest_qp_num = p->peer_qpn,
-        .rq_psn = card->psn,
+        .rq_psn = p->card.psn,
         .max_dest_rd_atomic = smaller(port->device.max_qp_rd_atom, 16),
         .min_rnr_timer = 12, /* 0.64 ms; never needed, a receive is always there */
-        .ah_attr = {.dlid = card->lid,
-                    .sl = (uint8_t)shmemi_env.IB_SERVICE_LEVEL,
-                    .port_num = port->number,
-                    .is_global = port->ethernet || shmemi_env.IB_GID_INDEX >= 0 ||
-                                 memcmp(card->gid, port->gid.raw, 8) != 0, /* another subnet */
-                    .grh = {.sgid_index = (uint8_t)port->gid_index,
-                            .hop_limit = 64,
-                            .traffic_class = (uint8_t)shmemi_env.IB_TRAFFIC_CLASS}},
+        .ah_attr = shmemi_verbs_path(&p->card),
     };
-    memcpy(a.ah_attr.grh.dgid.raw, card->gid, sizeof card->gid);
     return lib->modify_qp(p->qp, &a,
                           IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |
                               IBV_QP_MAX_DEST_RD_ATOMIC | IBV_QP_MIN_RNR_TIMER);
 }
 
-static int to_send(struct verbs_peer *p, const struct verbs_card *card)
+static int to_send(struct verbs_peer *p)
 {
     struct ibv_qp_attr a = {
         .qp_state = IBV_QPS_RTS,
@@ -164,17 +183,18 @@ static int to_send(struct verbs_peer *p, const struct verbs_card *card)
         .retry_cnt = (uint8_t)shmemi_env.IB_RETRY_COUNT,
         .rnr_retry = 7, /* for ever */
         .sq_psn = shmemi_verbs.psn,
-        .max_rd_atomic = smaller(shmemi_verbs.port.device.max_qp_init_rd_atom, card->reads),
+        .max_rd_atomic = smaller(shmemi_verbs.port.device.max_qp_init_rd_atom, p->card.reads),
     };
     return lib->modify_qp(p->qp, &a,
                           IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
                               IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC);
 }
 
-int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, const struct verbs_card *card)
+int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, uint32_t number)
 {
     const struct shmemi_verbs *v = &shmemi_verbs;
-    p->peer_qpn = card->qpn[v->job->me];
+    const struct verbs_card *card = &p->card;
+    p->peer_qpn = number;
     p->peer_landing = card->landing + (uint64_t)v->job->me * VERBS_CREDITS * sizeof(struct verbs_landing);
     p->peer_landing_key = card->landing_key;
     const char *step = "initialize";
@@ -183,8 +203,8 @@ int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, const struct
         err = shmemi_verbs_receive(p, i);
     if (err == 0 &&
         (step = "reach the peer (an address that the network does not resolve, a firewall, a VLAN?)",
-         err = to_receive(p, card)) == 0)
-        step = "send", err = to_send(p, card);
+         err = to_receive(p)) == 0)
+        step = "send", err = to_send(p);
     if (err)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call,
                            "%s: queue pair %u to PE %d at %s, queue pair %u cannot %s: %s", v->port.name,
@@ -223,8 +243,7 @@ static const char *advice(int status)
     }
 }
 
-/* Everything under way to this peer is given up. */
-static void break_peer(struct verbs_peer *p, int code, char *why)
+void shmemi_verbs_break(struct verbs_peer *p, int code, char *why)
 {
     struct shmemi_verbs *v = &shmemi_verbs;
     p->broken = code;
@@ -252,7 +271,7 @@ static void failed(struct verbs_peer *p, const struct ibv_wc *wc)
                  (unsigned long long)e->remote, p->qp->qp_num, p->peer_qpn, v->port.name,
                  advice(wc->status)) < 0)
         why = NULL;
-    break_peer(p, ours ? SHMEMX_ERR_SYSTEM : SHMEMX_ERR_PEER_DEAD, why);
+    shmemi_verbs_break(p, ours ? SHMEMX_ERR_SYSTEM : SHMEMX_ERR_PEER_DEAD, why);
 }
 
 int shmemi_verbs_broken(const char *call, struct verbs_peer *p)
@@ -385,7 +404,7 @@ int shmemi_verbs_post(const char *call, struct verbs_list *l)
     if (asprintf(&why, "%s does not take request %u of %u for queue pair %u: %s", v->port.name,
                  (unsigned)(bad - l->wr), n, p->qp->qp_num, strerror(err > 0 ? err : errno)) < 0)
         why = NULL;
-    break_peer(p, SHMEMX_ERR_SYSTEM, why);
+    shmemi_verbs_break(p, SHMEMX_ERR_SYSTEM, why);
     return shmemi_verbs_broken(call, p);
 }
 
