@@ -10,6 +10,7 @@
 
 #include "alloc.h"
 #include "base/gpu.h"
+#include "globals.h"
 #include "team.h"
 
 static struct shmemi_alloc heap;
@@ -25,13 +26,18 @@ enum { GPU_ALIGN = 256 };
 static const size_t COVER_BYTES = 64u << 20;
 static uint64_t covered; /* of the segment, from its start */
 
+size_t shmemi_heap_aligned(size_t bytes)
+{
+    return (bytes + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1);
+}
+
 int shmemi_heap_bytes(const char *call, size_t *bytes)
 {
     size_t n = shmemi_env.SYMMETRIC_SIZE;
     if (n < 4096 || n > (size_t)1 << 46)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
                            "SHMEM_SYMMETRIC_SIZE is %zu bytes, 4096 to 64T are possible", n);
-    *bytes = (n + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1);
+    *bytes = shmemi_heap_aligned(n);
     return SHMEMX_SUCCESS;
 }
 
@@ -419,7 +425,7 @@ static bool inside(const void *addr, struct shmemi_place *p)
     *p = (struct shmemi_place){SHMEMI_SEGMENT_HOST, off};
     if (shmemi_world.npes && off >= shmemi_world.internal_bytes && off < s->bytes)
         return true;
-    return shmemi_world.npes && shmemi_heap_gpu_inside(addr, p);
+    return shmemi_world.npes && (shmemi_globals_inside(addr, 1, p) || shmemi_heap_gpu_inside(addr, p));
 }
 
 int shmemi_kind(const void *addr)
@@ -447,5 +453,8 @@ int shmem_addr_accessible(const void *addr, int pe)
 void *shmem_ptr(const void *dest, int pe)
 {
     struct shmemi_place p;
-    return shmem_pe_accessible(pe) && inside(dest, &p) ? shmemi_map(pe, p) : NULL;
+    if (!shmem_pe_accessible(pe) || !inside(dest, &p))
+        return NULL;
+    return pe == shmemi_world.me ? (void *)(uintptr_t)dest
+                                 : shmemi_map(pe, p); /* a variable has two addresses here */
 }

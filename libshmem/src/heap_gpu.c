@@ -7,6 +7,7 @@
 #include <string.h>
 
 #include "base/gpu.h"
+#include "globals.h"
 #include "gpu/gpu_state.h"
 #include "team.h"
 
@@ -242,8 +243,10 @@ bool shmemi_heap_gpu_inside(const void *addr, struct shmemi_place *p)
     return gpu.open && off >= gpu.internal && off < segment()->bytes;
 }
 
-int shmemi_locate_gpu(const char *call, const char *what, const void *addr, size_t n, struct shmemi_place *p)
+int shmemi_locate_rest(const char *call, const char *what, const void *addr, size_t n, struct shmemi_place *p)
 {
+    if (shmemi_globals_inside(addr, n, p))
+        return SHMEMX_SUCCESS;
     if (shmemi_heap_gpu_inside(addr, p) && n <= segment()->bytes - p->offset)
         return SHMEMX_SUCCESS;
     return shmemi_bad_address(call, what, addr, n);

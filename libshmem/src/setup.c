@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/gpu.h"
+#include "globals.h"
 #include "gpu/gpu_state.h"
 #include "heap.h"
 #include "team.h"
@@ -43,8 +44,12 @@ int shmemi_bad_address(const char *call, const char *what, const void *addr, siz
         return shmemi_fail(SHMEMX_ERR_ADDRESS, call,
                            "%s: %zu bytes at %p go %zu past the end of the symmetric heap", what, n, addr,
                            n - (size_t)(end - a));
-    return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "%s: %p is not in the symmetric heap [%p, %p)", what, addr,
-                       (const void *)start, (const void *)end);
+    char globals[160];
+    return shmemi_fail(
+        SHMEMX_ERR_ADDRESS, call,
+        "%s: %zu bytes at %p are not in the symmetric heap [%p, %p) and no global or static variables "
+        "(%s)",
+        what, n, addr, (const void *)start, (const void *)end, shmemi_globals_text(globals, sizeof globals));
 }
 
 /* ---- init and finalize ----------------------------------------------------------------------------------------- */
@@ -58,6 +63,7 @@ static void tear_down(void)
     shmemi_buffer_close();
     shmemi_route_close();
     shmemi_heap_gpu_close();
+    shmemi_globals_close();
     shmemi_heap_close();
     shmemi_node_close();
     if (w->boot.close)
@@ -79,15 +85,19 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
     shmemi_log_set_pe(w->boot.rank);
     if ((rc = shmemi_node_learn(call, &w->boot, bytes, shmemi_route_maps_node())) != 0)
         return rc;
-    w->internal_bytes = (size_t)(1 + shmemi_mirrors()) * SHMEMI_NOTES_BYTES;
+    size_t notes = (size_t)(1 + shmemi_mirrors()) * SHMEMI_NOTES_BYTES, globals;
+    if ((rc = shmemi_globals_find(call, &w->boot, &globals)) != 0)
+        return rc;
+    w->internal_bytes = shmemi_heap_aligned(notes + globals);
     bytes += w->internal_bytes;
     if ((rc = shmemi_node_open(call, &w->boot, bytes, &fd)) != 0)
         return rc;
     shmemi_wait_setup(shmemi_node.neighbours, shmemi_node.processors);
     w->me = w->boot.rank;
     w->job = (struct shmemi_job){w->boot.rank, w->boot.size, shmemi_node.local_of, w->segments};
-    if ((rc = shmemi_heap_open(call, fd, bytes)) != 0 || (rc = shmemi_route_open(call)) != 0 ||
-        (rc = shmemi_heap_cover(call, w->internal_bytes)) != 0 || (rc = shmemi_team_open(call)) != 0)
+    if ((rc = shmemi_heap_open(call, fd, bytes)) != 0 || (rc = shmemi_globals_open(call, notes)) != 0 ||
+        (rc = shmemi_route_open(call)) != 0 || (rc = shmemi_heap_cover(call, w->internal_bytes)) != 0 ||
+        (rc = shmemi_team_open(call)) != 0)
         return rc;
     /* from here on every PE's notes are mapped everywhere, and zero: the first collective of all */
     w->npes = w->boot.size;
@@ -348,6 +358,7 @@ size_t shmemx_info(char *text, size_t size)
             shmemi_node.local_npes, shmemi_node.my_node, shmemi_node.nodes, shmemi_node.neighbours,
             shmemi_node.processors, shmemi_spin_limit ? "spin, then yield" : "yield at once");
         say(&s, "heap: %zu bytes, %zu in use, largest free block %zu\n", total, used, largest);
+        say(&s, "global variables: %s\n", shmemi_globals_text(part, sizeof part));
         shmemx_heap_info(SHMEMX_MEM_DEVICE, &total, &used, &largest);
         if (total)
             say(&s, "GPU heap: %s, shared by %s, %s, %zu bytes, %zu in use, largest free block %zu\n",

@@ -15,7 +15,8 @@ struct shmemi_world {
     int me, npes;
     unsigned jobs; /* inits so far: what was made in an earlier job is known by it */
     struct shmemi_segment segments[SHMEMI_SEGMENT_COUNT];
-    size_t internal_bytes; /* at the start of the host segment: the library's own (team.h) */
+    /* at the start of the host segment: the library's own (team.h), and the program's variables (globals.h) */
+    size_t internal_bytes;
     const struct shmemi_transport *
         *route; /* [npes] for host memory on both sides; tables with no NULL slot */
     const struct shmemi_transport *
@@ -53,11 +54,11 @@ bool shmemi_is_gpu(const void *p);
             return shmemi_not_initialized(call);                                                             \
     } while (0)
 
-/* For addresses that are not in the host heap: in the GPU heap, or the error. */
-SHMEMI_COLD int shmemi_locate_gpu(const char *call, const char *what, const void *addr, size_t n,
-                                  struct shmemi_place *p);
+/* For addresses that are not in the host heap: global and static variables, the GPU heap, or the error. */
+SHMEMI_COLD int shmemi_locate_rest(const char *call, const char *what, const void *addr, size_t n,
+                                   struct shmemi_place *p);
 
-/* Checks that [addr, addr + n) is in this PE's symmetric heap and says where. */
+/* Checks that [addr, addr + n) is symmetric memory of this PE and says where. */
 static inline int shmemi_locate(const char *call, const char *what, const void *addr, size_t n,
                                 struct shmemi_place *p)
 {
@@ -66,7 +67,7 @@ static inline int shmemi_locate(const char *call, const char *what, const void *
     p->segment = SHMEMI_SEGMENT_HOST;
     p->offset = off;
     if (SHMEMI_UNLIKELY(off >= s->bytes || n > s->bytes - off || off < shmemi_world.internal_bytes))
-        return shmemi_locate_gpu(call, what, addr, n, p);
+        return shmemi_locate_rest(call, what, addr, n, p);
     return SHMEMX_SUCCESS;
 }
 
