@@ -7,7 +7,6 @@
 #include <string.h>
 
 #include "base/gpu.h"
-#include "globals.h"
 #include "gpu/gpu_state.h"
 #include "team.h"
 
@@ -241,15 +240,6 @@ bool shmemi_heap_gpu_inside(const void *addr, struct shmemi_place *p)
     uint64_t off = (uint64_t)((const char *)addr - segment()->base);
     *p = (struct shmemi_place){SHMEMI_SEGMENT_DEVICE, off};
     return gpu.open && off >= gpu.internal && off < segment()->bytes;
-}
-
-int shmemi_locate_rest(const char *call, const char *what, const void *addr, size_t n, struct shmemi_place *p)
-{
-    if (shmemi_globals_inside(addr, n, p))
-        return SHMEMX_SUCCESS;
-    if (shmemi_heap_gpu_inside(addr, p) && n <= segment()->bytes - p->offset)
-        return SHMEMX_SUCCESS;
-    return shmemi_bad_address(call, what, addr, n);
 }
 
 /* Is it in any PE's copy of the GPU heap, as mapped here? */

@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "base/gpu.h"
+#include "checks.h"
 #include "globals.h"
 #include "gpu/gpu_state.h"
 #include "heap.h"
@@ -58,6 +59,7 @@ static void tear_down(void)
 {
     struct shmemi_world *w = &shmemi_world;
     w->npes = 0;
+    shmemi_checks_close();
     shmemi_team_close();
     shmemi_ctx_drop_team(SHMEM_TEAM_INVALID);
     shmemi_buffer_close();
@@ -105,7 +107,7 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
     int ok = 0;
     if (!shmemi_team_get(call, SHMEM_TEAM_WORLD, &ok))
         return ok;
-    if ((rc = w->boot.barrier(&w->boot)) != 0)
+    if ((rc = w->boot.barrier(&w->boot)) != 0 || (rc = shmemi_checks_open(call)) != 0)
         return rc;
     shmemi_debug("%d PEs by %s (%s), %d on this node, %d processors, heap of %zu bytes", w->npes,
                  w->boot.name, w->boot.detail, shmemi_node.local_npes, shmemi_node.processors, bytes);

@@ -13,6 +13,7 @@
 
 #define SHMEMI_LIKELY(x) __builtin_expect(!!(x), 1)
 #define SHMEMI_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define SHMEMI_INLINE static inline __attribute__((always_inline))
 #define SHMEMI_COLD __attribute__((cold, noinline))
 #define SHMEMI_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #define SHMEMI_CACHE_LINE 64
