@@ -25,7 +25,11 @@ static pid_t owner;    /* the process that initialized: a forked child is not a 
 
 int shmemi_not_initialized(const char *call)
 {
-    return shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call, "called before shmem_init or after shmem_finalize");
+    const char *foreign = shmemi_foreign_library();
+    return shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call,
+                       "called before shmem_init or after shmem_finalize%s%s%s",
+                       foreign ? "; the program's shmem_init is that of another library, " : "",
+                       foreign ? foreign : "", foreign ? ", with which it is linked as well" : "");
 }
 
 int shmemi_bad_pe(const char *call, int pe, int npes)
@@ -124,8 +128,15 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
 static int init(const char *call, const struct shmemi_bootstrap_request *request)
 {
     int rc = SHMEMX_SUCCESS;
+    const char *foreign = shmemi_foreign_library();
     pthread_mutex_lock(&lock);
-    if (abandoned) {
+    if (foreign) {
+        rc = shmemi_fail(
+            SHMEMX_ERR_BOOTSTRAP, call,
+            "the program is linked with another OpenSHMEM library as well, %s: compile and link it anew "
+            "with libshmem alone (pyshmem config --cflags --libs)",
+            foreign);
+    } else if (abandoned) {
         rc = shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call, "this process abandoned its job after an error");
     } else if (nesting == 0) {
         if ((rc = set_up(call, request)) != 0)

@@ -64,6 +64,9 @@ void *shmemi_dl_open(const char *const *names, const char **why);
  * this library. `take` binds what it needs of a library; false = not this one. */
 bool shmemi_dl_search(const char *file, const char *const *places, bool (*take)(void *handle));
 
+/* The file of another OpenSHMEM library that the program is linked with, NULL = none. */
+SHMEMI_COLD const char *shmemi_foreign_library(void);
+
 /* Seconds on the monotonic clock. */
 double shmemi_now(void);
 
