@@ -1,7 +1,7 @@
 """The same C source on libshmem and on another OpenSHMEM library, where an oshcc is found.
 
-peer_openshmem.c is compiled twice into a temporary folder, and the two programs run in turn, so that a machine
-that is slow for a while is so for both."""
+peer_openshmem.c is compiled twice into a temporary folder, and the two programs run in turn, so that a
+machine that is slow for a while is so for both."""
 
 from __future__ import annotations
 
