@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -37,7 +38,7 @@ def _check(program: list[str], order: str, n: int = 2) -> None:
         assert done.returncode != 0 and "MPI has the connection to the process manager" in done.stderr
         return
     assert done.returncode == 0, done.stdout + done.stderr
-    said = sorted(line for line in done.stdout.splitlines() if line.startswith("PE "))
+    said = sorted(re.findall(r"PE -?\d+ of \d+: (?:ok|wrong|ranks differ)", done.stdout))
     assert said == [f"PE {pe} of {n}: ok" for pe in range(n)]
 
 
