@@ -1,4 +1,4 @@
-"""Draws openshmem.svg from openshmem.json, the comparison in docs/performance.md: python docs/figures/openshmem.py"""
+"""Draws openshmem.svg, the comparison in docs/performance.md: python docs/figures/openshmem.py"""
 
 from __future__ import annotations
 
