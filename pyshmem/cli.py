@@ -420,6 +420,14 @@ def _measure(options: Options, screen: _Screen, npes: int | None, stream: bool) 
         _in_this_job(options, screen, npes)
     else:
         _in_new_job(options, screen, npes or gpus or 2)
+    if options.peer and not gpus and not here:  # two jobs of their own, after ours
+        from .bench import openshmem_peer
+
+        with screen.open():
+            try:
+                openshmem_peer.run(min(options.rounds, 7), screen.report())
+            except openshmem_peer.PeerMissing as why:
+                screen.note(f"another OpenSHMEM is left out: {why}")
     if gpus and options.peer and first_of_job():
         from .bench import gpu_peers
 
@@ -473,7 +481,8 @@ def _listed(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--slice-us", type=click.FloatRange(1, 1e6), hidden=True, help="Microseconds of a timed loop.")
 @click.option("--peer", is_flag=True,
               help="The same on mpi4py, and shmem4py where installed, in the same rounds; between nodes "
-                   "perftest or ucx_perftest; on GPUs on NVSHMEM, NCCL and DeepEP, afterwards.")  # fmt: skip
+                   "perftest or ucx_perftest; then on the OpenSHMEM whose oshcc is on PATH (or OSHCC), where this "
+                   "starts the job; on GPUs on NVSHMEM, NCCL and DeepEP, afterwards.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each figure instead of tables.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Tables in Markdown.")
 @click.option(

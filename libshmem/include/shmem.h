@@ -8,8 +8,8 @@
  *
  * Words used throughout
  *   PE         a process of the job, numbered 0 .. shmem_n_pes()-1.
- *   symmetric  an address inside this PE's symmetric heap (shmem_malloc). Passed with a PE number it names the
- *              same offset in that PE's heap.
+ *   symmetric  an address inside this PE's symmetric heap (shmem_malloc), or of a global or static variable of the
+ *              program and the libraries it links. Passed with a PE number it names the same object there.
  *   complete   a put is complete when its bytes are in the target PE's memory and visible there.
  *
  * Errors. A call that returns int returns 0, or a negative SHMEMX_ERR_* (shmemx.h). A call that returns void or

@@ -8,13 +8,15 @@
 #include <string.h>
 
 #include "base/gpu.h"
-#include "coll.h"
+#include "checks.h"
 #include "gpu/gpu_state.h"
 
 int shmemi_coll_enter(const char *call, shmem_team_t team, struct shmemi_coll *c)
 {
     int rc = SHMEMX_SUCCESS;
     c->call = call;
+    c->root = 0;
+    c->shown = false;
     c->t = shmemi_team_get(call, team, &rc);
     return rc;
 }
@@ -51,6 +53,10 @@ int shmemi_coll_buffers(struct shmemi_coll *c, const void *dest, size_t dest_byt
         return rc;
     if (source_bytes && (rc = shmemi_locate(c->call, "source", source, source_bytes, &c->source)) == 0)
         rc = host_only(c, "source", source, &c->source);
+    if (SHMEMI_UNLIKELY(shmemi_world.debug) && rc == 0 && !c->shown) {
+        c->shown = true;
+        rc = shmemi_check_members(c, dest_bytes, source_bytes > 0);
+    }
     return rc;
 }
 
@@ -82,11 +88,14 @@ static int sync_team(const char *call, shmem_team_t team)
 {
     struct shmemi_coll c;
     int rc = shmemi_coll_enter(call, team, &c);
+    if (SHMEMI_UNLIKELY(shmemi_world.debug) && rc == 0 && (rc = shmemi_check_members(&c, 0, false)) != 0)
+        return shmemi_refuse(call, c.t, rc);
     return rc ? rc : shmemi_meet(call, c.t, shmemi_tag(SHMEMI_SYNC, 0, 0));
 }
 
 int shmemi_barrier(const char *call, shmem_team_t team)
 {
+    SHMEMI_REQUIRE_INIT(call);
     int rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
     return rc ? rc : sync_team(call, team);
 }
@@ -151,6 +160,7 @@ int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t n
     if (rc)
         return rc;
     struct shmemi_team *t = c.t;
+    c.root = root;
     if (root < 0 || root >= t->n)
         rc = shmemi_fail(SHMEMX_ERR_PE, call, "root %d is out of range, 0 to %d", root, t->n - 1);
     else if ((rc = shmemi_coll_buffers(&c, dest, nbytes, source, nbytes)) == 0 && dest != source)

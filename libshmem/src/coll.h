@@ -8,6 +8,8 @@ struct shmemi_coll {
     const char *call;
     struct shmemi_team *t;
     struct shmemi_place dest, source;
+    int root;   /* of a broadcast, else 0 */
+    bool shown; /* in debug mode: the members have compared their buffers */
 };
 
 int shmemi_coll_enter(const char *call, shmem_team_t team, struct shmemi_coll *c);

@@ -4,15 +4,26 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <pthread.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "alloc.h"
 #include "base/gpu.h"
+#include "checks.h"
+#include "globals.h"
 #include "team.h"
 
 static struct shmemi_alloc heap;
+/* Blocks freed last, which debug mode names. */
+static struct freed {
+    size_t offset, bytes;
+} freed[256];
+static unsigned long frees;
+static pthread_mutex_t blocks =
+    PTHREAD_MUTEX_INITIALIZER; /* calls of other threads look at them in debug mode */
 
 /* Stride of the PEs' segments: a multiple of the huge page size keeps every PE's copy equally aligned. */
 static const size_t SEGMENT_ALIGN = 2u << 20;
@@ -25,13 +36,18 @@ enum { GPU_ALIGN = 256 };
 static const size_t COVER_BYTES = 64u << 20;
 static uint64_t covered; /* of the segment, from its start */
 
+size_t shmemi_heap_aligned(size_t bytes)
+{
+    return (bytes + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1);
+}
+
 int shmemi_heap_bytes(const char *call, size_t *bytes)
 {
     size_t n = shmemi_env.SYMMETRIC_SIZE;
     if (n < 4096 || n > (size_t)1 << 46)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
                            "SHMEM_SYMMETRIC_SIZE is %zu bytes, 4096 to 64T are possible", n);
-    *bytes = (n + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1);
+    *bytes = shmemi_heap_aligned(n);
     return SHMEMX_SUCCESS;
 }
 
@@ -77,6 +93,7 @@ int shmemi_heap_open(const char *call, int fd, size_t bytes)
         .fd = fd,
     };
     covered = 0;
+    frees = 0;
     if (!shmemi_alloc_open(&heap, bytes - w->internal_bytes))
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory");
     return SHMEMX_SUCCESS;
@@ -181,7 +198,9 @@ static int full(const char *call, size_t bytes)
 /* A block that networks know. */
 static int take(const char *call, size_t size, size_t align, void **ptr)
 {
+    pthread_mutex_lock(&blocks);
     size_t offset = shmemi_alloc_take(&heap, size, align);
+    pthread_mutex_unlock(&blocks);
     if (offset == SHMEMI_ALLOC_NONE)
         return full(call, size);
     int rc = shmemi_heap_cover(call, shmemi_world.internal_bytes + offset + size);
@@ -238,8 +257,32 @@ static struct shmemi_block *block_of(const char *call, const void *ptr, int *rc)
     return b;
 }
 
+bool shmemi_heap_holds(uint64_t offset, size_t n, char *why, size_t room)
+{
+    size_t at = offset - shmemi_world.internal_bytes;
+    pthread_mutex_lock(&blocks);
+    const struct shmemi_block *b = heap.first;
+    while (b->next && b->offset + b->bytes <= at)
+        b = b->next;
+    bool ok = b->used && n <= b->offset + b->bytes - at;
+    snprintf(why, room, "no shmem_malloc returned it");
+    if (!ok && b->used)
+        snprintf(why, room, "they start %zu bytes into one of %zu bytes", at - b->offset, b->bytes);
+    for (unsigned long i = frees; !ok && !b->used && i-- > 0 && frees - i <= 256;) {
+        const struct freed *f = &freed[i % 256];
+        if (at - f->offset < f->bytes) {
+            snprintf(why, room, "shmem_free was called for the %zu bytes at %p", f->bytes,
+                     (void *)(heap_start() + f->offset));
+            break;
+        }
+    }
+    pthread_mutex_unlock(&blocks);
+    return ok;
+}
+
 static void release(struct shmemi_block *b)
 {
+    freed[frees++ % 256] = (struct freed){b->offset, b->bytes};
     const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
     /* what a network has registered stays the pages that it has */
     if (b->bytes >= RETURN_BYTES && !shmemi_route_has_networks()) {
@@ -247,7 +290,9 @@ static void release(struct shmemi_block *b)
         size_t from = (at + page - 1) & ~(page - 1), to = (at + b->bytes) & ~(page - 1);
         (void)fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from));
     }
+    pthread_mutex_lock(&blocks);
     shmemi_alloc_give(&heap, b);
+    pthread_mutex_unlock(&blocks);
 }
 
 static int heap_free(const char *call, void *ptr)
@@ -281,7 +326,10 @@ static int heap_realloc(const char *call, void **ptr, size_t size)
         return refuse(call, rc);
     if ((rc = agree(call, &(struct request){'r', SHMEMX_MEM_HOST, b->offset, size, 0})) != 0)
         return rc;
-    if (shmemi_alloc_resize(&heap, b, size)) {
+    pthread_mutex_lock(&blocks);
+    bool fits = shmemi_alloc_resize(&heap, b, size);
+    pthread_mutex_unlock(&blocks);
+    if (fits) {
         *ptr = old;
         return shmemi_heap_cover(call, shmemi_world.internal_bytes + b->offset + size);
     }
@@ -419,7 +467,17 @@ static bool inside(const void *addr, struct shmemi_place *p)
     *p = (struct shmemi_place){SHMEMI_SEGMENT_HOST, off};
     if (shmemi_world.npes && off >= shmemi_world.internal_bytes && off < s->bytes)
         return true;
-    return shmemi_world.npes && shmemi_heap_gpu_inside(addr, p);
+    return shmemi_world.npes && (shmemi_globals_inside(addr, 1, p) || shmemi_heap_gpu_inside(addr, p));
+}
+
+int shmemi_locate_rest(const char *call, const char *what, const void *addr, size_t n, size_t align,
+                       struct shmemi_place *p)
+{
+    const size_t all[] = {shmemi_world.segments[SHMEMI_SEGMENT_HOST].bytes,
+                          shmemi_world.segments[SHMEMI_SEGMENT_DEVICE].bytes};
+    if (!shmemi_globals_inside(addr, n, p) && (!inside(addr, p) || n > all[p->segment] - p->offset))
+        return shmemi_bad_address(call, what, addr, n);
+    return shmemi_world.debug ? shmemi_check_symmetric(call, what, addr, n, align, p) : SHMEMX_SUCCESS;
 }
 
 int shmemi_kind(const void *addr)
@@ -447,5 +505,8 @@ int shmem_addr_accessible(const void *addr, int pe)
 void *shmem_ptr(const void *dest, int pe)
 {
     struct shmemi_place p;
-    return shmem_pe_accessible(pe) && inside(dest, &p) ? shmemi_map(pe, p) : NULL;
+    if (!shmem_pe_accessible(pe) || !inside(dest, &p))
+        return NULL;
+    return pe == shmemi_world.me ? (void *)(uintptr_t)dest
+                                 : shmemi_map(pe, p); /* a variable has two addresses here */
 }

@@ -4,6 +4,8 @@
 
 #include "world.h"
 
+/* Rounded up to what parts of a segment are aligned to. */
+size_t shmemi_heap_aligned(size_t bytes);
 /* Bytes that one PE hands out, from SHMEM_SYMMETRIC_SIZE, rounded to huge pages. */
 int shmemi_heap_bytes(const char *call, size_t *bytes);
 /* Maps the node's segments of `bytes` each from `fd`, which it owns from here on. */

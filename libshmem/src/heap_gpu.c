@@ -242,13 +242,6 @@ bool shmemi_heap_gpu_inside(const void *addr, struct shmemi_place *p)
     return gpu.open && off >= gpu.internal && off < segment()->bytes;
 }
 
-int shmemi_locate_gpu(const char *call, const char *what, const void *addr, size_t n, struct shmemi_place *p)
-{
-    if (shmemi_heap_gpu_inside(addr, p) && n <= segment()->bytes - p->offset)
-        return SHMEMX_SUCCESS;
-    return shmemi_bad_address(call, what, addr, n);
-}
-
 /* Is it in any PE's copy of the GPU heap, as mapped here? */
 static bool mapped(const char *a)
 {

@@ -7,13 +7,8 @@
 
 /* ---- the core ----------------------------------------------------------------------------------------------------- */
 
-static SHMEMI_COLD int null_buffer(const char *call, const char *what)
-{
-    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is NULL", what);
-}
-
 /* GPU memory here, and there a host heap that the driver does not see, since a network leads to it? */
-static inline bool apart(const struct shmemi_transport *t, int pe, struct shmemi_place p)
+SHMEMI_INLINE bool apart(const struct shmemi_transport *t, int pe, struct shmemi_place p)
 {
     return SHMEMI_UNLIKELY(shmemi_world.gpu_route != NULL) && t != shmemi_world.route[pe] &&
            p.segment == SHMEMI_SEGMENT_HOST && !t->map(pe, p.segment, p.offset);
@@ -42,8 +37,9 @@ static SHMEMI_COLD int staged(const char *call, bool out, struct shmemi_place p,
     return rc;
 }
 
-static inline int put(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe,
-                      bool nbi)
+/* `align`: of the elements. */
+SHMEMI_INLINE int put_core(const char *call, shmem_ctx_t ctx, void *dest, size_t align, const void *source,
+                           size_t n, int pe, bool nbi)
 {
     struct shmemi_place p;
     int rc = shmemi_check_pe(call, ctx, &pe);
@@ -51,18 +47,18 @@ static inline int put(const char *call, shmem_ctx_t ctx, void *dest, const void 
         return rc;
     if (SHMEMI_UNLIKELY(n == 0))
         return SHMEMX_SUCCESS;
-    if (SHMEMI_UNLIKELY((rc = shmemi_locate(call, "dest", dest, n, &p)) != 0))
+    if (SHMEMI_UNLIKELY((rc = shmemi_locate_typed(call, "dest", dest, n, align, &p)) != 0))
         return rc;
-    if (SHMEMI_UNLIKELY(!source))
-        return null_buffer(call, "source");
+    if (shmemi_suspect(source) && (rc = shmemi_check_local(call, "source", source, n, align)) != 0)
+        return rc;
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, source);
     if (SHMEMI_UNLIKELY(apart(t, pe, p)))
         return staged(call, true, p, (char *)(uintptr_t)source, n, pe);
     return t->put(pe, p.segment, p.offset, source, n, nbi);
 }
 
-static inline int get(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n, int pe,
-                      bool nbi)
+SHMEMI_INLINE int get_core(const char *call, shmem_ctx_t ctx, void *dest, size_t align, const void *source,
+                           size_t n, int pe, bool nbi)
 {
     struct shmemi_place p;
     int rc = shmemi_check_pe(call, ctx, &pe);
@@ -70,15 +66,32 @@ static inline int get(const char *call, shmem_ctx_t ctx, void *dest, const void 
         return rc;
     if (SHMEMI_UNLIKELY(n == 0))
         return SHMEMX_SUCCESS;
-    if (SHMEMI_UNLIKELY((rc = shmemi_locate(call, "source", source, n, &p)) != 0))
+    if (SHMEMI_UNLIKELY((rc = shmemi_locate_typed(call, "source", source, n, align, &p)) != 0))
         return rc;
-    if (SHMEMI_UNLIKELY(!dest))
-        return null_buffer(call, "dest");
+    if (shmemi_suspect(dest) && (rc = shmemi_check_local(call, "dest", dest, n, align)) != 0)
+        return rc;
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, dest);
     if (SHMEMI_UNLIKELY(apart(t, pe, p)))
         return staged(call, false, p, dest, n, pe);
     return t->get(pe, p.segment, p.offset, dest, n, nbi);
 }
+
+/* One copy of each for all calls but p and g, which the compiler can shorten. */
+static __attribute__((noinline)) int put_elements(const char *call, shmem_ctx_t ctx, void *dest, size_t align,
+                                                  const void *source, size_t n, int pe, bool nbi)
+{
+    return put_core(call, ctx, dest, align, source, n, pe, nbi);
+}
+
+static __attribute__((noinline)) int get_elements(const char *call, shmem_ctx_t ctx, void *dest, size_t align,
+                                                  const void *source, size_t n, int pe, bool nbi)
+{
+    return get_core(call, ctx, dest, align, source, n, pe, nbi);
+}
+
+/* The same with the alignment that the pointers' type asks for; 1 for void. */
+#define put(call, ctx, dest, ...) put_elements(call, ctx, dest, __alignof__(*(dest)), __VA_ARGS__)
+#define get(call, ctx, dest, ...) get_elements(call, ctx, dest, __alignof__(*(dest)), __VA_ARGS__)
 
 int shmemx_put(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, int pe)
 {
@@ -161,18 +174,18 @@ int shmemi_spans(const char *call, ptrdiff_t dst, ptrdiff_t sst, size_t size, si
 }
 
 /* n blocks of bsize elements; iput's have one. Below, a block is one element of bsize * size bytes. */
-static int ibput(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
-                 ptrdiff_t sst, size_t size, size_t bsize, size_t n, int pe)
+static int ibput_elements(const char *call, shmem_ctx_t ctx, void *dest, size_t align, const void *source,
+                          ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t bsize, size_t n, int pe)
 {
     struct shmemi_place p;
     size_t dspan, sspan;
     int rc = shmemi_check_pe(call, ctx, &pe);
     if (rc || n == 0 || bsize == 0 ||
         (rc = block_spans(call, dst, sst, size, bsize, n, &dspan, &sspan)) != 0 ||
-        (rc = shmemi_locate(call, "dest", dest, dspan, &p)) != 0)
+        (rc = shmemi_locate_typed(call, "dest", dest, dspan, align, &p)) != 0)
         return rc;
-    if (!source)
-        return null_buffer(call, "source");
+    if (shmemi_suspect(source) && (rc = shmemi_check_local(call, "source", source, sspan, align)) != 0)
+        return rc;
     size_t dstep = (size_t)dst * size, sstep = (size_t)sst * size;
     size *= bsize;
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, source);
@@ -184,23 +197,23 @@ static int ibput(const char *call, shmem_ctx_t ctx, void *dest, const void *sour
     if (d && t->strided)
         return t->strided(d, dstep, source, sstep, size, n);
     for (size_t i = 0; i < n && rc == 0; ++i)
-        rc = put(call, SHMEM_CTX_DEFAULT, (char *)dest + i * dstep, (const char *)source + i * sstep, size,
-                 pe, false);
+        rc = put_elements(call, SHMEM_CTX_DEFAULT, (char *)dest + i * dstep, align,
+                          (const char *)source + i * sstep, size, pe, false);
     return rc;
 }
 
-static int ibget(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
-                 ptrdiff_t sst, size_t size, size_t bsize, size_t n, int pe)
+static int ibget_elements(const char *call, shmem_ctx_t ctx, void *dest, size_t align, const void *source,
+                          ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t bsize, size_t n, int pe)
 {
     struct shmemi_place p;
     size_t dspan, sspan;
     int rc = shmemi_check_pe(call, ctx, &pe);
     if (rc || n == 0 || bsize == 0 ||
         (rc = block_spans(call, dst, sst, size, bsize, n, &dspan, &sspan)) != 0 ||
-        (rc = shmemi_locate(call, "source", source, sspan, &p)) != 0)
+        (rc = shmemi_locate_typed(call, "source", source, sspan, align, &p)) != 0)
         return rc;
-    if (!dest)
-        return null_buffer(call, "dest");
+    if (shmemi_suspect(dest) && (rc = shmemi_check_local(call, "dest", dest, dspan, align)) != 0)
+        return rc;
     size_t dstep = (size_t)dst * size, sstep = (size_t)sst * size;
     size *= bsize;
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, dest);
@@ -212,22 +225,17 @@ static int ibget(const char *call, shmem_ctx_t ctx, void *dest, const void *sour
     if (s && t->strided)
         return t->strided(dest, dstep, s, sstep, size, n);
     for (size_t i = 0; i < n && rc == 0; ++i)
-        rc = get(call, SHMEM_CTX_DEFAULT, (char *)dest + i * dstep, (const char *)source + i * sstep, size,
-                 pe, true);
+        rc = get_elements(call, SHMEM_CTX_DEFAULT, (char *)dest + i * dstep, align,
+                          (const char *)source + i * sstep, size, pe, true);
     return rc ? rc : t->quiet(pe);
 }
 
-static int iput(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
-                ptrdiff_t sst, size_t size, size_t n, int pe)
-{
-    return ibput(call, ctx, dest, source, dst, sst, size, 1, n, pe);
-}
-
-static int iget(const char *call, shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst,
-                ptrdiff_t sst, size_t size, size_t n, int pe)
-{
-    return ibget(call, ctx, dest, source, dst, sst, size, 1, n, pe);
-}
+#define ibput(call, ctx, dest, ...) ibput_elements(call, ctx, dest, __alignof__(*(dest)), __VA_ARGS__)
+#define ibget(call, ctx, dest, ...) ibget_elements(call, ctx, dest, __alignof__(*(dest)), __VA_ARGS__)
+#define iput(call, ctx, dest, source, dst, sst, size, n, pe)                                                 \
+    ibput(call, ctx, dest, source, dst, sst, size, 1, n, pe)
+#define iget(call, ctx, dest, source, dst, sst, size, n, pe)                                                 \
+    ibget(call, ctx, dest, source, dst, sst, size, 1, n, pe)
 
 int(shmemx_ibput)(shmem_ctx_t ctx, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
                   size_t elem_size, size_t bsize, size_t nblocks, int pe)
@@ -339,22 +347,26 @@ static inline size_t bytes_of(size_t n, size_t size)
 #define ELEMENT_CALLS(NAME, T)                                                                               \
     void shmem_##NAME##_p(T *dest, T value, int pe)                                                          \
     {                                                                                                        \
-        shmemi_void(put("shmem_" #NAME "_p", SHMEM_CTX_DEFAULT, dest, &value, sizeof value, pe, false));     \
+        shmemi_void(put_core("shmem_" #NAME "_p", SHMEM_CTX_DEFAULT, dest, _Alignof(T), &value,              \
+                             sizeof value, pe, false));                                                      \
     }                                                                                                        \
     T shmem_##NAME##_g(const T *source, int pe)                                                              \
     {                                                                                                        \
         T value = 0;                                                                                         \
-        shmemi_void(get("shmem_" #NAME "_g", SHMEM_CTX_DEFAULT, &value, source, sizeof value, pe, false));   \
+        shmemi_void(get_core("shmem_" #NAME "_g", SHMEM_CTX_DEFAULT, &value, _Alignof(T), source,            \
+                             sizeof value, pe, false));                                                      \
         return value;                                                                                        \
     }                                                                                                        \
     void shmem_ctx_##NAME##_p(shmem_ctx_t ctx, T *dest, T value, int pe)                                     \
     {                                                                                                        \
-        shmemi_void(put("shmem_ctx_" #NAME "_p", ctx, dest, &value, sizeof value, pe, false));               \
+        shmemi_void(                                                                                         \
+            put_core("shmem_ctx_" #NAME "_p", ctx, dest, _Alignof(T), &value, sizeof value, pe, false));     \
     }                                                                                                        \
     T shmem_ctx_##NAME##_g(shmem_ctx_t ctx, const T *source, int pe)                                         \
     {                                                                                                        \
         T value = 0;                                                                                         \
-        shmemi_void(get("shmem_ctx_" #NAME "_g", ctx, &value, source, sizeof value, pe, false));             \
+        shmemi_void(                                                                                         \
+            get_core("shmem_ctx_" #NAME "_g", ctx, &value, _Alignof(T), source, sizeof value, pe, false));   \
         return value;                                                                                        \
     }
 

@@ -9,6 +9,8 @@
 #include <unistd.h>
 
 #include "base/gpu.h"
+#include "checks.h"
+#include "globals.h"
 #include "gpu/gpu_state.h"
 #include "heap.h"
 #include "team.h"
@@ -23,7 +25,11 @@ static pid_t owner;    /* the process that initialized: a forked child is not a 
 
 int shmemi_not_initialized(const char *call)
 {
-    return shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call, "called before shmem_init or after shmem_finalize");
+    const char *foreign = shmemi_foreign_library();
+    return shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call,
+                       "called before shmem_init or after shmem_finalize%s%s%s",
+                       foreign ? "; the program's shmem_init is that of another library, " : "",
+                       foreign ? foreign : "", foreign ? ", with which it is linked as well" : "");
 }
 
 int shmemi_bad_pe(const char *call, int pe, int npes)
@@ -43,8 +49,12 @@ int shmemi_bad_address(const char *call, const char *what, const void *addr, siz
         return shmemi_fail(SHMEMX_ERR_ADDRESS, call,
                            "%s: %zu bytes at %p go %zu past the end of the symmetric heap", what, n, addr,
                            n - (size_t)(end - a));
-    return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "%s: %p is not in the symmetric heap [%p, %p)", what, addr,
-                       (const void *)start, (const void *)end);
+    char globals[160];
+    return shmemi_fail(
+        SHMEMX_ERR_ADDRESS, call,
+        "%s: %zu bytes at %p are not in the symmetric heap [%p, %p) and no global or static variables "
+        "(%s)",
+        what, n, addr, (const void *)start, (const void *)end, shmemi_globals_text(globals, sizeof globals));
 }
 
 /* ---- init and finalize ----------------------------------------------------------------------------------------- */
@@ -53,11 +63,13 @@ static void tear_down(void)
 {
     struct shmemi_world *w = &shmemi_world;
     w->npes = 0;
+    shmemi_checks_close();
     shmemi_team_close();
     shmemi_ctx_drop_team(SHMEM_TEAM_INVALID);
     shmemi_buffer_close();
     shmemi_route_close();
     shmemi_heap_gpu_close();
+    shmemi_globals_close();
     shmemi_heap_close();
     shmemi_node_close();
     if (w->boot.close)
@@ -79,15 +91,19 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
     shmemi_log_set_pe(w->boot.rank);
     if ((rc = shmemi_node_learn(call, &w->boot, bytes, shmemi_route_maps_node())) != 0)
         return rc;
-    w->internal_bytes = (size_t)(1 + shmemi_mirrors()) * SHMEMI_NOTES_BYTES;
+    size_t notes = (size_t)(1 + shmemi_mirrors()) * SHMEMI_NOTES_BYTES, globals;
+    if ((rc = shmemi_globals_find(call, &w->boot, &globals)) != 0)
+        return rc;
+    w->internal_bytes = shmemi_heap_aligned(notes + globals);
     bytes += w->internal_bytes;
     if ((rc = shmemi_node_open(call, &w->boot, bytes, &fd)) != 0)
         return rc;
     shmemi_wait_setup(shmemi_node.neighbours, shmemi_node.processors);
     w->me = w->boot.rank;
     w->job = (struct shmemi_job){w->boot.rank, w->boot.size, shmemi_node.local_of, w->segments};
-    if ((rc = shmemi_heap_open(call, fd, bytes)) != 0 || (rc = shmemi_route_open(call)) != 0 ||
-        (rc = shmemi_heap_cover(call, w->internal_bytes)) != 0 || (rc = shmemi_team_open(call)) != 0)
+    if ((rc = shmemi_heap_open(call, fd, bytes)) != 0 || (rc = shmemi_globals_open(call, notes)) != 0 ||
+        (rc = shmemi_route_open(call)) != 0 || (rc = shmemi_heap_cover(call, w->internal_bytes)) != 0 ||
+        (rc = shmemi_team_open(call)) != 0)
         return rc;
     /* from here on every PE's notes are mapped everywhere, and zero: the first collective of all */
     w->npes = w->boot.size;
@@ -95,7 +111,7 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
     int ok = 0;
     if (!shmemi_team_get(call, SHMEM_TEAM_WORLD, &ok))
         return ok;
-    if ((rc = w->boot.barrier(&w->boot)) != 0)
+    if ((rc = w->boot.barrier(&w->boot)) != 0 || (rc = shmemi_checks_open(call)) != 0)
         return rc;
     shmemi_debug("%d PEs by %s (%s), %d on this node, %d processors, heap of %zu bytes", w->npes,
                  w->boot.name, w->boot.detail, shmemi_node.local_npes, shmemi_node.processors, bytes);
@@ -112,8 +128,15 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
 static int init(const char *call, const struct shmemi_bootstrap_request *request)
 {
     int rc = SHMEMX_SUCCESS;
+    const char *foreign = shmemi_foreign_library();
     pthread_mutex_lock(&lock);
-    if (abandoned) {
+    if (foreign) {
+        rc = shmemi_fail(
+            SHMEMX_ERR_BOOTSTRAP, call,
+            "the program is linked with another OpenSHMEM library as well, %s: compile and link it anew "
+            "with libshmem alone (pyshmem config --cflags --libs)",
+            foreign);
+    } else if (abandoned) {
         rc = shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call, "this process abandoned its job after an error");
     } else if (nesting == 0) {
         if ((rc = set_up(call, request)) != 0)
@@ -370,6 +393,7 @@ size_t shmemx_info(char *text, size_t size)
             shmemi_node.local_npes, shmemi_node.my_node, shmemi_node.nodes, shmemi_node.neighbours,
             shmemi_node.processors, shmemi_spin_limit ? "spin, then yield" : "yield at once");
         say(&s, "heap: %zu bytes, %zu in use, largest free block %zu\n", total, used, largest);
+        say(&s, "global variables: %s\n", shmemi_globals_text(part, sizeof part));
         shmemx_heap_info(SHMEMX_MEM_DEVICE, &total, &used, &largest);
         if (total)
             say(&s, "GPU heap: %s, shared by %s, %s, %zu bytes, %zu in use, largest free block %zu\n",

@@ -25,8 +25,8 @@ static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void 
     d = s; /* without bytes the signal alone decides the way */
     if (n && (rc = shmemi_locate(call, "dest", dest, n, &d)) != 0)
         return rc;
-    if (SHMEMI_UNLIKELY(n && !source))
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "source is NULL");
+    if (n && shmemi_suspect(source) && (rc = shmemi_check_local(call, "source", source, n, 1)) != 0)
+        return rc;
     if (SHMEMI_UNLIKELY((uintptr_t)sig_addr % sizeof *sig_addr))
         return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "sig_addr %p is not aligned to 8 bytes",
                            (void *)sig_addr);

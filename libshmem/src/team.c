@@ -61,7 +61,9 @@ int shmemi_show(const char *call, struct shmemi_team *t, uint64_t tag, const voi
 
 int shmemi_refuse(const char *call, struct shmemi_team *t, int rc)
 {
-    if (shmemi_begin(call, t, SHMEMI_TAG_REFUSED) == 0)
+    if (t->told)
+        t->told = false;
+    else if (shmemi_begin(call, t, SHMEMI_TAG_REFUSED) == 0)
         (void)shmemi_post(t, 0); /* an error of the network has been logged; the caller's own comes first */
     return rc;
 }
@@ -77,7 +79,8 @@ static void describe(uint64_t tag, char *text, size_t n)
     unsigned kind = tag & 0xff, argument = tag >> 8 & 0xffff;
     const char *name = kind < sizeof names / sizeof *names ? names[kind] : "an unknown call";
     unsigned long long bytes = tag >> 24;
-    if (kind == SHMEMI_REFUSED || kind == SHMEMI_SYNC || kind == SHMEMI_MEMORY || kind == SHMEMI_TEAM)
+    if (kind == SHMEMI_REFUSED || kind == SHMEMI_SYNC || kind == SHMEMI_MEMORY || kind == SHMEMI_TEAM ||
+        kind == SHMEMI_ARGUMENTS)
         snprintf(text, n, "%s", name);
     else if (kind == SHMEMI_BROADCAST)
         snprintf(text, n, "%s, root %u, %llu bytes", name, argument, bytes);

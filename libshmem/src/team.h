@@ -54,6 +54,7 @@ struct shmemi_team {
     int *node, *rank; /* [n] each member's node, and its number among the members there */
     uint64_t epoch, seen;
     uint64_t tag; /* of the collective this PE is in */
+    bool told;    /* debug mode: the members know already that this PE refuses */
     shmem_team_config_t config;
 };
 
@@ -68,7 +69,8 @@ struct shmemi_team {
     X(ALLTOALL, "alltoall")                                                                                  \
     X(ALLTOALLS, "alltoalls")                                                                                \
     X(REDUCE, "reduction")                                                                                   \
-    X(SCAN, "scan")
+    X(SCAN, "scan")                                                                                          \
+    X(ARGUMENTS, "a collective that its own message names")
 enum shmemi_collective {
     SHMEMI_REFUSED, /* no arguments: what a refused call posts */
 #define X(name, text) SHMEMI_##name,

@@ -15,7 +15,11 @@ struct shmemi_world {
     int me, npes;
     unsigned jobs; /* inits so far: what was made in an earlier job is known by it */
     struct shmemi_segment segments[SHMEMI_SEGMENT_COUNT];
-    size_t internal_bytes; /* at the start of the host segment: the library's own (team.h) */
+    /* at the start of the host segment: the library's own (team.h), and the program's variables (globals.h) */
+    size_t internal_bytes;
+    size_t quick_bytes; /* of the host segment: addresses in it need no other check; 0 in debug mode */
+    uintptr_t suspect; /* local buffers up to this address are looked at: 0 = NULL alone, in debug mode all */
+    bool debug;        /* SHMEM_DEBUG=1 on some PE */
     const struct shmemi_transport *
         *route; /* [npes] for host memory on both sides; tables with no NULL slot */
     const struct shmemi_transport *
@@ -55,21 +59,40 @@ bool shmemi_is_gpu(const void *p);
             return shmemi_not_initialized(call);                                                             \
     } while (0)
 
-/* For addresses that are not in the host heap: in the GPU heap, or the error. */
-SHMEMI_COLD int shmemi_locate_gpu(const char *call, const char *what, const void *addr, size_t n,
-                                  struct shmemi_place *p);
+/* For addresses that are not in the host heap: global and static variables, the GPU heap, or the error. */
+SHMEMI_COLD int shmemi_locate_rest(const char *call, const char *what, const void *addr, size_t n,
+                                   size_t align, struct shmemi_place *p);
 
-/* Checks that [addr, addr + n) is in this PE's symmetric heap and says where. */
+/* Checks that [addr, addr + n) is symmetric memory of this PE and says where; elements aligned to `align` bytes, which
+ * debug mode checks. */
+static inline int shmemi_locate_typed(const char *call, const char *what, const void *addr, size_t n,
+                                      size_t align, struct shmemi_place *p)
+{
+    const size_t quick = shmemi_world.quick_bytes;
+    uint64_t off = (uint64_t)((const char *)addr - shmemi_world.segments[SHMEMI_SEGMENT_HOST].base);
+    p->segment = SHMEMI_SEGMENT_HOST;
+    p->offset = off;
+    if (SHMEMI_UNLIKELY(off >= quick || n > quick - off || off < shmemi_world.internal_bytes))
+        return shmemi_locate_rest(call, what, addr, n, align, p);
+    return SHMEMX_SUCCESS;
+}
+
+/* The same for bytes. */
 static inline int shmemi_locate(const char *call, const char *what, const void *addr, size_t n,
                                 struct shmemi_place *p)
 {
-    const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
-    uint64_t off = (uint64_t)((const char *)addr - s->base);
-    p->segment = SHMEMI_SEGMENT_HOST;
-    p->offset = off;
-    if (SHMEMI_UNLIKELY(off >= s->bytes || n > s->bytes - off || off < shmemi_world.internal_bytes))
-        return shmemi_locate_gpu(call, what, addr, n, p);
-    return SHMEMX_SUCCESS;
+    return shmemi_locate_typed(call, what, addr, n, 1, p);
+}
+
+/* Says what is wrong with a local buffer: NULL; and in debug mode memory that is not there, or freed, or not aligned. */
+SHMEMI_COLD int shmemi_check_local(const char *call, const char *what, const void *addr, size_t n,
+                                   size_t align);
+static inline bool shmemi_suspect(const void *local)
+{
+    if (__builtin_constant_p(local ==
+                             NULL)) /* the compiler sees whose address it is: of p's or g's own value */
+        return local == NULL;
+    return SHMEMI_UNLIKELY((uintptr_t)local <= shmemi_world.suspect);
 }
 
 /* Checks context and PE number; *pe becomes a number of the world. */

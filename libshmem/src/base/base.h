@@ -13,6 +13,7 @@
 
 #define SHMEMI_LIKELY(x) __builtin_expect(!!(x), 1)
 #define SHMEMI_UNLIKELY(x) __builtin_expect(!!(x), 0)
+#define SHMEMI_INLINE static inline __attribute__((always_inline))
 #define SHMEMI_COLD __attribute__((cold, noinline))
 #define SHMEMI_PRINTF(f, a) __attribute__((format(printf, f, a)))
 #define SHMEMI_CACHE_LINE 64
@@ -62,6 +63,9 @@ void *shmemi_dl_open(const char *const *names, const char **why);
  * NULL-terminated, are folders below the launcher's lib (""), or where they start with "../" relative to the folder of
  * this library. `take` binds what it needs of a library; false = not this one. */
 bool shmemi_dl_search(const char *file, const char *const *places, bool (*take)(void *handle));
+
+/* The file of another OpenSHMEM library that the program is linked with, NULL = none. */
+SHMEMI_COLD const char *shmemi_foreign_library(void);
 
 /* Seconds on the monotonic clock. */
 double shmemi_now(void);

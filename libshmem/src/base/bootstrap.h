@@ -40,6 +40,10 @@ int shmemi_bootstrap_open(struct shmemi_bootstrap *b, const struct shmemi_bootst
 /* Fills a fresh unique id: addresses to reach this process, port, random secret. A hub thread serves it in
  * this process, which may be any PE or none of them, until one job has been served or the process ends. */
 int shmemi_bootstrap_uid(unsigned char uid[SHMEMI_UID_BYTES]);
+/* bootstrap_mpi.c. Is MPI initialized in this process (or finalized already)? Then a job of MPI_COMM_WORLD's processes, all of
+ * which call it. */
+bool shmemi_mpi_initialized(void);
+int shmemi_bootstrap_mpi(struct shmemi_bootstrap *b);
 /* One line a way: "pmix: no PMIX_RANK in the environment", "env: chosen: PE 1 of 4, ...": what the last open
  * tried; "not tried yet" before the first. */
 void shmemi_bootstrap_report(char *text, size_t n);

@@ -5,17 +5,15 @@
  * one init and one finalize: later inits go on with it under new key names.
  *
  * There is one connection a process and no way to share it: MPICH's MPI_Init speaks over the same socket.
- * A program that uses MPI too initializes MPI and hands over a communicator; what can be seen of the
- * conflict (MPI is initialized already) is refused here.
+ * Where MPI is initialized already, it carries an id from rank 0 to the others (bootstrap_mpi.c).
  */
 #ifndef _GNU_SOURCE
-#define _GNU_SOURCE /* RTLD_DEFAULT, memmem */
+#define _GNU_SOURCE /* memmem */
 #endif
 #include "bootstrap.h"
 #include "bootstrap_kin.h"
 #include "bootstrap_star.h"
 
-#include <dlfcn.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <poll.h>
@@ -300,20 +298,6 @@ static void say_goodbye(void)
         receive_line(&line, shmemi_now() + 1);
 }
 
-/* MPI has or had the connection. */
-static bool mpi_uses_it(void)
-{
-    static const char *const names[] = {"libmpi.so.12", "libmpich.so.12", "libmpi.so", "libmpi.so.40"};
-    int (*initialized)(int *) = (int (*)(int *))dlsym(RTLD_DEFAULT, "MPI_Initialized");
-    for (size_t i = 0; initialized == NULL && i < sizeof names / sizeof *names; i++) {
-        void *handle = dlopen(names[i], RTLD_LAZY | RTLD_NOLOAD);
-        if (handle)
-            initialized = (int (*)(int *))dlsym(handle, "MPI_Initialized");
-    }
-    int flag = 0;
-    return initialized && initialized(&flag) == 0 && flag;
-}
-
 static bool parse_number(const char *text, long high, int *out)
 {
     char *end;
@@ -374,12 +358,8 @@ int shmemi_bootstrap_pmi(struct shmemi_bootstrap *b, char *why, size_t n)
         snprintf(why, n, "PMI_FD=%d is no connection of ours: a child of PE %d?", fd, rank);
         return 0;
     }
-    if (!pmi.ready && mpi_uses_it())
-        return shmemi_fail(
-            SHMEMX_ERR_BOOTSTRAP, call,
-            "MPI is initialized and has the connection to the process manager (PMI_FD=%d): hand a "
-            "communicator over, as with pyshmem.init(comm=MPI.COMM_WORLD)",
-            fd);
+    if (!pmi.ready && shmemi_mpi_initialized())
+        return shmemi_bootstrap_mpi(b);
     if (!pmi.ready) {
         pmi.fd = fd;
         pmi.device = s.st_dev;
