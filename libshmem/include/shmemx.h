@@ -196,6 +196,7 @@ SHMEMX_API int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, co
 #include "shmemx_moe.h"
 #include "shmemx_moe_gpu.h"
 #include "shmemx_moe_ll.h"
+#include "shmemx_quant.h"
 #include "shmemx_stream.h"
 
 #endif

@@ -11,6 +11,7 @@
 #include "base/gpu.h"
 #include "gpu/gpu_state.h"
 #include "heap.h"
+#include "quant.h"
 #include "team.h"
 
 struct shmemi_world shmemi_world;
@@ -79,7 +80,8 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
     shmemi_log_set_pe(w->boot.rank);
     if ((rc = shmemi_node_learn(call, &w->boot, bytes, shmemi_route_maps_node())) != 0)
         return rc;
-    w->internal_bytes = (size_t)(1 + shmemi_mirrors()) * SHMEMI_NOTES_BYTES;
+    w->internal_bytes =
+        (size_t)(1 + shmemi_mirrors()) * SHMEMI_NOTES_BYTES + SHMEMI_STAGES * SHMEMI_STAGE_BYTES;
     bytes += w->internal_bytes;
     if ((rc = shmemi_node_open(call, &w->boot, bytes, &fd)) != 0)
         return rc;

@@ -67,7 +67,12 @@ struct shmemi_team {
     X(FCOLLECT, "fcollect")                                                                                  \
     X(ALLTOALL, "alltoall")                                                                                  \
     X(ALLTOALLS, "alltoalls")                                                                                \
-    X(REDUCE, "reduction")
+    X(REDUCE, "reduction")                                                                                   \
+    X(QUANT_ALLREDUCE, "quantized allreduce")                                                                \
+    X(QUANT_REDUCE_SCATTER, "quantized reduce_scatter")                                                      \
+    X(QUANT_ALLGATHER, "quantized allgather")                                                                \
+    X(QUANT_ALLTOALL, "quantized alltoall")                                                                  \
+    X(QUANT_BROADCAST, "quantized broadcast")
 enum shmemi_collective {
     SHMEMI_REFUSED, /* no arguments: what a refused call posts */
 #define X(name, text) SHMEMI_##name,
