@@ -52,11 +52,6 @@ static bool shared_units(const struct shmemi_quant *q)
     return by_node(q) && q->t->nnodes < q->t->n;
 }
 
-static bool is_reduction(const struct shmemi_quant *q)
-{
-    return q->kind == SHMEMI_QUANT_ALLREDUCE || q->kind == SHMEMI_QUANT_REDUCE_SCATTER;
-}
-
 /* ---- form and layout --------------------------------------------------------------------------------------------------- */
 
 static int layout(struct shmemi_quant *q)
@@ -72,13 +67,15 @@ static int layout(struct shmemi_quant *q)
     q->one_shot =
         allreduce && (q->in_notes || (!shared_units(q) && (units(q) <= 2 || all <= ONE_SHOT_BYTES)));
     q->raw_dtype = q->residual ? SHMEMX_FLOAT32 : q->dtype;
-    q->raw_size = is_reduction(q) && shared_units(q) ? shmemi_float_bytes(q->raw_dtype) : 0;
+    q->raw_size = (allreduce || q->kind == SHMEMI_QUANT_REDUCE_SCATTER) && shared_units(q)
+                      ? shmemi_float_bytes(q->raw_dtype)
+                      : 0;
     bool gathers = !blocks && !q->one_shot;
 
     /* how many spans each region holds */
     size_t raws = q->raw_size ? members : 0, results = gathers, outs = members, fetches = far;
     if (q->one_shot)
-        outs = 1;
+        outs = q->in_notes ? 1 : 2, fetches = far ? far - 1 : 0;
     else if (gathers && !allreduce)
         outs = far ? members : 0, fetches = 0;
     else if (q->kind == SHMEMI_QUANT_ALLTOALL)
@@ -277,30 +274,65 @@ static void store_sum(const struct shmemi_quant *q, const float *acc, size_t to,
 
 /* ---- allreduce in one shot ------------------------------------------------------------------------------------------------ */
 
-static int one_shot(struct shmemi_quant *q, size_t at)
+/* Where the records of another member's chunk go: there is no room for this PE's own. */
+static size_t fetched_of(const struct shmemi_quant *q, int member)
 {
-    const struct shmemi_team *t = q->t;
-    struct shmemi_span s = span_of(q, at, 0);
-    size_t bytes = shmemi_codec_bytes(&q->codec, s.n), record = q->codec.record;
-    float *acc = work_of(q);
-    int rc = meet(q, pack(q, q->base + q->out, 0, s.from, s.n));
-    for (int j = 0; j < t->n && rc == 0; ++j)
-        rc = fetch(q, j, q->out, q->fetched + (size_t)unit_of(q, j) * q->stride, bytes);
-    rc = rc ? rc : fetch_end(q);
-    for (size_t from = 0, offset = 0; from < s.n && rc == 0; from += record) {
+    return (size_t)(member - (member > q->t->me));
+}
+
+/* Adds up everybody's records of a span, which are in slot `slot`. */
+static int add_all(const struct shmemi_quant *q, struct shmemi_span s, size_t slot)
+{
+    size_t record = q->codec.record, offset = 0;
+    int rc = SHMEMX_SUCCESS;
+    for (size_t from = 0; from < s.n && rc == 0; from += record) {
         size_t n = s.n - from < record ? s.n - from : record;
-        for (int j = 0; j < t->n; ++j) {
-            const unsigned char *r = shown(q, j, 0, (size_t)unit_of(q, j)) + offset;
+        unsigned char *dest = q->dest + (s.from + from) * q->size;
+        bool straight = q->dtype == SHMEMX_FLOAT32 && (uintptr_t)dest % sizeof(float) == 0;
+        float *acc = straight ? (float *)(void *)dest : work_of(q);
+        for (int j = 0; j < q->t->n; ++j) {
+            const unsigned char *r = shown(q, j, slot, fetched_of(q, j)) + offset;
             if (j == 0)
                 shmemi_codec_decode(&q->codec, acc, SHMEMX_FLOAT32, r, n);
             else
                 shmemi_codec_add(&q->codec, acc, r, n);
         }
-        if ((rc = finish_sum(q, acc, s.from + from, n)) == 0)
+        rc = finish_sum(q, acc, s.from + from, n);
+        if (rc == 0 && !straight)
             store_sum(q, acc, s.from + from, n);
         offset += shmemi_codec_bytes(&q->codec, n);
     }
-    return q->in_notes ? rc : meet(q, rc); /* all have read what the next chunk overwrites */
+    return rc;
+}
+
+/* All chunks. The next one is packed, into the other of two slots, while this one's records come from other nodes: a member
+ * that comes to a meeting has read what the others showed before the last one. */
+static int one_shot(struct shmemi_quant *q)
+{
+    const struct shmemi_team *t = q->t;
+    struct shmemi_span s = span_of(q, 0, 0);
+    size_t slot = 0;
+    int rc = pack(q, q->base + q->out, 0, s.from, s.n);
+    for (size_t at = 0;; at += q->block, slot ^= 1) {
+        size_t bytes = shmemi_codec_bytes(&q->codec, s.n), next = at + q->block;
+        int next_rc = SHMEMX_SUCCESS;
+        rc = meet(q, rc);
+        for (int j = 0; j < t->n && rc == 0; ++j)
+            rc = fetch(q, j, q->out + slot * q->stride, q->fetched + fetched_of(q, j) * q->stride, bytes);
+        if (rc)
+            return rc;
+        struct shmemi_span following = s;
+        if (next < q->nelems) {
+            following = span_of(q, next, 0);
+            next_rc = pack(q, q->base + q->out + (slot ^ 1) * q->stride, 0, following.from, following.n);
+        }
+        rc = fetch_end(q);
+        rc = rc ? rc : add_all(q, s, slot);
+        if (next >= q->nelems || rc)
+            return q->in_notes ? rc : meet(q, rc); /* until all have read the last records */
+        s = following;
+        rc = next_rc;
+    }
 }
 
 /* ---- reduce-scatter ------------------------------------------------------------------------------------------------------- */
@@ -527,8 +559,6 @@ static int chunk(struct shmemi_quant *q, size_t at)
     int rc;
     switch (q->kind) {
     case SHMEMI_QUANT_ALLREDUCE:
-        if (q->one_shot)
-            return one_shot(q, at);
         /* between two chunks no meeting is missing: `out` and `raw` are written again after everybody's results were
          * there, `result` after everybody's next records were */
         rc = reduce_scatter(q, at);
@@ -558,7 +588,9 @@ int shmemi_quant_exchange(struct shmemi_quant *q, shmem_team_t team)
         if ((rc = meet(q, rc)) != 0 || q->all_direct)
             return rc ? rc : direct(q, team);
     }
-    bool vector = q->kind == SHMEMI_QUANT_ALLREDUCE && !q->one_shot;
+    if (q->one_shot)
+        return one_shot(q);
+    bool vector = q->kind == SHMEMI_QUANT_ALLREDUCE;
     size_t step = vector ? (size_t)q->t->n * q->block : q->block, at = 0;
     do {
         rc = chunk(q, at);

@@ -1,6 +1,6 @@
 /* All-reduce with and without quantization, by size: float32 and bfloat16, sums over all PEs.
  *
- *     launch -n 2 bench_quant [largest, MiB] [seconds a figure] [from KiB]
+ *     launch -n 2 bench_quant [largest, MiB] [seconds a line] [from KiB]
  *
  * A line a size: bytes of the vector, then medians in microseconds of shmemx_reduce, of shmemx_allreduce_int8 with INT8
  * in groups of 128, of the automatic choice, and of FP8. The times of the slowest PE. Docs: docs/quant.md. */
@@ -33,7 +33,7 @@ int main(int argc, char **argv)
     double budget = argc > 2 ? atof(argv[2]) : 0.5;
     size_t smallest = (size_t)(argc > 3 ? atoi(argv[3]) : 1) << 10;
     float *source = pes_alloc(largest), *dest = pes_alloc(largest);
-    double *took = pes_alloc(ROUNDS * sizeof *took), *worst = pes_alloc(ROUNDS * sizeof *worst);
+    double *took = pes_alloc(WAYS * ROUNDS * sizeof *took), *worst = pes_alloc(ROUNDS * sizeof *worst);
     int *go = pes_alloc(sizeof *go);
     for (size_t i = 0; i < largest / 4; i++) { /* sound as float32, and as two of bfloat16 */
         float x = (float)((int)own_random(2001) - 1000) / 997;
@@ -48,23 +48,24 @@ int main(int argc, char **argv)
         for (size_t bytes = smallest; bytes <= largest; bytes *= 4) {
             size_t n = bytes / (dtype == SHMEMX_FLOAT32 ? 4 : 2);
             double median[WAYS];
-            for (int way = 0; way < WAYS; way++) {
-                int rounds = 0;
-                double end = 0;
-                for (int i = -3; i < ROUNDS; i++) {
+            int rounds = 0;
+            double end = seconds() + budget;
+            for (int i = -2; i < ROUNDS; i++) { /* the ways in turn, so that a busy machine is busy for all */
+                for (int way = 0; way < WAYS; way++) {
                     shmem_barrier_all();
                     double start = seconds();
-                    if (i == 0)
-                        end = start + budget;
                     if (once(way, dtype, dest, source, n) != 0)
                         shmem_global_exit(1);
                     if (i >= 0)
-                        took[rounds++] = seconds() - start;
-                    *go = i < 4 || seconds() < end; /* PE 0's clock decides */
-                    if (shmem_broadcastmem(SHMEM_TEAM_WORLD, go, go, sizeof *go, 0) != 0 || !*go)
-                        break;
+                        took[way * ROUNDS + i] = seconds() - start;
                 }
-                shmem_double_max_reduce(SHMEM_TEAM_WORLD, worst, took, (size_t)rounds);
+                rounds = i + 1;
+                *go = i < 4 || seconds() < end; /* PE 0's clock decides */
+                if (shmem_broadcastmem(SHMEM_TEAM_WORLD, go, go, sizeof *go, 0) != 0 || !*go)
+                    break;
+            }
+            for (int way = 0; way < WAYS; way++) {
+                shmem_double_max_reduce(SHMEM_TEAM_WORLD, worst, took + way * ROUNDS, (size_t)rounds);
                 qsort(worst, (size_t)rounds, sizeof *worst, ascending);
                 median[way] = worst[rounds / 2] * 1e6;
             }

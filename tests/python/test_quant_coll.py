@@ -213,7 +213,7 @@ def test_refused_here() -> None:
         (ValueError, "residual must be", lambda: quant.all_reduce(x, residual=x[:2])),
     ):
         with pytest.raises(error, match=match):
-            call()  # type: ignore[no-untyped-call]
+            call()
     frozen = np.ones(3, np.float32)
     frozen.flags.writeable = False
     with pytest.raises(ValueError, match="out is read-only"):
