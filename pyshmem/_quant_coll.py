@@ -194,8 +194,8 @@ def all_reduce(
         NaN and infinity: DataError (MismatchError on the other members), or the groups they are in become
         NaN.
     min_bytes : int, optional
-        Arrays below it are not quantized; 0: all are. Default: where quantization pays, which within one node
-        is never, and between nodes above 4000 bytes.
+        Arrays below it are not quantized; 0: all are. Default: where quantization pays: between nodes above
+        4000 bytes, within one node float32 from 4 MiB on in `all_reduce`.
     residual : float32 array or tensor of x's size, optional
         Error feedback: added to x before, receives what quantization left out; hand it to the next call of
         the same parameters. Zero it before the first.

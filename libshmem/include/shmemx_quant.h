@@ -56,7 +56,7 @@ typedef struct {
 } shmemx_quant_t;
 
 /* min_bytes: where quantization pays, by measurement (docs/quant.md). Between nodes a block of more than 4000 bytes is
- * quantized; within one node none is. */
+ * quantized; within one node float32 in an allreduce from 4 MiB on, nothing else. */
 #define SHMEMX_QUANT_AUTO ((size_t)-1)
 
 SHMEMX_API void shmemx_quant_defaults(shmemx_quant_t *how);

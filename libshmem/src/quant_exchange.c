@@ -16,6 +16,8 @@
 /* Elements of a chunk: on one node it stays in the second-level cache from one pass to the next; over nodes the ways there
  * and back should be small beside it. */
 enum { CHUNK = 128 << 10, FAR_CHUNK = 512 << 10 };
+/* And where nothing is packed: the result is looked through while the caches still have it. */
+enum { DIRECT_CHUNK = 1 << 20 };
 /* Records of a vector that everybody shows to more than one other, at most: above, two steps move fewer bytes. */
 enum { ONE_SHOT_BYTES = 16 << 10 };
 
@@ -514,10 +516,12 @@ static int reduce_direct(struct shmemi_quant *q, shmem_team_t team)
     const struct shmemi_int8_kernels *k = q->codec.k;
     float *acc = work_of(q);
     bool mean = q->factor != 1.0f;
-    for (size_t at = 0; at < q->nelems && rc == 0; at += CHUNK) {
-        size_t n = q->nelems - at < CHUNK ? q->nelems - at : CHUNK, record = q->codec.record;
+    for (size_t at = 0; at < q->nelems && rc == 0; at += DIRECT_CHUNK) {
+        size_t n = q->nelems - at < DIRECT_CHUNK ? q->nelems - at : DIRECT_CHUNK, record = q->codec.record;
         unsigned char *dest = q->dest + at * q->size;
-        rc = shmemx_reduce(team, SHMEMX_REDUCE_SUM, q->dtype, dest, q->source + at * q->size, n);
+        const unsigned char *source = q->source + at * q->size;
+        rc = at == 0 ? shmemi_sum_met(q->call, team, q->dtype, dest, source, n)
+                     : shmemx_reduce(team, SHMEMX_REDUCE_SUM, q->dtype, dest, source, n);
         if (rc == 0 && q->how.on_nonfinite == SHMEMX_NONFINITE_ERROR) {
             size_t done = shmemi_first_nonfinite(dest, q->dtype, n);
             rc = done < n ? bad(q, "sum", dest, q->dtype, at, done) : rc;
