@@ -7,8 +7,8 @@
  * once each. In the one-shot form everybody packs all and adds up everybody's: fewer meetings, one quantization, and of
  * two units no more bytes.
  *
- * Meetings are epochs of team.h. What a member shows in its stage it writes before a meeting; the others read it after,
- * and are done with it when they come to the next one but one that the comments name. */
+ * Meetings are epochs of team.h. What a member shows in its stage it writes before a meeting and leaves alone until the
+ * one that the comments name. */
 #include <string.h>
 
 #include "quant.h"
@@ -208,17 +208,15 @@ static void add_unit(const struct shmemi_quant *q, float *acc, bool first, int s
         k->axpy[SHMEMI_FLOAT_INDEX(SHMEMX_FLOAT32)](acc, q->residual + from, n, 1.0f);
 }
 
-/* residual = acc - what the record says. `back` has room for a record. */
+/* residual = (acc - what the record says) / factor, the one that acc has already. `back` has room for a record. */
 static void keep_rest(const struct shmemi_quant *q, float *acc, float *back, const unsigned char *record,
-                      size_t from, size_t n)
+                      size_t from, size_t n, float factor)
 {
     const struct shmemi_int8_kernels *k = q->codec.k;
     shmemi_codec_decode(&q->codec, back, SHMEMX_FLOAT32, record, n);
     k->axpy[SHMEMI_FLOAT_INDEX(SHMEMX_FLOAT32)](acc, back, n, -1.0f);
-    if (q->factor != 1.0f) {
-        for (size_t i = 0; i < n; ++i)
-            acc[i] /= q->factor;
-    }
+    for (size_t i = 0; i < n && factor != 1.0f; ++i)
+        acc[i] /= factor;
     memcpy(q->residual + from, acc, n * sizeof *acc);
 }
 
@@ -237,12 +235,8 @@ static int pack(const struct shmemi_quant *q, unsigned char *records, int slot, 
         }
         if (SHMEMI_UNLIKELY((done = shmemi_codec_encode(&q->codec, records, x, dtype, n)) < n))
             return bad(q, "element", x, dtype, from + at, done);
-        if (q->residual) {
-            const struct shmemi_int8_kernels *k = q->codec.k;
-            shmemi_codec_decode(&q->codec, back, SHMEMX_FLOAT32, records, n);
-            k->axpy[SHMEMI_FLOAT_INDEX(SHMEMX_FLOAT32)](acc, back, n, -1.0f);
-            memcpy(q->residual + from + at, acc, n * sizeof *acc);
-        }
+        if (q->residual)
+            keep_rest(q, acc, back, records, from + at, n, 1.0f);
         records += shmemi_codec_bytes(&q->codec, n);
     }
     return SHMEMX_SUCCESS;
@@ -397,7 +391,7 @@ static int add_up(const struct shmemi_quant *q, size_t at)
             unsigned char *result = q->base + q->result + offset;
             (void)shmemi_codec_encode(&q->codec, result, acc, SHMEMX_FLOAT32, n); /* finite, or it may be */
             if (q->residual)
-                keep_rest(q, acc, back, result, source + from, n);
+                keep_rest(q, acc, back, result, source + from, n, q->factor);
         }
         offset += shmemi_codec_bytes(&q->codec, n);
     }
