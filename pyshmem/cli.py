@@ -1,5 +1,5 @@
 """The command `pyshmem`: info (what was found and chosen), doctor (what is wrong with the network), config
-(flags for C programs), bench (speed)."""
+(flags for C programs), bench (speed), accuracy (what 8-bit transfers cost)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from ._report import gather, paths
+from .accuracy.command import accuracy
 from .bench.figures import GPU_GROUPS, GROUPS, Figure, from_json
 from .bench.launch import LaunchError, find_launchers, first_of_job, in_job, processors, python_command, start
 
@@ -545,3 +546,6 @@ def _title(header: dict[str, Any]) -> str:
     if "gpu" in header:
         return f"{version}: {header.get('npes', '?')} PEs, {header['gpu']} each"
     return f"{version}: {header.get('npes', '?')} PEs on {header.get('processors', '?')} processors, {cpu}"
+
+
+main.add_command(accuracy)

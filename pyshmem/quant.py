@@ -2,15 +2,20 @@
 
 Two forms of the same idea, one scale for a group of consecutive elements of a row:
 
-    quantize_int8    libshmem's codec (C, SIMD): one uint8 record a row, values and float32 scales together.
-                     What dispatch, combine and the quantized collectives send. Layout: shmemx_int8.h.
+    quantize         libshmem's codec (C, SIMD): one uint8 record a row, values and float32 scales together.
+                     INT8 or FP8 e4m3. What dispatch, combine and the quantized collectives send. Layout:
+                     shmemx_int8.h. quantize_int8 and its like are the same for INT8.
     per_token_cast   NumPy: FP8 e4m3 (or int8) values and scales as two arrays, the form that DeepSeek-V3's
                      kernels take (arXiv 2412.19437, section 3.3.2) and DeepEP's dispatch delivers.
+
+all_reduce, reduce_scatter, all_gather, all_to_all and broadcast are collectives whose bytes travel that way,
+on NumPy arrays and PyTorch tensors of the CPU.
 
 INT8 in groups of 128 has 8 to 12 dB less error than FP8 on bell-shaped data; where single channels are tens
 of times larger than their neighbours FP8 is the better one (the test of this file holds the table).
 
-bfloat16 and float8_e4m3fn are the types of ml_dtypes. The calls are safe from any thread and need no init().
+bfloat16 and float8_e4m3fn are the types of ml_dtypes. Calls other than collectives are safe from any thread
+and need no init().
 """
 
 from __future__ import annotations
@@ -23,10 +28,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import ffi, lib
+from ._quant_coll import all_gather, all_reduce, all_to_all, broadcast, reduce_scatter
 from .errors import check
 
 __all__ = [
+    "all_gather",
+    "all_reduce",
+    "all_to_all",
+    "broadcast",
     "calc_diff",
+    "dequantize",
     "dequantize_int8",
     "dequantize_int8_add",
     "int8_isa",
@@ -34,7 +45,9 @@ __all__ = [
     "int8_view",
     "per_token_cast",
     "per_token_cast_back",
+    "quantize",
     "quantize_int8",
+    "reduce_scatter",
     "row_cosine",
     "set_int8_isa",
     "sqnr_db",
@@ -43,7 +56,7 @@ __all__ = [
 Array = npt.NDArray[Any]
 Records = npt.NDArray[np.uint8]
 Float32s = npt.NDArray[np.float32]
-NonFinite = Literal["error", "saturate"]
+NonFinite = Literal["error", "saturate", "propagate"]
 Format = Literal["e4m3", "int8"]
 
 _BFLOAT16 = np.dtype(ml_dtypes.bfloat16)
@@ -54,7 +67,12 @@ _CODEC_TYPES = {
     np.dtype(np.float16): lib.SHMEMX_FLOAT16,
     _BFLOAT16: lib.SHMEMX_BFLOAT16,
 }
-_NONFINITE = {"error": lib.SHMEMX_NONFINITE_ERROR, "saturate": lib.SHMEMX_NONFINITE_SATURATE}
+_NONFINITE = {
+    "error": lib.SHMEMX_NONFINITE_ERROR,
+    "saturate": lib.SHMEMX_NONFINITE_SATURATE,
+    "propagate": lib.SHMEMX_NONFINITE_PROPAGATE,
+}
+_FORMATS = {"int8": lib.SHMEMX_QUANT_INT8, "e4m3": lib.SHMEMX_QUANT_E4M3}
 
 
 # ---- INT8 records -----------------------------------------------------------------------------------------
@@ -130,20 +148,35 @@ def int8_row_bytes(cols: int, group: int = 128) -> int:
     return int(lib.shmemx_int8_row_bytes(columns, size))
 
 
-def quantize_int8(
-    x: npt.ArrayLike, group: int = 128, nonfinite: NonFinite = "error", out: Records | None = None
+def _format(fmt: str) -> int:
+    code = _FORMATS.get(fmt)
+    if code is None:
+        raise ValueError(f"fmt is {fmt!r}, it must be 'int8' or 'e4m3'")
+    return int(code)
+
+
+def quantize(
+    x: npt.ArrayLike,
+    fmt: Format = "int8",
+    group: int = 128,
+    nonfinite: NonFinite = "error",
+    out: Records | None = None,
 ) -> Records:
-    """Symmetric INT8, rounded to nearest even; the largest magnitude of each group becomes 127.
+    """Rows to records of 8-bit codes with their scales, in libshmem's codec.
 
     `x` [rows, cols], cols >= 1, float32, float16 or bfloat16; rows may be apart, other layouts are copied.
-    `group`: elements a scale, 32, 64 or 128, or 0 for the whole row. `nonfinite`: "error" raises ValueError
-    that names the first NaN or infinity; "saturate" turns NaN into 0 and infinity into the largest finite
-    magnitude of its group. `out`: uint8 [rows, int8_row_bytes(cols, group)] to write to, rows may be apart.
-    Returns the records (`out` if given), complete on return; an element comes back within half its group's
-    scale. After an error about non-finite data `out` holds records of the rows before it.
+    `fmt`: "int8", symmetric, rounded to nearest even, the largest magnitude of each group becomes 127;
+    "e4m3", FP8 rounded to nearest even, the largest becomes 448. `group`: elements a scale, 32, 64 or 128,
+    or 0 for the whole row. `nonfinite`: "error" raises ValueError that names the first NaN or infinity;
+    "saturate" turns NaN into 0 and infinity into the largest finite magnitude of its group; "propagate"
+    makes its whole group NaN. `out`: uint8 [rows, int8_row_bytes(cols, group)] to write to, rows may be
+    apart. Returns the records (`out` if given), complete on return; an INT8 element comes back within half
+    its group's scale, one of e4m3 within a sixteenth of itself. After an error about non-finite data `out`
+    holds records of the rows before it.
     """
+    code = _format(fmt)
     if nonfinite not in _NONFINITE:
-        raise ValueError(f"nonfinite is {nonfinite!r}, it must be 'error' or 'saturate'")
+        raise ValueError(f"nonfinite is {nonfinite!r}, it must be 'error', 'saturate' or 'propagate'")
     array = np.asarray(x)
     dtype = _codec_type(array.dtype, "x")
     array, stride = _source(array, "x")
@@ -152,7 +185,8 @@ def quantize_int8(
     records = np.empty(shape, dtype=np.uint8) if out is None else out
     step = _target(records, shape, _UINT8, "out", array)
     check(
-        lib.shmemx_int8_quantize(
+        lib.shmemx_quantize(
+            code,
             _pointer(records),
             step,
             _pointer(array),
@@ -168,19 +202,21 @@ def quantize_int8(
     return records
 
 
-def dequantize_int8(
+def dequantize(
     rows: npt.ArrayLike,
     cols: int,
+    fmt: Format = "int8",
     group: int = 128,
     dtype: npt.DTypeLike = np.float32,
     out: Array | None = None,
 ) -> Array:
-    """The elements of INT8 records: value times scale in float32, then rounded to `dtype`.
+    """The elements of records: code times scale in float32, then rounded to `dtype`.
 
-    `rows` uint8 [rows, int8_row_bytes(cols, group)], with the cols and group they were made with; the bytes
-    are trusted. `dtype`: float32, float16 or bfloat16; above float16's range it gives infinity. `out`
+    `rows` uint8 [rows, int8_row_bytes(cols, group)], with the cols, fmt and group they were made with; the
+    bytes are trusted. `dtype`: float32, float16 or bfloat16; above float16's range it gives infinity. `out`
     [rows, cols] of dtype, rows may be apart. Returns [rows, cols] (`out` if given).
     """
+    form = _format(fmt)
     records, step = _records(rows, cols, group)
     kind = np.dtype(dtype)
     code = _codec_type(kind, "dtype")
@@ -188,11 +224,37 @@ def dequantize_int8(
     array = np.empty(shape, dtype=kind) if out is None else out
     stride = _target(array, shape, kind, "out", records)
     check(
-        lib.shmemx_int8_dequantize(
-            _pointer(array), stride // kind.itemsize, code, _pointer(records), step, shape[0], shape[1], group
+        lib.shmemx_dequantize(
+            form,
+            _pointer(array),
+            stride // kind.itemsize,
+            code,
+            _pointer(records),
+            step,
+            shape[0],
+            shape[1],
+            group,
         )
     )
     return array
+
+
+def quantize_int8(
+    x: npt.ArrayLike, group: int = 128, nonfinite: NonFinite = "error", out: Records | None = None
+) -> Records:
+    """`quantize` to INT8."""
+    return quantize(x, "int8", group, nonfinite, out)
+
+
+def dequantize_int8(
+    rows: npt.ArrayLike,
+    cols: int,
+    group: int = 128,
+    dtype: npt.DTypeLike = np.float32,
+    out: Array | None = None,
+) -> Array:
+    """`dequantize` of INT8 records."""
+    return dequantize(rows, cols, "int8", group, dtype, out)
 
 
 def dequantize_int8_add(acc: Float32s, rows: npt.ArrayLike, group: int = 128, weight: float = 1.0) -> None:
@@ -267,7 +329,7 @@ def per_token_cast(
     group: int = 128,
     *,
     round_scale: bool = False,
-    nonfinite: NonFinite = "error",
+    nonfinite: Literal["error", "saturate"] = "error",
 ) -> tuple[Array, Float32s]:
     """Casts each row to 8 bits, with one scale for `group` consecutive columns (0: for the row).
 
@@ -279,7 +341,7 @@ def per_token_cast(
     """
     if fmt not in _LARGEST:
         raise ValueError(f"fmt is {fmt!r}, it must be 'e4m3' or 'int8'")
-    if nonfinite not in _NONFINITE:
+    if nonfinite not in ("error", "saturate"):
         raise ValueError(f"nonfinite is {nonfinite!r}, it must be 'error' or 'saturate'")
     given = np.asarray(x)
     if given.dtype.kind != "f" and not given.dtype.name.startswith(("bfloat16", "float8")):

@@ -43,6 +43,19 @@ enum shmemx_nonfinite_t {
     /* NaN becomes 0 and +-infinity becomes the group's largest finite magnitude (q = +-127): amax is taken
      * over finite elements only. A group without a finite element other than 0 becomes all 0, scale 0. */
     SHMEMX_NONFINITE_SATURATE = 1,
+    /* The scale of a group with a NaN or an infinity becomes NaN, so that all its elements come back as NaN: what
+     * was no number never looks like one. */
+    SHMEMX_NONFINITE_PROPAGATE = 2,
+};
+
+/* What the codes of a record are. Both formats have the same record, of the same size. */
+enum shmemx_quant_format {
+    SHMEMX_QUANT_INT8 = 0,
+    /* FP8 e4m3 (OCP 8-bit Floating Point Specification): as above with amax / 448, held within
+     * [2^-126, 0x1.249248p119], and q = x * (1 / scale) rounded to the nearest e4m3 value, ties to even, within
+     * [-448, 448]. |x - x'| <= |x| / 16, or scale * 2^-10 where that is more, up to the rounding of float32. */
+    SHMEMX_QUANT_E4M3 = 1,
+    SHMEMX_QUANT_FORMATS = 2
 };
 
 /* Bytes of one record, a multiple of 16; 0 where cols is 0, group is none of 0, 32, 64, 128, or the size
@@ -55,7 +68,7 @@ SHMEMX_API size_t shmemx_int8_row_bytes(size_t cols, size_t group);
  *   x_stride_elements  from one row of x to the next, in elements of dtype, >= cols; 0 = cols.
  *   dtype              of x: SHMEMX_FLOAT32, SHMEMX_FLOAT16 or SHMEMX_BFLOAT16.
  *   on_nonfinite       one of enum shmemx_nonfinite_t.
- *   saturated          if not NULL, receives the number of NaN and infinities replaced, 0 unless saturating;
+ *   saturated          if not NULL, receives the number of NaN and infinities met, 0 with SHMEMX_NONFINITE_ERROR;
  *                      not written on SHMEMX_ERR_ARGUMENT.
  * Errors: SHMEMX_ERR_ARGUMENT, SHMEMX_ERR_DATA (see SHMEMX_NONFINITE_ERROR). */
 SHMEMX_API int shmemx_int8_quantize(void *rows, size_t row_stride_bytes, const void *x,
@@ -75,6 +88,17 @@ SHMEMX_API int shmemx_int8_dequantize(void *out, size_t out_stride_elements, int
 SHMEMX_API int shmemx_int8_dequantize_add(float *acc, size_t acc_stride_elements, const void *rows,
                                           size_t row_stride_bytes, size_t nrows, size_t cols, size_t group,
                                           float weight);
+
+/* The same three for either format (enum shmemx_quant_format); with SHMEMX_QUANT_INT8 they are those above. */
+SHMEMX_API int shmemx_quantize(int format, void *rows, size_t row_stride_bytes, const void *x,
+                               size_t x_stride_elements, int dtype, size_t nrows, size_t cols, size_t group,
+                               int on_nonfinite, uint64_t *replaced);
+SHMEMX_API int shmemx_dequantize(int format, void *out, size_t out_stride_elements, int dtype,
+                                 const void *rows, size_t row_stride_bytes, size_t nrows, size_t cols,
+                                 size_t group);
+SHMEMX_API int shmemx_dequantize_add(int format, float *acc, size_t acc_stride_elements, const void *rows,
+                                     size_t row_stride_bytes, size_t nrows, size_t cols, size_t group,
+                                     float weight);
 
 /* The implementation in use: "portable", "avx2", "avx512" or "neon". The first call of any function here
  * chooses the fastest one this machine runs, or the one named by SHMEM_INT8_ISA; a name that is unknown or

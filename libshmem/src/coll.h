@@ -21,6 +21,10 @@ bool shmemi_both_gpu(const void *dest, const void *source);
 int shmemi_gpu_finish(const char *call, int rc);
 /* Bytes of an element if the reduction exists, else 0, logged. */
 size_t shmemi_reduce_size(const char *call, int op, int type);
+/* shmemx_reduce (sum) over a team on one node whose members have just met in the caller's own epoch, so that all sources
+ * are ready. */
+int shmemi_sum_met(const char *call, shmem_team_t team, int type, void *dest, const void *source,
+                   size_t nelems);
 /* Checks strides and finds how many bytes `n` elements span at each side (rma.c). */
 int shmemi_spans(const char *call, ptrdiff_t dst, ptrdiff_t sst, size_t size, size_t n, size_t *dspan,
                  size_t *sspan);

@@ -1,4 +1,4 @@
-/* INT8 codec: checks of shmemx_int8.h, the loop over rows, and what is too rare for the kernels. */
+/* The codec of 8-bit records: checks of shmemx_int8.h, the loop over rows, and what is too rare for the kernels. */
 #include "int8.h"
 
 #include <math.h>
@@ -25,7 +25,12 @@ float shmemi_float_at(const void *x, int dtype, size_t i)
     return value;
 }
 
-static bool is_group(size_t group)
+bool shmemi_quant_is_format(int format)
+{
+    return format == SHMEMX_QUANT_INT8 || format == SHMEMX_QUANT_E4M3;
+}
+
+bool shmemi_quant_is_group(size_t group)
 {
     return group == 0 || group == 32 || group == 64 || group == 128;
 }
@@ -38,14 +43,14 @@ static size_t groups_of(size_t cols, size_t group)
 size_t shmemx_int8_row_bytes(size_t cols, size_t group)
 {
     /* 2 * cols + 32 bounds the sum below: at most a scale of 4 bytes for 32 values, and two paddings. */
-    if (cols == 0 || !is_group(group) || cols > (SIZE_MAX - 32) / 2) {
+    if (cols == 0 || !shmemi_quant_is_group(group) || cols > (SIZE_MAX - 32) / 2) {
         return 0;
     }
     return (SHMEMI_INT8_SCALES(cols) + groups_of(cols, group) * sizeof(float) + 15) & ~(size_t)15;
 }
 
 /* Quantizes n elements with NaN and infinity replaced; returns how many were. */
-static SHMEMI_COLD uint64_t saturate_group(const struct shmemi_int8_kernels *k, unsigned char *q,
+static SHMEMI_COLD uint64_t saturate_group(const struct shmemi_int8_kernels *k, int format, unsigned char *q,
                                            unsigned char *scale, const unsigned char *x, int dtype, size_t n)
 {
     float largest = 0.0f;
@@ -71,24 +76,38 @@ static SHMEMI_COLD uint64_t saturate_group(const struct shmemi_int8_kernels *k, 
             }
             clean[1 + i] = value;
         }
-        k->quantize[SHMEMI_FLOAT_INDEX(SHMEMX_FLOAT32)](record, clean, 0, PART + 1, PART + 1);
+        k->quantize[format][SHMEMI_FLOAT_INDEX(SHMEMX_FLOAT32)](record, clean, 0, PART + 1, PART + 1);
         memcpy(q + from, record + 1, count);
         memcpy(scale, record + SHMEMI_INT8_SCALES(PART + 1), sizeof(float));
     }
     return replaced;
 }
 
-size_t shmemi_int8_quantize_row(const struct shmemi_int8_kernels *k, void *row, const void *x, int dtype,
-                                size_t cols, size_t group, uint64_t *saturated)
+/* A scale that is NaN makes every element of the group one; returns how many are not finite. */
+static SHMEMI_COLD uint64_t poison_group(unsigned char *q, unsigned char *scale, const unsigned char *x,
+                                         int dtype, size_t n)
+{
+    const uint32_t nan = 0x7fc00000u;
+    uint64_t found = 0;
+    memset(q, 0, n);
+    memcpy(scale, &nan, sizeof nan);
+    for (size_t i = 0; i < n; i++) {
+        found += !isfinite(shmemi_float_at(x, dtype, i));
+    }
+    return found;
+}
+
+size_t shmemi_quantize_row(const struct shmemi_int8_kernels *k, int format, void *row, const void *x,
+                           int dtype, size_t cols, size_t group, int on_nonfinite, uint64_t *replaced)
 {
     unsigned char *q = row, *scales = q + SHMEMI_INT8_SCALES(cols);
     size_t length = SHMEMI_INT8_GROUP(cols, group), from = 0;
     for (;;) {
-        from = k->quantize[SHMEMI_FLOAT_INDEX(dtype)](row, x, from, cols, length);
+        from = k->quantize[format][SHMEMI_FLOAT_INDEX(dtype)](row, x, from, cols, length);
         if (SHMEMI_LIKELY(from >= cols)) {
             break;
         }
-        if (!saturated) {
+        if (on_nonfinite == SHMEMX_NONFINITE_ERROR) {
             while (isfinite(shmemi_float_at(x, dtype, from))) {
                 from++;
             }
@@ -96,13 +115,23 @@ size_t shmemi_int8_quantize_row(const struct shmemi_int8_kernels *k, void *row, 
         }
         size_t n = cols - from < length ? cols - from : length;
         const unsigned char *source = (const unsigned char *)x + from * shmemi_float_bytes(dtype);
-        *saturated += saturate_group(k, q + from, scales + from / length * sizeof(float), source, dtype, n);
+        unsigned char *scale = scales + from / length * sizeof(float);
+        *replaced += on_nonfinite == SHMEMX_NONFINITE_SATURATE
+                         ? saturate_group(k, format, q + from, scale, source, dtype, n)
+                         : poison_group(q + from, scale, source, dtype, n);
         from += n;
     }
     size_t end = SHMEMI_INT8_SCALES(cols) + groups_of(cols, group) * sizeof(float);
     memset(q + cols, 0, SHMEMI_INT8_SCALES(cols) - cols);
     memset(q + end, 0, -end & 15);
     return cols;
+}
+
+size_t shmemi_int8_quantize_row(const struct shmemi_int8_kernels *k, void *row, const void *x, int dtype,
+                                size_t cols, size_t group, uint64_t *saturated)
+{
+    return shmemi_quantize_row(k, SHMEMX_QUANT_INT8, row, x, dtype, cols, group,
+                               saturated ? SHMEMX_NONFINITE_SATURATE : SHMEMX_NONFINITE_ERROR, saturated);
 }
 
 int shmemi_int8_fail_nonfinite(const char *call, const void *x, int dtype, size_t row, size_t col)
@@ -123,7 +152,7 @@ static int check(const char *call, const char *name, const void *x, size_t *x_st
             "dtype %d is none of SHMEMX_FLOAT32 (%d), SHMEMX_FLOAT16 (%d), SHMEMX_BFLOAT16 (%d)", dtype,
             SHMEMX_FLOAT32, SHMEMX_FLOAT16, SHMEMX_BFLOAT16);
     }
-    if (!is_group(group)) {
+    if (!shmemi_quant_is_group(group)) {
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "group %zu is none of 32, 64, 128, 0 (= row)", group);
     }
     if (!row_bytes) {
@@ -151,20 +180,29 @@ static int check(const char *call, const char *name, const void *x, size_t *x_st
     return SHMEMX_SUCCESS;
 }
 
-int shmemx_int8_quantize(void *rows, size_t row_stride_bytes, const void *x, size_t x_stride_elements,
-                         int dtype, size_t nrows, size_t cols, size_t group, int on_nonfinite,
-                         uint64_t *saturated)
+static int check_format(const char *call, int format)
 {
-    if (on_nonfinite != SHMEMX_NONFINITE_ERROR && on_nonfinite != SHMEMX_NONFINITE_SATURATE) {
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, __func__,
-                           "on_nonfinite %d is neither SHMEMX_NONFINITE_ERROR (0) nor "
-                           "SHMEMX_NONFINITE_SATURATE (1)",
+    if (shmemi_quant_is_format(format)) {
+        return SHMEMX_SUCCESS;
+    }
+    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                       "format %d is neither SHMEMX_QUANT_INT8 (0) nor SHMEMX_QUANT_E4M3 (1)", format);
+}
+
+static int quantize(const char *call, int format, void *rows, size_t row_stride_bytes, const void *x,
+                    size_t x_stride_elements, int dtype, size_t nrows, size_t cols, size_t group,
+                    int on_nonfinite, uint64_t *replaced)
+{
+    if (on_nonfinite < SHMEMX_NONFINITE_ERROR || on_nonfinite > SHMEMX_NONFINITE_PROPAGATE) {
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "on_nonfinite %d is none of SHMEMX_NONFINITE_ERROR (0), _SATURATE (1), "
+                           "_PROPAGATE (2)",
                            on_nonfinite);
     }
-    uint64_t replaced = 0;
+    uint64_t count = 0;
     int status = SHMEMX_SUCCESS;
     if (nrows) {
-        status = check(__func__, "x", x, &x_stride_elements, dtype, rows, &row_stride_bytes, cols, group);
+        status = check(call, "x", x, &x_stride_elements, dtype, rows, &row_stride_bytes, cols, group);
         if (status) {
             return status;
         }
@@ -174,55 +212,105 @@ int shmemx_int8_quantize(void *rows, size_t row_stride_bytes, const void *x, siz
             const unsigned char *source = (const unsigned char *)x + r * x_stride_bytes;
             unsigned char *row = (unsigned char *)rows + r * row_stride_bytes;
             size_t col =
-                shmemi_int8_quantize_row(k, row, source, dtype, cols, group, on_nonfinite ? &replaced : NULL);
+                shmemi_quantize_row(k, format, row, source, dtype, cols, group, on_nonfinite, &count);
             if (SHMEMI_UNLIKELY(col < cols)) {
-                status = shmemi_int8_fail_nonfinite(__func__, source, dtype, r, col);
+                status = shmemi_int8_fail_nonfinite(call, source, dtype, r, col);
                 break;
             }
         }
     }
-    if (saturated) {
-        *saturated = replaced;
+    if (replaced) {
+        *replaced = count;
     }
     return status;
 }
 
-int shmemx_int8_dequantize(void *out, size_t out_stride_elements, int dtype, const void *rows,
-                           size_t row_stride_bytes, size_t nrows, size_t cols, size_t group)
+static int dequantize(const char *call, int format, void *out, size_t out_stride_elements, int dtype,
+                      const void *rows, size_t row_stride_bytes, size_t nrows, size_t cols, size_t group)
 {
     if (nrows == 0) {
         return SHMEMX_SUCCESS;
     }
-    int status =
-        check(__func__, "out", out, &out_stride_elements, dtype, rows, &row_stride_bytes, cols, group);
+    int status = check(call, "out", out, &out_stride_elements, dtype, rows, &row_stride_bytes, cols, group);
     if (status) {
         return status;
     }
     const struct shmemi_int8_kernels *k = shmemi_int8_kernels();
     size_t out_stride_bytes = out_stride_elements * shmemi_float_bytes(dtype);
     for (size_t r = 0; r < nrows; r++) {
-        k->dequantize[SHMEMI_FLOAT_INDEX(dtype)]((unsigned char *)out + r * out_stride_bytes,
-                                                 (const unsigned char *)rows + r * row_stride_bytes, cols,
-                                                 SHMEMI_INT8_GROUP(cols, group));
+        k->dequantize[format][SHMEMI_FLOAT_INDEX(dtype)]((unsigned char *)out + r * out_stride_bytes,
+                                                         (const unsigned char *)rows + r * row_stride_bytes,
+                                                         cols, SHMEMI_INT8_GROUP(cols, group));
     }
     return SHMEMX_SUCCESS;
 }
 
-int shmemx_int8_dequantize_add(float *acc, size_t acc_stride_elements, const void *rows,
-                               size_t row_stride_bytes, size_t nrows, size_t cols, size_t group, float weight)
+static int dequantize_add(const char *call, int format, float *acc, size_t acc_stride_elements,
+                          const void *rows, size_t row_stride_bytes, size_t nrows, size_t cols, size_t group,
+                          float weight)
 {
     if (nrows == 0) {
         return SHMEMX_SUCCESS;
     }
-    int status = check(__func__, "acc", acc, &acc_stride_elements, SHMEMX_FLOAT32, rows, &row_stride_bytes,
-                       cols, group);
+    int status =
+        check(call, "acc", acc, &acc_stride_elements, SHMEMX_FLOAT32, rows, &row_stride_bytes, cols, group);
     if (status) {
         return status;
     }
     const struct shmemi_int8_kernels *k = shmemi_int8_kernels();
     for (size_t r = 0; r < nrows; r++) {
-        k->dequantize_add(acc + r * acc_stride_elements, (const unsigned char *)rows + r * row_stride_bytes,
-                          cols, SHMEMI_INT8_GROUP(cols, group), weight);
+        k->dequantize_add[format](acc + r * acc_stride_elements,
+                                  (const unsigned char *)rows + r * row_stride_bytes, cols,
+                                  SHMEMI_INT8_GROUP(cols, group), weight);
     }
     return SHMEMX_SUCCESS;
+}
+
+int shmemx_int8_quantize(void *rows, size_t row_stride_bytes, const void *x, size_t x_stride_elements,
+                         int dtype, size_t nrows, size_t cols, size_t group, int on_nonfinite,
+                         uint64_t *saturated)
+{
+    return quantize(__func__, SHMEMX_QUANT_INT8, rows, row_stride_bytes, x, x_stride_elements, dtype, nrows,
+                    cols, group, on_nonfinite, saturated);
+}
+
+int shmemx_int8_dequantize(void *out, size_t out_stride_elements, int dtype, const void *rows,
+                           size_t row_stride_bytes, size_t nrows, size_t cols, size_t group)
+{
+    return dequantize(__func__, SHMEMX_QUANT_INT8, out, out_stride_elements, dtype, rows, row_stride_bytes,
+                      nrows, cols, group);
+}
+
+int shmemx_int8_dequantize_add(float *acc, size_t acc_stride_elements, const void *rows,
+                               size_t row_stride_bytes, size_t nrows, size_t cols, size_t group, float weight)
+{
+    return dequantize_add(__func__, SHMEMX_QUANT_INT8, acc, acc_stride_elements, rows, row_stride_bytes,
+                          nrows, cols, group, weight);
+}
+
+int shmemx_quantize(int format, void *rows, size_t row_stride_bytes, const void *x, size_t x_stride_elements,
+                    int dtype, size_t nrows, size_t cols, size_t group, int on_nonfinite, uint64_t *replaced)
+{
+    int status = check_format(__func__, format);
+    return status ? status
+                  : quantize(__func__, format, rows, row_stride_bytes, x, x_stride_elements, dtype, nrows,
+                             cols, group, on_nonfinite, replaced);
+}
+
+int shmemx_dequantize(int format, void *out, size_t out_stride_elements, int dtype, const void *rows,
+                      size_t row_stride_bytes, size_t nrows, size_t cols, size_t group)
+{
+    int status = check_format(__func__, format);
+    return status ? status
+                  : dequantize(__func__, format, out, out_stride_elements, dtype, rows, row_stride_bytes,
+                               nrows, cols, group);
+}
+
+int shmemx_dequantize_add(int format, float *acc, size_t acc_stride_elements, const void *rows,
+                          size_t row_stride_bytes, size_t nrows, size_t cols, size_t group, float weight)
+{
+    int status = check_format(__func__, format);
+    return status ? status
+                  : dequantize_add(__func__, format, acc, acc_stride_elements, rows, row_stride_bytes, nrows,
+                                   cols, group, weight);
 }

@@ -238,7 +238,8 @@ static void sum_token(const struct combine *c, const char *buffer, size_t t)
         if (!begun)
             memset(sum, 0, c->cols * sizeof *sum);
         begun = true;
-        c->k->dequantize_add(sum, record, c->cols, SHMEMI_INT8_GROUP(c->cols, (size_t)moe->c.group), 1.0f);
+        c->k->dequantize_add[SHMEMX_QUANT_INT8](sum, record, c->cols,
+                                                SHMEMI_INT8_GROUP(c->cols, (size_t)moe->c.group), 1.0f);
     }
     if (a->bias)
         add(c, sum, &begun, (const char *)a->bias + (ptrdiff_t)t * a->bias_stride, 1.0f);

@@ -322,8 +322,8 @@ static void read_row(const struct shmemx_moe *moe, const struct shmemi_int8_kern
 {
     size_t cols = (size_t)moe->c.hidden;
     if (moe->c.quant == SHMEMX_MOE_QUANT_INT8)
-        kernels->dequantize[SHMEMI_FLOAT_INDEX(moe->c.type)](out, record, cols,
-                                                             SHMEMI_INT8_GROUP(cols, (size_t)moe->c.group));
+        kernels->dequantize[SHMEMX_QUANT_INT8][SHMEMI_FLOAT_INDEX(moe->c.type)](
+            out, record, cols, SHMEMI_INT8_GROUP(cols, (size_t)moe->c.group));
     else
         memcpy(out, record, moe->row);
 }

@@ -328,6 +328,20 @@ static int reduce(const char *call, shmem_team_t team, int op, int type, void *d
     return (c.t->nnodes == 1 ? in_slices : over_nodes)(&c, tag, type, types[type].fn[op], bytes);
 }
 
+int shmemi_sum_met(const char *call, shmem_team_t team, int type, void *dest, const void *source,
+                   size_t nelems)
+{
+    struct shmemi_coll c;
+    int rc = shmemi_coll_enter(call, team, &c);
+    rc = rc ? rc : check(&c, SHMEMX_REDUCE_SUM, type, dest, source, nelems);
+    if (rc)
+        return rc;
+    size_t from, to, bytes = nelems * types[type].size;
+    slice(bytes, c.t->me, c.t->n, &from, &to);
+    reduce_node(&c, type, types[type].fn[SHMEMX_REDUCE_SUM], from, to, 0, c.t->n);
+    return shmemi_meet(call, c.t, shmemi_tag(SHMEMI_REDUCE, (unsigned)type, bytes));
+}
+
 int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, const void *source, size_t nelems)
 {
     return reduce("shmem_reduce", team, op, type, dest, source, nelems);

@@ -13,6 +13,7 @@
 #include "globals.h"
 #include "gpu/gpu_state.h"
 #include "heap.h"
+#include "quant.h"
 #include "team.h"
 
 struct shmemi_world shmemi_world;
@@ -94,7 +95,8 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
     size_t notes = (size_t)(1 + shmemi_mirrors()) * SHMEMI_NOTES_BYTES, globals;
     if ((rc = shmemi_globals_find(call, &w->boot, &globals)) != 0)
         return rc;
-    w->internal_bytes = shmemi_heap_aligned(notes + globals);
+    /* notes, variables, and last the stages of quantized collectives */
+    w->internal_bytes = shmemi_heap_aligned(notes + globals + (size_t)SHMEMI_STAGES * SHMEMI_STAGE_BYTES);
     bytes += w->internal_bytes;
     if ((rc = shmemi_node_open(call, &w->boot, bytes, &fd)) != 0)
         return rc;

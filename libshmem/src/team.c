@@ -87,6 +87,8 @@ static void describe(uint64_t tag, char *text, size_t n)
     else if (kind == SHMEMI_REDUCE) /* enum shmemx_reduce_op and shmemx_type */
         snprintf(text, n, "%s, operation %u, type %u, %llu bytes", name, argument >> 8, argument & 0xff,
                  bytes);
+    else if (kind >= SHMEMI_QUANT_ALLREDUCE && kind <= SHMEMI_QUANT_BROADCAST) /* enum shmemx_type */
+        snprintf(text, n, "%s, type %u, blocks of %llu bytes", name, argument, bytes);
     else
         snprintf(text, n, "%s, %llu bytes", name, bytes);
 }

@@ -70,7 +70,12 @@ struct shmemi_team {
     X(ALLTOALLS, "alltoalls")                                                                                \
     X(REDUCE, "reduction")                                                                                   \
     X(SCAN, "scan")                                                                                          \
-    X(ARGUMENTS, "a collective that its own message names")
+    X(ARGUMENTS, "a collective that its own message names")                                                  \
+    X(QUANT_ALLREDUCE, "quantized allreduce")                                                                \
+    X(QUANT_REDUCE_SCATTER, "quantized reduce_scatter")                                                      \
+    X(QUANT_ALLGATHER, "quantized allgather")                                                                \
+    X(QUANT_ALLTOALL, "quantized alltoall")                                                                  \
+    X(QUANT_BROADCAST, "quantized broadcast")
 enum shmemi_collective {
     SHMEMI_REFUSED, /* no arguments: what a refused call posts */
 #define X(name, text) SHMEMI_##name,

@@ -395,7 +395,7 @@ static void test_arguments(void)
     REFUSED(shmemx_int8_quantize(NULL, 0, x, 0, f32, 1, 128, 32, 0, NULL), "rows is NULL");
     REFUSED(shmemx_int8_quantize(rows, 0, x, 127, f32, 2, 128, 32, 0, NULL), "127 elements");
     REFUSED(shmemx_int8_quantize(rows, 143, x, 0, f32, 2, 128, 32, 0, NULL), "143 bytes");
-    REFUSED(shmemx_int8_quantize(rows, 0, x, 0, f32, 1, 128, 32, 2, NULL), "on_nonfinite 2");
+    REFUSED(shmemx_int8_quantize(rows, 0, x, 0, f32, 1, 128, 32, 3, NULL), "on_nonfinite 3");
     REFUSED(shmemx_int8_quantize(rows, 0, rows + 16, 0, f32, 1, 128, 32, 0, NULL), "overlap");
     REFUSED(shmemx_int8_dequantize(x, 0, f32, rows, 0, 1, 128, 256), "group 256");
     REFUSED(shmemx_int8_dequantize(x, 0, 99, rows, 0, 1, 128, 32), "dtype 99");

@@ -100,6 +100,32 @@ def test_active_set(run_compiled: Callable[[int, str], list[str]], n: int) -> No
     assert run_compiled(n, "active_set.c") == expected
 
 
+def test_fused_quant(job: Any, tmp_path: Path) -> None:
+    package, program = Path(job.__path__[0]), tmp_path / "fused_quant"
+    flags = [
+        f"-I{package / 'include'}",
+        str(package / "lib" / "libshmem.so.0"),
+        f"-Wl,-rpath,{package / 'lib'}",
+    ]
+    source = str(EXAMPLES / "fused_quant.c")
+    command = ["gcc", "-Wall", "-Wextra", "-Werror", "-o", str(program), source, *flags, "-lm"]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert built.returncode == 0, built.stderr
+    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "270336 bytes each instead of 1048576" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize("n", [1, 2, 3])
+def test_ddp_int8(run_example: RunExample, n: int) -> None:
+    pytest.importorskip("torch")
+    text = "\n".join(lines(run_example(n, "ddp_int8.py")))
+    full, int8 = (
+        float(text.split(f"{kind} gradients ")[1].split()[0].strip(",")) for kind in ("float32", "INT8")
+    )
+    assert 0 < int8 < full * 1.3 + 0.01 and full < 0.6
+    assert float(text.split("largest error ")[1].split()[0]) < 0.03
+
+
 # ---- the mixture of experts -------------------------------------------------------------------------------
 
 
