@@ -482,8 +482,8 @@ def _listed(function: Callable[..., None]) -> Callable[..., None]:
 @click.option("--slice-us", type=click.FloatRange(1, 1e6), hidden=True, help="Microseconds of a timed loop.")
 @click.option("--peer", is_flag=True,
               help="The same on mpi4py, and shmem4py where installed, in the same rounds; between nodes "
-                   "perftest or ucx_perftest; then on the OpenSHMEM whose oshcc is on PATH (or OSHCC), where this "
-                   "starts the job; on GPUs on NVSHMEM, NCCL and DeepEP, afterwards.")  # fmt: skip
+                   "perftest or ucx_perftest; then on the OpenSHMEM whose oshcc is on PATH (or OSHCC), "
+                   "where this starts the job; on GPUs on NVSHMEM, NCCL and DeepEP, afterwards.")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="A line of JSON for each figure instead of tables.")
 @click.option("--markdown", "as_markdown", is_flag=True, help="Tables in Markdown.")
 @click.option(

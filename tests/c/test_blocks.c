@@ -116,8 +116,7 @@ static void test_mistakes(void)
     REFUSED(SHMEMX_ERR_ARGUMENT, "overflow",
             shmemx_ibput(c, dest, source, PTRDIFF_MAX, 4, 4, 4, SIZE_MAX / 8, 0));
     REFUSED(SHMEMX_ERR_ADDRESS, "past the end", shmemx_ibput(c, dest, source, 1 << 20, 4, 4, 4, 1 << 10, 0));
-    REFUSED(SHMEMX_ERR_ADDRESS, "not in the symmetric heap",
-            shmemx_ibput(c, got, source, 4, 4, 4, 4, 1, 0));
+    REFUSED(SHMEMX_ERR_ADDRESS, "not in the symmetric heap", shmemx_ibput(c, got, source, 4, 4, 4, 4, 1, 0));
     REFUSED(SHMEMX_ERR_ARGUMENT, "source is NULL", shmemx_ibput(c, dest, NULL, 4, 4, 4, 4, 1, 0));
     REFUSED(SHMEMX_ERR_PE, "out of range", shmemx_ibput(c, dest, source, 4, 4, 4, 4, 1, npes));
     REFUSED(SHMEMX_ERR_PE, "out of range", shmemx_quiet_pes(c, &npes, 1));
