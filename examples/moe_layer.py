@@ -90,6 +90,35 @@ class Expert:
         return (functional.silu(gate) * up) @ self.down.t()
 
 
+# Products of consecutive rows with a matrix for each group, in one launch; public since PyTorch 2.10.
+_grouped = getattr(functional, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
+
+
+class Experts:
+    """The experts from `first` on, together: by two grouped products where PyTorch and the GPU have them,
+    else one after the other, which the host's launches hold up."""
+
+    def __init__(self, shape: Shape, first: int, count: int) -> None:
+        each = [Expert(shape, first + i) for i in range(count)]
+        self.grouped = _grouped is not None and count > 0 and torch.cuda.get_device_capability() >= (9, 0)
+        self.each = each
+        if self.grouped:
+            self.up, self.down = torch.stack([e.up for e in each]), torch.stack([e.down for e in each])
+            self.each = []
+
+    def __call__(self, got) -> Tensor:
+        x = got.recv_x
+        if self.grouped and len(x):
+            ends = torch.tensor(got.expert_offsets[1:], dtype=torch.int32, device="cuda")
+            gate, up = _grouped(x, self.up.transpose(1, 2), offs=ends).chunk(2, dim=1)
+            return _grouped(functional.silu(gate) * up, self.down.transpose(1, 2), offs=ends)
+        y = torch.empty_like(x)
+        for expert, (begin, end) in zip(self.each, got.expert_ranges(), strict=False):
+            if end > begin:
+                y[begin:end] = expert(x[begin:end])
+        return y
+
+
 class Layer:
     """The layer of one PE: all of the gate and the shared expert, its part of the others."""
 
@@ -100,16 +129,8 @@ class Layer:
             num_sms=sms, results=2, device="cuda",
         )  # fmt: skip
         self.gate, self.shared = Gate(shape), Expert(shape, -1)
-        first = self.ep.first_expert
-        self.experts = [Expert(shape, e) for e in range(first, first + self.ep.local_experts)]
+        self.experts = Experts(shape, self.ep.first_expert, self.ep.local_experts)
         self.network, self.side = torch.cuda.Stream(), torch.cuda.Stream()
-
-    def _experts(self, got) -> Tensor:
-        y = torch.empty_like(got.recv_x)
-        for expert, (begin, end) in zip(self.experts, got.expert_ranges(), strict=True):
-            if end > begin:
-                y[begin:end] = expert(got.recv_x[begin:end])
-        return y
 
     def in_order(self, x: Tensor, mark: Callable[[str], None] = lambda name: None) -> Tensor:
         """One step after the other, on the current stream."""
@@ -118,7 +139,7 @@ class Layer:
         mark("gate")
         got = self.ep.dispatch(x, idx, weights, by_expert=True)
         mark("dispatch")
-        y = self._experts(got)
+        y = self.experts(got)
         mark("experts")
         out = self.ep.combine(y, got)
         mark("combine")
@@ -148,7 +169,7 @@ class Layer:
 
         def products(got, ready: torch.cuda.Event):
             compute.wait_event(ready)
-            y = self._experts(got)
+            y = self.experts(got)
             y.record_stream(network)
             return y, compute.record_event()
 

@@ -143,7 +143,7 @@ static int verbs_address(void *card, size_t room)
     memcpy(c->gid, v->port.gid.raw, sizeof c->gid);
     snprintf(c->port, sizeof c->port, "%.23s", v->port.name);
     for (int pe = 0; pe < v->job->npes && !v->lazy; ++pe)
-        c->qpn[pe] = v->peers[pe].qp->qp_num;
+        ((uint32_t *)(c + 1))[pe] = v->peers[pe].qp->qp_num;
     return (int)bytes;
 }
 
@@ -194,7 +194,7 @@ static int verbs_connect(int pe, int segment, const void *card, size_t n)
         v->max_message = c->max_message;
     pthread_mutex_lock(&v->lock);
     memcpy(&p->card, c, sizeof p->card);
-    rc = v->lazy ? SHMEMX_SUCCESS : shmemi_verbs_qp_connect(call, p, c->qpn[v->job->me]);
+    rc = v->lazy ? SHMEMX_SUCCESS : shmemi_verbs_qp_connect(call, p, ((const uint32_t *)(c + 1))[v->job->me]);
     p->reachable = rc == 0;
     p->ready = p->connected; /* the peer does the same before it uses it */
     pthread_mutex_unlock(&v->lock);

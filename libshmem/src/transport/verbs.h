@@ -77,7 +77,6 @@ struct verbs_card {
     uint16_t lid, pkey;
     uint8_t roce, mtu, reads, native, lazy;
     char port[24];
-    uint32_t qpn[];
 };
 
 struct verbs_peer {
