@@ -105,8 +105,9 @@ define c_tests
 	    | grep -vE '^ *Start +[0-9]+:|^npes[0-9]+ +=|^Label Time'
 endef
 
+# The device code on CPU threads is tested under the sanitizers, below; once more without them is over a minute.
 test-c: $(VENV)/tools.stamp
-	$(call c_tests,c)
+	$(call c_tests,c,,-E '^device-')
 
 test-roce: test-c
 	tests/roce/run build/c
