@@ -197,9 +197,7 @@ typedef struct {
 SHMEMX_API int shmemx_moe_gpu_combine(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_combine_t *args,
                                       void *stream);
 
-/* ---- the expert form: local to the PE, in stream order ---- */
-
-/* Arguments of a gather. */
+/* Arguments of a gather; like a sum it is local to the PE, in the stream's order, for the expert form. */
 typedef struct {
     int64_t rows;  /* of out */
     const void *x; /* rows of hidden columns without gaps, as a dispatch has received them, 16-byte aligned */
