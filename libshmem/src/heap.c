@@ -282,7 +282,6 @@ bool shmemi_heap_holds(uint64_t offset, size_t n, char *why, size_t room)
 
 static void release(struct shmemi_block *b)
 {
-    freed[frees++ % 256] = (struct freed){b->offset, b->bytes};
     const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
     /* what a network has registered stays the pages that it has */
     if (b->bytes >= RETURN_BYTES && !shmemi_route_has_networks()) {
@@ -291,6 +290,7 @@ static void release(struct shmemi_block *b)
         (void)fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from));
     }
     pthread_mutex_lock(&blocks);
+    freed[frees++ % 256] = (struct freed){b->offset, b->bytes};
     shmemi_alloc_give(&heap, b);
     pthread_mutex_unlock(&blocks);
 }

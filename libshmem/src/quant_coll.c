@@ -199,86 +199,63 @@ int shmemi_quant_agree(struct shmemi_quant *q)
 
 /* ---- the calls --------------------------------------------------------------------------------------------------------- */
 
-static int collective(struct shmemi_quant *q, shmem_team_t team, const shmemx_quant_t *how)
+static int collective(const char *call, int kind, shmem_team_t team, void *dest, const void *source,
+                      size_t nelems, int dtype, int root, const shmemx_quant_t *how, float *residual)
 {
+    struct shmemi_quant q = {.call = call,
+                             .kind = kind,
+                             .dest = dest,
+                             .source = source,
+                             .nelems = nelems,
+                             .dtype = dtype,
+                             .root = root,
+                             .residual = residual};
     int rc = SHMEMX_SUCCESS;
-    q->t = shmemi_team_get(q->call, team, &rc);
+    q.t = shmemi_team_get(q.call, team, &rc);
     if (rc)
         return rc;
     if (how)
-        q->how = *how;
+        q.how = *how;
     else
-        shmemx_quant_defaults(&q->how);
-    if ((rc = check(q)) != 0 || (rc = shmemi_stage_take(q->call, &q->stage)) != 0)
-        return shmemi_refuse(q->call, q->t, rc);
-    choose_codec(q);
-    q->tag = shmemi_tag(q->kind, (unsigned)q->dtype, q->nelems * q->size);
-    q->base =
-        (unsigned char *)shmemi_map(shmemi_world.me, (struct shmemi_place){SHMEMI_SEGMENT_HOST, q->stage});
-    rc = shmemi_quant_exchange(q, team);
-    shmemi_stage_give(q->stage);
+        shmemx_quant_defaults(&q.how);
+    if ((rc = check(&q)) != 0 || (rc = shmemi_stage_take(q.call, &q.stage)) != 0)
+        return shmemi_refuse(q.call, q.t, rc);
+    choose_codec(&q);
+    q.tag = shmemi_tag(q.kind, (unsigned)q.dtype, q.nelems * q.size);
+    q.base =
+        (unsigned char *)shmemi_map(shmemi_world.me, (struct shmemi_place){SHMEMI_SEGMENT_HOST, q.stage});
+    rc = shmemi_quant_exchange(&q, team);
+    shmemi_stage_give(q.stage);
     return rc;
 }
 
 int shmemx_allreduce_int8(shmem_team_t team, void *dest, const void *source, size_t nelems, int dtype,
                           const shmemx_quant_t *how, float *residual)
 {
-    struct shmemi_quant q = {.call = __func__,
-                             .kind = SHMEMI_QUANT_ALLREDUCE,
-                             .dest = dest,
-                             .source = source,
-                             .nelems = nelems,
-                             .dtype = dtype,
-                             .residual = residual};
-    return collective(&q, team, how);
+    return collective(__func__, SHMEMI_QUANT_ALLREDUCE, team, dest, source, nelems, dtype, 0, how, residual);
 }
 
 int shmemx_reduce_scatter_int8(shmem_team_t team, void *dest, const void *source, size_t nelems, int dtype,
                                const shmemx_quant_t *how, float *residual)
 {
-    struct shmemi_quant q = {.call = __func__,
-                             .kind = SHMEMI_QUANT_REDUCE_SCATTER,
-                             .dest = dest,
-                             .source = source,
-                             .nelems = nelems,
-                             .dtype = dtype,
-                             .residual = residual};
-    return collective(&q, team, how);
+    return collective(__func__, SHMEMI_QUANT_REDUCE_SCATTER, team, dest, source, nelems, dtype, 0, how,
+                      residual);
 }
 
 int shmemx_allgather_int8(shmem_team_t team, void *dest, const void *source, size_t nelems, int dtype,
                           const shmemx_quant_t *how)
 {
-    struct shmemi_quant q = {.call = __func__,
-                             .kind = SHMEMI_QUANT_ALLGATHER,
-                             .dest = dest,
-                             .source = source,
-                             .nelems = nelems,
-                             .dtype = dtype};
-    return collective(&q, team, how);
+    return collective(__func__, SHMEMI_QUANT_ALLGATHER, team, dest, source, nelems, dtype, 0, how, NULL);
 }
 
 int shmemx_alltoall_int8(shmem_team_t team, void *dest, const void *source, size_t nelems, int dtype,
                          const shmemx_quant_t *how)
 {
-    struct shmemi_quant q = {.call = __func__,
-                             .kind = SHMEMI_QUANT_ALLTOALL,
-                             .dest = dest,
-                             .source = source,
-                             .nelems = nelems,
-                             .dtype = dtype};
-    return collective(&q, team, how);
+    return collective(__func__, SHMEMI_QUANT_ALLTOALL, team, dest, source, nelems, dtype, 0, how, NULL);
 }
 
 int shmemx_broadcast_int8(shmem_team_t team, void *dest, const void *source, size_t nelems, int dtype,
                           int root, const shmemx_quant_t *how)
 {
-    struct shmemi_quant q = {.call = __func__,
-                             .kind = SHMEMI_QUANT_BROADCAST,
-                             .dest = dest,
-                             .source = source,
-                             .nelems = nelems,
-                             .dtype = dtype,
-                             .root = root};
-    return collective(&q, team, how);
+    return collective(__func__, SHMEMI_QUANT_BROADCAST, team, dest, source, nelems, dtype, root, how, NULL);
 }

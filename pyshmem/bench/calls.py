@@ -20,7 +20,7 @@ from pyshmem.quant import dequantize_int8, int8_row_bytes, quantize_int8
 
 __all__ = ["EXPERTS", "HIDDEN", "TOKENS", "TOPK", "Sampler", "calls", "loop", "measure", "routing"]
 
-TOKENS, HIDDEN, TOPK, EXPERTS = 512, 2048, 4, 32  # the layer of the speed goals, as in libshmem/bench/core.c
+TOKENS, HIDDEN, TOPK, EXPERTS = 512, 2048, 4, 32  # the layer of the speed goals, as in libshmem/bench/core.h
 _INT8_SHAPE = (128, 2048)
 _COLD_BYTES = 1 << 15
 
