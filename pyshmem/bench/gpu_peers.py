@@ -1,8 +1,9 @@
 """The same on NVSHMEM, NCCL and DeepEP, after our own job has ended: the GPUs are theirs alone.
 
-NVSHMEM: peer_nvshmem.cu, compiled by nvcc against the pip wheel into a temporary folder. NCCL: peer_nccl.py,
-torch.distributed. DeepEP: peer_deepep.py, its package as it is installed. A peer that is not there is named
-and left out. NVLink multicast (NVLS) is off in all, as it is in libshmem: what is compared is the same links.
+NVSHMEM: peer_nvshmem.cu, compiled by nvcc against the pip wheel into a temporary folder. NCCL: peer_nccl.py
+and peer_nccl_moe.py, torch.distributed. DeepEP: peer_deepep.py, its package as it is installed. A peer that
+is not there is named and left out. NVLink multicast (NVLS) is off in all, as it is in libshmem: what is
+compared is the same links.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from .figures import GPU_GROUPS, Figure, figure
 from .gpu_plan import Plan, plan
 from .launch import environment, python_command
-from .moe_load import moe_plan
+from .moe_load import MoePlan, moe_plan
 from .run import Options, Report
 
 __all__ = ["PeerMissing", "figures_of", "run"]
@@ -147,9 +149,21 @@ def _nvshmem(p: Plan, npes: int) -> str:
 
 
 def _nccl(p: Plan, npes: int) -> str:
+    return _on_torch(npes, asdict(p), "pyshmem.bench.peer_nccl")
+
+
+def _nccl_moe(p: Plan, npes: int) -> str:
+    return _on_torch(npes, asdict(_moe_plan(p)), "pyshmem.bench.peer_nccl_moe")
+
+
+def _moe_plan(p: Plan) -> MoePlan:
+    return moe_plan(p.rounds if p.quick else None, p.quick)
+
+
+def _on_torch(npes: int, fields: dict[str, Any], main: str) -> str:
     if importlib.util.find_spec("torch") is None:
         raise PeerMissing("it is measured through PyTorch: pip install 'sushmem[torch]'")
-    return _torch_ranks(npes, python_command(json.dumps(asdict(p)), main="pyshmem.bench.peer_nccl"), {})
+    return _torch_ranks(npes, python_command(json.dumps(fields), main=main), {})
 
 
 def _torch_ranks(npes: int, command: list[str], more: dict[str, str]) -> str:
@@ -173,7 +187,6 @@ def _deepep(p: Plan, npes: int) -> str:
         raise PeerMissing(
             "its package deep_ep is missing; on machines without a NIC it also needs NVSHMEM's wheel"
         )
-    plan = moe_plan(p.rounds if p.quick else None, p.quick)
     variables = {
         "NVSHMEM_REMOTE_TRANSPORT": "none", "NVSHMEM_DISABLE_NVLS": "1",
         "NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME": "lo",
@@ -183,7 +196,7 @@ def _deepep(p: Plan, npes: int) -> str:
         variables["LD_LIBRARY_PATH"] = os.pathsep.join(paths)
     except PeerMissing:
         pass  # it may have been built against another
-    command = python_command(json.dumps(asdict(plan)), main="pyshmem.bench.peer_deepep")
+    command = python_command(json.dumps(asdict(_moe_plan(p))), main="pyshmem.bench.peer_deepep")
     return _torch_ranks(npes, command, variables)
 
 
@@ -191,6 +204,7 @@ def _deepep(p: Plan, npes: int) -> str:
 _PEERS: tuple[tuple[str, tuple[str, ...], Callable[[Plan, int], str]], ...] = (
     ("NVSHMEM", tuple(g for g in GPU_GROUPS if g != "moe"), _nvshmem),
     ("NCCL", ("collectives",), _nccl),
+    ("NCCL", ("moe",), _nccl_moe),
     ("DeepEP", ("moe",), _deepep),
 )
 
