@@ -129,7 +129,7 @@ def compile_command(nvcc: str, wheel: Path, folder: Path, arch: str = "native") 
     ]  # fmt: skip
 
 
-def _nvshmem(p: Plan, npes: int) -> str:
+def _nvshmem(p: Plan, npes: int, _groups: Sequence[str]) -> str:
     wheel, nvcc = _wheel(), _nvcc()
     with tempfile.TemporaryDirectory(prefix="pyshmem-bench-") as name:
         folder = Path(name)
@@ -148,12 +148,13 @@ def _nvshmem(p: Plan, npes: int) -> str:
 # ---- NCCL --------------------------------------------------------------------------------------------------
 
 
-def _nccl(p: Plan, npes: int) -> str:
-    return _on_torch(npes, asdict(p), "pyshmem.bench.peer_nccl")
-
-
-def _nccl_moe(p: Plan, npes: int) -> str:
-    return _on_torch(npes, asdict(_moe_plan(p)), "pyshmem.bench.peer_nccl_moe")
+def _nccl(p: Plan, npes: int, groups: Sequence[str]) -> str:
+    text = ""
+    if "collectives" in groups:
+        text += _on_torch(npes, asdict(p), "pyshmem.bench.peer_nccl")
+    if "moe" in groups:
+        text += _on_torch(npes, asdict(_moe_plan(p)), "pyshmem.bench.peer_nccl_moe")
+    return text
 
 
 def _moe_plan(p: Plan) -> MoePlan:
@@ -182,7 +183,7 @@ def _torch_ranks(npes: int, command: list[str], more: dict[str, str]) -> str:
 # ---- DeepEP ------------------------------------------------------------------------------------------------
 
 
-def _deepep(p: Plan, npes: int) -> str:
+def _deepep(p: Plan, npes: int, _groups: Sequence[str]) -> str:
     if importlib.util.find_spec("deep_ep") is None:
         raise PeerMissing(
             "its package deep_ep is missing; on machines without a NIC it also needs NVSHMEM's wheel"
@@ -201,10 +202,9 @@ def _deepep(p: Plan, npes: int) -> str:
 
 
 # What each of them can be asked for.
-_PEERS: tuple[tuple[str, tuple[str, ...], Callable[[Plan, int], str]], ...] = (
+_PEERS: tuple[tuple[str, tuple[str, ...], Callable[[Plan, int, Sequence[str]], str]], ...] = (
     ("NVSHMEM", tuple(g for g in GPU_GROUPS if g != "moe"), _nvshmem),
-    ("NCCL", ("collectives",), _nccl),
-    ("NCCL", ("moe",), _nccl_moe),
+    ("NCCL", ("collectives", "moe"), _nccl),
     ("DeepEP", ("moe",), _deepep),
 )
 
@@ -218,7 +218,7 @@ def run(options: Options, npes: int, report: Report) -> None:
             continue
         report.progress(face, i / len(_PEERS))
         try:
-            found = [f for f in figures_of(face, npes, measure(p, npes)) if f.group in wanted]
+            found = [f for f in figures_of(face, npes, measure(p, npes, wanted)) if f.group in wanted]
             if not found:
                 raise PeerMissing("its benchmark printed no figures")
         except PeerMissing as why:
