@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import statistics
 from collections.abc import Callable
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -96,21 +95,6 @@ class Expert:
 _grouped = getattr(functional, "grouped_mm", None) or getattr(torch, "_grouped_mm", None)
 
 
-@contextmanager
-def spared(sms: int):
-    """Leaves so many SMs to other kernels, where this PyTorch can: its grouped products take all otherwise,
-    one block each from begin to end, and what travels beside them would not get in."""
-    spare = getattr(torch._C, "_set_sm_carveout_experimental", None)
-    if spare is None:
-        yield
-        return
-    spare(sms or None)
-    try:
-        yield
-    finally:
-        spare(None)
-
-
 class Experts:
     """The experts from `first` on, together: by two grouped products where PyTorch and the GPU have them,
     else one after the other, which the host's launches hold up."""
@@ -148,7 +132,6 @@ class Layer:
             # where nobody waits for the counts: of a micro-batch, whose experts' rows may be twice the mean
             expert_capacity=shape.tokens * shape.topk,
         )  # fmt: skip
-        self.carve = bool(int(__import__("os").environ.get("X_CARVE", "1")))
         self.gate, self.shared = Gate(shape), Expert(shape, -1)
         self.experts = Experts(shape, self.ep.first_expert, self.ep.local_experts)
         # What travels goes before products that become ready at the same time.
@@ -197,8 +180,7 @@ class Layer:
 
         def products(got, ready: torch.cuda.Event):
             compute.wait_event(ready)
-            with spared(self.ep.num_sms if self.carve else 0):
-                y = self.experts(got)
+            y = self.experts(got)
             y.record_stream(network)
             return y, compute.record_event()
 
