@@ -388,7 +388,7 @@ static void verbs_requests(void)
     enum { WRITE = MLX5_OPCODE_RDMA_WRITE, IMM = MLX5_OPCODE_RDMA_WRITE_IMM, READ = MLX5_OPCODE_RDMA_READ };
     post_data("write_one", WRITE, SIGNALLED, 0, LENGTHS(4096));
     post_data("write_two", WRITE, SIGNALLED, 0, LENGTHS(24, 4096));
-    post_data("write_three", WRITE, SIGNALLED, 0, LENGTHS(8, 16, 1 << 30)); /* two blocks */
+    post_data("write_three", WRITE, SIGNALLED, 0, LENGTHS(8, 16, 1 << 20)); /* two blocks */
     post_data("write_none", WRITE, SIGNALLED, 0, NOTHING);
     post_data("write_unsignalled", WRITE, 0, 0, LENGTHS(64));
     post_data("write_fence", WRITE, SIGNALLED | FENCE, 0, LENGTHS(64));
