@@ -285,6 +285,8 @@ SHMEMX_DEVICE_CALL bool reduce(const Scope &scope, team t, Op op, T *dst, const 
 
 #include "device/stage.h"
 #include "device/rma.h"
+#include "device/patience.h"
+#include "device/ibgda.h"
 #include "device/amo.h"
 #include "device/sync.h"
 #include "device/packets.h"
