@@ -170,7 +170,8 @@ static void test_atomics()
     job.run(1, 1, 0, [] {
         const int peer = 1 - my_pe();
         for (unsigned size : {4u, 8u})
-            for (unsigned op = 0; op < 8; ++op)
+            for (detail::atomic_op op : {detail::amo_fetch, detail::amo_set, detail::amo_swap, detail::amo_compare_swap,
+                                         detail::amo_add, detail::amo_and, detail::amo_or, detail::amo_xor})
                 for (u64 v : {0ull, 1ull, 0xffffffffffffffffull, 0x8000000080000001ull, 0x0123456789abcdefull}) {
                     const u64 mask = size == 4 ? 0xffffffffull : ~0ull, start = 0xfedcba9876543210ull & mask;
                     const u64 cond = v & 1 ? start : 5;

@@ -25,15 +25,9 @@
 
 #include "ibgda_state.h"
 #include "ibgda_wqe.h"
-#include "nic_state.h"
 
 namespace shmem::detail
 {
-
-SHMEMX_DEVICE_FN const shmemx_device_nic &nic()
-{
-    return *reinterpret_cast<const shmemx_device_nic *>(arch::state().nic);
-}
 
 struct ibgda {
     using qp = shmemx_ibgda_qp;
@@ -66,7 +60,7 @@ struct ibgda {
         if (arch::lane(scope) == 0)
             put_signal_on(mine(pe), offset, src, bytes, sig_offset, value, op);
     }
-    SHMEMX_DEVICE_FN static u64 amo(int pe, u64 offset, unsigned op, unsigned size, u64 value, u64 cond,
+    SHMEMX_DEVICE_FN static u64 amo(int pe, u64 offset, atomic_op op, unsigned size, u64 value, u64 cond,
                                     bool fetch)
     {
         return amo_on(mine(pe), offset, op, size, value, cond, fetch);
@@ -87,10 +81,7 @@ struct ibgda {
         return arch::all(scope, ok);
     }
     /* A block's posts to a PE are in one queue, which keeps their order at the target: writes and atomics. */
-    template <class Scope> SHMEMX_DEVICE_FN static void fence(Scope scope, int)
-    {
-        arch::sync(scope);
-    }
+    template <class Scope> SHMEMX_DEVICE_FN static void fence(Scope, int) {}
 
     /* May src change once its put is posted? */
     SHMEMX_DEVICE_FN static bool captured(const void *src, u64 bytes)
@@ -173,7 +164,7 @@ struct ibgda {
         }
         u64 room = 8;
         const nic_place signal = remote(q, sig_offset, room);
-        const u32 what = op == signal_set ? amo_set : amo_add;
+        const atomic_op what = op == signal_set ? amo_set : amo_add;
         const u32 data = bytes == 0 ? 0 : p.blocks, last = blocks_of(amo_ds(what, 8));
         (void)post(arch::group_of(thread, key(q, data + last)), q, data, last, SHMEMX_DEVICE_CALL_PUT_SIGNAL,
                    [&](u64 block, u32 flags) {
@@ -183,7 +174,7 @@ struct ibgda {
                    });
     }
     /* Returns the old value if `fetch`, 0 otherwise and after an error. */
-    SHMEMX_DEVICE_SLOW u64 amo_on(qp &q, u64 offset, u32 op, u32 size, u64 value, u64 cond,
+    SHMEMX_DEVICE_SLOW u64 amo_on(qp &q, u64 offset, atomic_op op, u32 size, u64 value, u64 cond,
                                                 bool fetch)
     {
         u64 room = size, block = 0;
@@ -531,6 +522,8 @@ struct ibgda {
                SHMEMX_IBGDA_ERROR_VALUE(syndromes & 0xff, syndromes >> 8 & 0xff, opcode, tail >> 28,
                                         counter(tail)),
                fixed(q.qpn) >> 8);
+        if (const u64 word = nic().failed)
+            arch::store_relaxed(reinterpret_cast<u32 *>(word), 1u);
         (void)arch::compare_swap(&q.failed, static_cast<u64>(SHMEMX_IBGDA_WORKS),
                                  static_cast<u64>(SHMEMX_IBGDA_ERROR));
         return true;

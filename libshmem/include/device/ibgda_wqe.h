@@ -147,16 +147,13 @@ SHMEMX_DEVICE_FN void build_nop(const wqe &w, u32 flags)
 
 /* ---- atomics ------------------------------------------------------------------------------------------- */
 
-/* Operations by their numbers (enum shmemx_amo of shmemx.h). */
-enum amo_op : u32 { amo_fetch, amo_set, amo_swap, amo_compare_swap, amo_add, amo_and, amo_or, amo_xor };
-
 /* Whether it is done by comparing and swapping under masks, rather than by adding. */
-constexpr SHMEMX_DEVICE_FN bool amo_swaps(u32 op)
+constexpr SHMEMX_DEVICE_FN bool amo_swaps(atomic_op op)
 {
     return op != amo_fetch && op != amo_add && op != amo_xor;
 }
 /* Segments of the WQE: those of 8 bytes that swap under masks take two blocks. */
-constexpr SHMEMX_DEVICE_FN u32 amo_ds(u32 op, u32 size)
+constexpr SHMEMX_DEVICE_FN u32 amo_ds(atomic_op op, u32 size)
 {
     return size == 8 && amo_swaps(op) && op != amo_compare_swap ? 5 : 4;
 }
@@ -165,8 +162,8 @@ constexpr SHMEMX_DEVICE_FN u32 amo_ds(u32 op, u32 size)
  * big-endian. Bits that `keep` does not have become those of `value`:
  *   set, swap  all        and  where value has 0       or  where value has 1       compare_swap  all, if equal
  * Adding: of exclusive or every bit is a field of its own, which carries nothing to the next. */
-SHMEMX_DEVICE_FN void build_amo(const wqe &w, const nic_place &there, const nic_place &here, u32 op, u32 size,
-                                u64 value, u64 cond, u32 flags)
+SHMEMX_DEVICE_FN void build_amo(const wqe &w, const nic_place &there, const nic_place &here, atomic_op op,
+                                u32 size, u64 value, u64 cond, u32 flags)
 {
     const u32 ds = amo_ds(op, size);
     const bool swaps = amo_swaps(op), compares = op == amo_compare_swap;

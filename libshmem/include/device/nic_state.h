@@ -12,8 +12,8 @@ enum {
 };
 
 struct shmemx_device_nic {
-    unsigned unmapped; /* PEs that are not mapped; not 0 */
-    unsigned used;     /* bit 1 << SHMEMX_NIC_PROXY, bit 1 << SHMEMX_NIC_IBGDA: some PE is reached so */
+    unsigned unmapped;       /* PEs that are not mapped; not 0 */
+    unsigned used;           /* bit 1 << SHMEMX_NIC_PROXY, bit 1 << SHMEMX_NIC_IBGDA: some PE is reached so */
     unsigned long long path; /* address of unsigned char[npes]: SHMEMX_NIC_* of each PE */
     /* Addresses of struct shmemx_device_proxy (proxy_state.h) and struct shmemx_device_ibgda (ibgda_state.h); 0 = not
      * used. */

@@ -16,6 +16,8 @@ SHMEMX_DEVICE_SLOW u64 look_at_clock(u64 start, bool nap)
 {
     if (nap)
         arch::nap();
+    if (some_far() && nic_failed())
+        return too_late;
     const u64 limit = arch::state().timeout_ns;
     if (limit == 0)
         return 0;
