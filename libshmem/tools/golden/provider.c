@@ -445,7 +445,7 @@ static void masked_requests(void)
     post_masked("masked_or_4", CS, 8, 0x0f0f0000, 0, 0x0f0f0000, 0);
     post_masked("masked_swap_8", CS, 9, 0x3132333435363738, 0, ~0ull, 0);
     post_masked("masked_compare_swap_8", CS, 9, 0x3132333435363738, 0x4142434445464748, ~0ull, ~0ull);
-    post_masked("masked_and_8", CS, 9, 0, 0, 0x00ff00ff00ff00ff, 0);
+    post_masked("masked_and_8", CS, 9, 0xff00ff00ff00ff00, 0, 0x00ff00ff00ff00ff, 0);
     post_masked("masked_add_4", FA, 8, 0x51525354, 0, 0, 0);
     post_masked("masked_xor_4", FA, 8, 0x51525354, 0, 0xffffffff, 0);
     post_masked("masked_add_8", FA, 9, 0x5152535455565758, 0, 0, 0);
