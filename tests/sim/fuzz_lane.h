@@ -158,12 +158,14 @@ struct lane {
     struct completions *cq, peer_cq;
     uint32_t landing_key;
     unsigned depth; /* blocks */
-    uint16_t next, told, rung;   /* block to post next; that record or register has told of; that a register has */
+    uint16_t next, told,
+        rung; /* block to post next; that record or register has told of; that a register has */
     struct posted *list;
-    unsigned count, checked, applied; /* WQEs posted; whose entry is behind us; whose effect is in the models */
-    bool failed, broken;              /* an error entry has come; a WQE that must fail is posted */
-    uint8_t may_die;                  /* by a fault any WQE may end with this syndrome; 0 = none may */
-    uint16_t flush;                   /* the next block to be flushed */
+    unsigned count, checked,
+        applied;         /* WQEs posted; whose entry is behind us; whose effect is in the models */
+    bool failed, broken; /* an error entry has come; a WQE that must fail is posted */
+    uint8_t may_die;     /* by a fault any WQE may end with this syndrome; 0 = none may */
+    uint16_t flush;      /* the next block to be flushed */
     uint16_t receives_posted;
     uint32_t receives_needed, received;
 };

@@ -21,7 +21,6 @@ static void step(struct sim_nic *nic)
     (void)sim_step(nic);
 }
 
-
 /* ---- building ------------------------------------------------------------------------------------------------ */
 
 struct builder {
@@ -61,8 +60,8 @@ static void build_write(struct lane *l, struct builder *b, struct posted *p)
     b->ds = 2;
     if (one_in(2)) {
         p->inlines = true;
-        unsigned most = l->depth * SHMEMX_MLX5_BLOCK - 36 < MOST_INLINE ? l->depth * SHMEMX_MLX5_BLOCK - 36
-                                                                        : MOST_INLINE;
+        unsigned most =
+            l->depth * SHMEMX_MLX5_BLOCK - 36 < MOST_INLINE ? l->depth * SHMEMX_MLX5_BLOCK - 36 : MOST_INLINE;
         p->bytes = (uint32_t)chance(most + 1);
         fill(p->inlined, p->bytes);
         sim_put_be32(b->raw + 32, p->bytes | SHMEMX_MLX5_INLINE);
@@ -107,8 +106,8 @@ static void build_atomic(struct lane *l, struct builder *b, struct posted *p)
 /* Spoils a request that is complete but for its control segment, which `index` and `qpn` and b->ds will make. */
 static void spoil(struct lane *l, struct builder *b, struct posted *p, uint16_t *index, uint32_t *qpn)
 {
-    bool remote = p->opcode != SHMEMX_MLX5_NOP && p->opcode != SHMEMX_MLX5_SEND && p->opcode != SHMEMX_MLX5_DUMP &&
-                  p->opcode != SHMEMX_MLX5_SEND_IMM;
+    bool remote = p->opcode != SHMEMX_MLX5_NOP && p->opcode != SHMEMX_MLX5_SEND &&
+                  p->opcode != SHMEMX_MLX5_DUMP && p->opcode != SHMEMX_MLX5_SEND_IMM;
     const uint8_t wrong_wqe = SHMEMX_MLX5_SYNDROME_LOCAL_QP_OPERATION;
     switch (chance(8)) {
     case 0:
@@ -163,11 +162,20 @@ static void spoil(struct lane *l, struct builder *b, struct posted *p, uint16_t 
 /* Posts one request; false = the queue has no room for it. */
 static bool post(struct lane *l, unsigned broken_one_in)
 {
-    static const uint8_t opcodes[] = {
-        SHMEMX_MLX5_NOP,        SHMEMX_MLX5_RDMA_WRITE,       SHMEMX_MLX5_RDMA_WRITE,       SHMEMX_MLX5_RDMA_WRITE,
-        SHMEMX_MLX5_RDMA_READ,  SHMEMX_MLX5_RDMA_WRITE_IMM,   SHMEMX_MLX5_SEND,             SHMEMX_MLX5_ATOMIC_FA,
-        SHMEMX_MLX5_ATOMIC_CS,  SHMEMX_MLX5_ATOMIC_MASKED_CS, SHMEMX_MLX5_ATOMIC_MASKED_FA, SHMEMX_MLX5_DUMP,
-        SHMEMX_MLX5_RDMA_WRITE, SHMEMX_MLX5_SEND_IMM};
+    static const uint8_t opcodes[] = {SHMEMX_MLX5_NOP,
+                                      SHMEMX_MLX5_RDMA_WRITE,
+                                      SHMEMX_MLX5_RDMA_WRITE,
+                                      SHMEMX_MLX5_RDMA_WRITE,
+                                      SHMEMX_MLX5_RDMA_READ,
+                                      SHMEMX_MLX5_RDMA_WRITE_IMM,
+                                      SHMEMX_MLX5_SEND,
+                                      SHMEMX_MLX5_ATOMIC_FA,
+                                      SHMEMX_MLX5_ATOMIC_CS,
+                                      SHMEMX_MLX5_ATOMIC_MASKED_CS,
+                                      SHMEMX_MLX5_ATOMIC_MASKED_FA,
+                                      SHMEMX_MLX5_DUMP,
+                                      SHMEMX_MLX5_RDMA_WRITE,
+                                      SHMEMX_MLX5_SEND_IMM};
     struct builder b = {.ds = 1};
     if (l->count == MOST_POSTED)
         return false;
@@ -217,8 +225,10 @@ static bool post(struct lane *l, unsigned broken_one_in)
     sim_put_be32(b.raw, (uint32_t)p->opmod << 24 | (uint32_t)index << 8 | p->opcode);
     sim_put_be32(b.raw + 4, qpn << 8 | b.ds);
     b.raw[8] = (unsigned char)chance(256);
-    b.raw[11] = (unsigned char)((p->signalled ? SHMEMX_MLX5_CE_ALWAYS : 0) |
-                                (one_in(4) ? SHMEMX_MLX5_FENCE_STRONG : one_in(4) ? SHMEMX_MLX5_FENCE_SMALL : 0));
+    b.raw[11] =
+        (unsigned char)((p->signalled ? SHMEMX_MLX5_CE_ALWAYS : 0) | (one_in(4)   ? SHMEMX_MLX5_FENCE_STRONG
+                                                                      : one_in(4) ? SHMEMX_MLX5_FENCE_SMALL
+                                                                                  : 0));
     sim_put_be32(b.raw + 12, p->imm);
     lane_store(l, b.raw, b.ds);
     l->next = (uint16_t)(l->next + p->blocks);

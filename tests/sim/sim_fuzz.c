@@ -26,7 +26,8 @@ static const char *scene;
 static __attribute__((format(printf, 2, 3), noreturn)) void wrong(const struct lane *l, const char *fmt, ...)
 {
     va_list args;
-    printf("sim_fuzz: seed %llu (%s), round %llu", (unsigned long long)seed, scene, (unsigned long long)rounds_done);
+    printf("sim_fuzz: seed %llu (%s), round %llu", (unsigned long long)seed, scene,
+           (unsigned long long)rounds_done);
     if (l)
         printf(", lane %td of depth %u, %u posted, %u checked", l - lanes, l->depth, l->count, l->checked);
     printf(": ");
@@ -84,7 +85,8 @@ static void entry(struct lane *l, const unsigned char *e)
         if ((int16_t)(index - l->told) >= 0)
             wrong(l, "block %04x is done, and only %04x announced", index, l->told);
         if (syndrome != p->syndrome && !dies)
-            wrong(l, "block %04x, opcode %02x: ends with %02x, not %02x", index, p->opcode, syndrome, p->syndrome);
+            wrong(l, "block %04x, opcode %02x: ends with %02x, not %02x", index, p->opcode, syndrome,
+                  p->syndrome);
         if (e[56] != p->opcode)
             wrong(l, "block %04x: opcode %02x in its entry, not %02x", index, e[56], p->opcode);
         l->flush = (uint16_t)(p->index + p->blocks);
@@ -147,14 +149,17 @@ static void take_received(struct lane *l)
             wrong(l, "something is received that was not sent");
         const struct posted *p = &l->list[i];
         bool imm = p->opcode != SHMEMX_MLX5_SEND, written = p->opcode == SHMEMX_MLX5_RDMA_WRITE_IMM;
-        unsigned want = written ? SHMEMX_MLX5_CQE_WRITE_IMM : imm ? SHMEMX_MLX5_CQE_SEND_IMM : SHMEMX_MLX5_CQE_SEND;
+        unsigned want = written ? SHMEMX_MLX5_CQE_WRITE_IMM
+                        : imm   ? SHMEMX_MLX5_CQE_SEND_IMM
+                                : SHMEMX_MLX5_CQE_SEND;
         uint16_t slot = (uint16_t)l->received;
         if (kind != want || sim_be32(e + 44) != p->bytes || (imm && sim_be32(e + 36) != p->imm) ||
             (uint16_t)(e[60] << 8 | e[61]) != slot)
             wrong(l, "received: kind %u, %u bytes, immediate %x, receive %02x%02x", kind, sim_be32(e + 44),
                   sim_be32(e + 36), e[60], e[61]);
         if (!written && p->pieces &&
-            memcmp(l->landing + (size_t)(slot % RECEIVES) * RECEIVE, l->source.model + p->local[0], p->bytes) != 0)
+            memcmp(l->landing + (size_t)(slot % RECEIVES) * RECEIVE, l->source.model + p->local[0],
+                   p->bytes) != 0)
             wrong(l, "receive %u has other bytes than were sent", slot);
         l->received++;
     }
@@ -169,8 +174,8 @@ static struct sim_cq *cq_open(struct sim_nic *nic, struct completions *c, unsign
     c->taken = 0;
     c->buffer = aligned_alloc(SHMEMX_MLX5_CQE, n);
     memset(c->buffer, 0xff, n);
-    return c->cq =
-               sim_cq_create(nic, &(struct sim_cq){.log_size = log_size, .buffer = c->buffer, .record = c->record});
+    return c->cq = sim_cq_create(
+               nic, &(struct sim_cq){.log_size = log_size, .buffer = c->buffer, .record = c->record});
 }
 
 /* Numbers of blocks begin anywhere, also short of where they wrap. */
@@ -199,12 +204,13 @@ static void lane_open(struct lane *l, struct sim_uar *uar)
     l->receives = aligned_alloc(64, RECEIVES * 16);
     l->landing = calloc(RECEIVES, RECEIVE);
     l->list = calloc(MOST_POSTED, sizeof *l->list);
-    l->landing_key =
-        sim_key_create(far, PD, (uint64_t)(uintptr_t)l->landing, RECEIVES * RECEIVE, IBV_ACCESS_LOCAL_WRITE, false);
+    l->landing_key = sim_key_create(far, PD, (uint64_t)(uintptr_t)l->landing, RECEIVES * RECEIVE,
+                                    IBV_ACCESS_LOCAL_WRITE, false);
     const uint32_t all = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
                          IBV_ACCESS_REMOTE_ATOMIC | (one_in(3) ? IBV_ACCESS_RELAXED_ORDERING : 0);
     bool there = area_open(&l->source, near_nic, PD, 0) &&
-                 area_open(&l->answers, near_nic, PD, IBV_ACCESS_LOCAL_WRITE) && area_open(&l->far, far, PD, all);
+                 area_open(&l->answers, near_nic, PD, IBV_ACCESS_LOCAL_WRITE) &&
+                 area_open(&l->far, far, PD, all);
     uint8_t log_reads = (uint8_t)chance(5);
     struct sim_qp like = {.pd = PD,
                           .send_cq = queue.cq,
@@ -284,7 +290,8 @@ static void finish(void)
         take_entries(~0u);
         for (unsigned i = 0; i < lane_count; i++) {
             struct lane *l = &lanes[i];
-            while (l->receives_posted != (uint16_t)l->receives_needed && l->receives_needed - l->received < RECEIVES)
+            while (l->receives_posted != (uint16_t)l->receives_needed &&
+                   l->receives_needed - l->received < RECEIVES)
                 lane_receive(l);
             if (far_nic)
                 take_received(l);
@@ -338,7 +345,8 @@ static void faults(void)
         scene = "nak";
         f->nak = 1 + chance(40);
         f->nak_syndrome = one_in(2) ? 0 : SHMEMX_MLX5_SYNDROME_REMOTE_ACCESS;
-        any_may_end_with(f->nak_syndrome ? SHMEMX_MLX5_SYNDROME_REMOTE_ACCESS : SHMEMX_MLX5_SYNDROME_REMOTE_OPERATION);
+        any_may_end_with(f->nak_syndrome ? SHMEMX_MLX5_SYNDROME_REMOTE_ACCESS
+                                         : SHMEMX_MLX5_SYNDROME_REMOTE_OPERATION);
         break;
     case 1:
         scene = "drop_doorbell";
@@ -425,8 +433,8 @@ static void stream(unsigned broken_one_in, unsigned length)
         }
         if (!one_in(3))
             ring(l);
-        if (l->receives_posted != (uint16_t)l->receives_needed && l->receives_needed - l->received < RECEIVES &&
-            one_in(2))
+        if (l->receives_posted != (uint16_t)l->receives_needed &&
+            l->receives_needed - l->received < RECEIVES && one_in(2))
             lane_receive(l);
         steps(6);
         if (one_in(2))
@@ -498,7 +506,8 @@ static void round_of_garbage(void)
         }
         ring_uar(l, (uint16_t)(one_in(4) ? chance(0x10000) : l->next), NULL);
         if (one_in(2))
-            record_set(&l->record[SHMEMX_MLX5_RECORD_SEND], one_in(4) ? (uint32_t)chance(UINT32_MAX) : l->next);
+            record_set(&l->record[SHMEMX_MLX5_RECORD_SEND],
+                       one_in(4) ? (uint32_t)chance(UINT32_MAX) : l->next);
         steps(40);
         while (next_entry(&queue, e))
             flushes_seen++;
@@ -567,7 +576,8 @@ int main(int argc, char **argv)
         int quiet = open("/dev/null", O_WRONLY | O_CLOEXEC);
         dup2(quiet, STDERR_FILENO);
     }
-    for (; seconds > 0 ? difftime(time(NULL), began) < seconds : rounds_done < rounds; rounds_done++, seed++) {
+    for (; seconds > 0 ? difftime(time(NULL), began) < seconds : rounds_done < rounds;
+         rounds_done++, seed++) {
         chance_state = seed * 0x2545f4914f6cdd1dull;
         clock_ns = 1000000;
         uint64_t kind = chance(20);
