@@ -27,6 +27,7 @@ static void load(void)
     }
     SHMEMI_VERBS_CALLS(X)
 #undef X
+    *(void **)&lib.reg_dmabuf_mr = dlsym(handle, "ibv_reg_dmabuf_mr");
     usable = true;
 }
 

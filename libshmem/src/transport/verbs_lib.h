@@ -42,6 +42,9 @@ struct shmemi_verbs_lib {
 #define X(type, name, parameters) type(*name) parameters;
     SHMEMI_VERBS_CALLS(X)
 #undef X
+    /* For a GPU's memory; NULL: rdma-core before 34. */
+    struct ibv_mr *(*reg_dmabuf_mr)(struct ibv_pd *pd, uint64_t offset, size_t n, uint64_t iova, int fd,
+                                    int access);
 };
 
 /* The library, NULL when it is not there: `why` says what was tried. It stays open. */
