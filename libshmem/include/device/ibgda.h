@@ -99,9 +99,7 @@ struct ibgda {
     SHMEMX_DEVICE_FN static qp &at(int pe, u32 number)
     {
         const shmemx_device_ibgda &d = view();
-        return reinterpret_cast<qp *>(fixed(d.qp))[static_cast<u32>(pe) *
-                                                                      fixed(d.qps) +
-                                                                  number];
+        return reinterpret_cast<qp *>(fixed(d.qp))[static_cast<u32>(pe) * fixed(d.qps) + number];
     }
     SHMEMX_DEVICE_FN static qp &mine(int pe)
     {
@@ -149,8 +147,8 @@ struct ibgda {
         }
     }
     /* The data's last piece and the signal are one reservation. */
-    SHMEMX_DEVICE_SLOW void put_signal_on(qp &q, u64 offset, const void *src, u64 bytes,
-                                                        u64 sig_offset, u64 value, signal_kind op)
+    SHMEMX_DEVICE_SLOW void put_signal_on(qp &q, u64 offset, const void *src, u64 bytes, u64 sig_offset,
+                                          u64 value, signal_kind op)
     {
         const bool registered = symmetric(src, bytes);
         const auto *from = static_cast<const unsigned char *>(src);
@@ -174,8 +172,7 @@ struct ibgda {
                    });
     }
     /* Returns the old value if `fetch`, 0 otherwise and after an error. */
-    SHMEMX_DEVICE_SLOW u64 amo_on(qp &q, u64 offset, atomic_op op, u32 size, u64 value, u64 cond,
-                                                bool fetch)
+    SHMEMX_DEVICE_SLOW u64 amo_on(qp &q, u64 offset, atomic_op op, u32 size, u64 value, u64 cond, bool fetch)
     {
         u64 room = size, block = 0;
         const nic_place there = remote(q, offset, room);
@@ -256,7 +253,8 @@ struct ibgda {
         const u64 end = reinterpret_cast<const shmemx_ibgda_chunk *>(d.chunks)[i].end;
         if (offset < end && n > end - offset)
             n = end - offset;
-        const auto &k = reinterpret_cast<const shmemx_ibgda_key *>(d.keys)[static_cast<u32>(fixed(q.pe)) * d.room + i];
+        const auto &k =
+            reinterpret_cast<const shmemx_ibgda_key *>(d.keys)[static_cast<u32>(fixed(q.pe)) * d.room + i];
         return nic_place{k.address + offset, k.key};
     }
     /* p is in the heap. */
@@ -276,7 +274,8 @@ struct ibgda {
     }
     SHMEMX_DEVICE_FN static nic_place nobody(const qp &q)
     {
-        return nic_place{fixed(q.answers) + (fixed(q.mask) + 1ull) * SHMEMX_IBGDA_ANSWER, fixed(q.answers_key)};
+        return nic_place{fixed(q.answers) + (fixed(q.mask) + 1ull) * SHMEMX_IBGDA_ANSWER,
+                         fixed(q.answers_key)};
     }
     /* The answer of a reserved block, once the thread that had it before has read it. It has all it waits for: the block
      * would not be free if its batch were not done. */
@@ -291,7 +290,8 @@ struct ibgda {
     SHMEMX_DEVICE_FN static void release(qp &q, u64 block)
     {
         arch::fence_gpu(); // observers: this thread, which has read the answer, and whoever claims it next
-        arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.slots)) + fixed(q.mask) + 1 + (block & fixed(q.mask)), 0u);
+        arch::store_relaxed(
+            reinterpret_cast<u32 *>(fixed(q.slots)) + fixed(q.mask) + 1 + (block & fixed(q.mask)), 0u);
     }
 
     /* ---- what a put becomes ---- */
@@ -325,8 +325,8 @@ struct ibgda {
     }
     /* Returns the bytes that are on their way. */
     template <class Scope>
-    SHMEMX_DEVICE_FN static u64 post_piece(Scope scope, qp &q, u64 offset, const unsigned char *from, u64 bytes,
-                                           bool registered)
+    SHMEMX_DEVICE_FN static u64 post_piece(Scope scope, qp &q, u64 offset, const unsigned char *from,
+                                           u64 bytes, bool registered)
     {
         const piece_of_put p = piece(q, offset, from, bytes, registered);
         (void)post(arch::group_of(scope, key(q, p.blocks)), q, 0, p.blocks, SHMEMX_DEVICE_CALL_PUT,
@@ -388,7 +388,8 @@ struct ibgda {
         const bool closes = g.rank() + 1 == g.size();
         build(base + g.rank() * each, closes ? SHMEMX_MLX5_CE_ALWAYS : SHMEMX_MLX5_CE_ERROR);
         if (closes)
-            arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.slots)) + ((end - last) & fixed(q.mask)), last);
+            arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.slots)) + ((end - last) & fixed(q.mask)),
+                                last);
         g.sync();
         if (g.rank() == 0)
             publish(q, base, end, seen, call);
@@ -400,7 +401,8 @@ struct ibgda {
         const u64 base = arch::fetch_add(&q.reserved, static_cast<u64>(n));
         const arch::vec16 counts = arch::load_pair(&q.ready); // in flight beside the addition
         seen = counts.x;
-        if (base + n - counts.y > fixed(q.mask) + 1ull && !wait_room(q, base + n - (fixed(q.mask) + 1ull), call))
+        if (base + n - counts.y > fixed(q.mask) + 1ull &&
+            !wait_room(q, base + n - (fixed(q.mask) + 1ull), call))
             return refused;
         return base;
     }
@@ -481,7 +483,8 @@ struct ibgda {
         if (counts.y != SHMEMX_IBGDA_WORKS)
             return false;
         const u32 *entry = entry_at(q, number);
-        const u32 tail = arch::load_acquire(entry + 15); // observers: this thread, and the NIC, which wrote it last
+        const u32 tail =
+            arch::load_acquire(entry + 15); // observers: this thread, and the NIC, which wrote it last
         const u32 opcode = tail >> 28, owner = tail >> 24 & 1;
         if (opcode == SHMEMX_MLX5_CQE_INVALID || owner != (number >> fixed(q.log_cq) & 1))
             return true;
@@ -490,7 +493,8 @@ struct ibgda {
         // numbers of blocks under way differ by less than 2^16, from `done` on
         const u64 done = arch::load_relaxed(&q.done);
         const u64 block = done + ((counter(tail) - static_cast<u32>(done)) & 0xffffu);
-        const u32 blocks = arch::load_relaxed(reinterpret_cast<const u32 *>(fixed(q.slots)) + (block & fixed(q.mask)));
+        const u32 blocks =
+            arch::load_relaxed(reinterpret_cast<const u32 *>(fixed(q.slots)) + (block & fixed(q.mask)));
         if (arch::compare_swap(&q.entries, number, number + 1) == number)
             arch::max_release(&q.done, block + blocks); // observers: this thread, and who waits for `done`
         return true;

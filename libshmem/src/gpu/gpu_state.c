@@ -8,6 +8,7 @@
 #include "base/gpu.h"
 #include "heap.h"
 #include "shmemx_stream.h"
+#include "transport/ibgda.h"
 
 /* Packet slots cost 2 * n * slot_bytes a team in every PE's heap: world, shared and the first few others have them, the
  * rest take the path by puts and barriers. */
@@ -295,6 +296,11 @@ int shmemi_gpu_mailbox(const char *call)
             "%s: PE %d makes another call, or with other arguments: its word at 0x%llx is 0x%llx, this PE's "
             "0x%llx",
             where, e.pe, e.address, e.value, e.expected);
+    case SHMEMX_DEVICE_NIC: {
+        char text[400];
+        int code = shmemi_ibgda_explain(&e, text, sizeof text);
+        return shmemi_fail(code, call, "%s: the NIC: %s", where, text);
+    }
     case SHMEMX_DEVICE_TEAM:
         return shmemi_fail(SHMEMX_ERR_TEAM, call, "%s: team %llu is none of this PE", where, e.value);
     default:

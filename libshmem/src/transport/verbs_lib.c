@@ -50,6 +50,7 @@ static void load(void)
     SHMEMI_VERBS_CALLS(X)
 #undef X
     *(void **)&lib.query_gid_entry = dlsym(handle, "_ibv_query_gid_ex");
+    *(void **)&lib.reg_dmabuf_mr = dlsym(handle, "ibv_reg_dmabuf_mr");
     usable = true;
 }
 
