@@ -1,7 +1,10 @@
 /* Random streams of WQEs, doorbells and faults against the software NIC's engine, which is driven step by step here, so
  * that a seed gives the same run again.
  *
- *   sim_fuzz [--seconds N] [--seed S] [--rounds N]
+ *   sim_fuzz [--seconds N] [--seed S] [--rounds N] [--traces FOLDER]
+ *
+ * With --traces each round leaves the traces of its NICs in the folder, and there are no faults and no garbage: nic_replay
+ * must find the same entries.
  *
  * Each round opens two NICs, some queue pairs of small depths, and posts: valid requests of all opcodes, broken ones of many
  * kinds, doorbells in all orders, repeated, stale, late, with faults on. What must hold: every signalled WQE ends with one
@@ -9,161 +12,10 @@
  * nothing after one that failed; memory is what a plain model says, and nothing else is touched; nothing hangs. */
 #include <errno.h>
 #include <fcntl.h>
-#include <stdarg.h>
 #include <time.h>
 #include <unistd.h>
 
-#include "fuzz_post.h"
-
-enum { LANES = 3, PD = 7 };
-
-static struct lane lanes[LANES];
-static unsigned lane_count;
-static struct completions queue;
-static uint64_t seed, rounds_done, errors_seen, flushes_seen;
-static const char *scene;
-
-static __attribute__((format(printf, 2, 3), noreturn)) void wrong(const struct lane *l, const char *fmt, ...)
-{
-    va_list args;
-    printf("sim_fuzz: seed %llu (%s), round %llu", (unsigned long long)seed, scene,
-           (unsigned long long)rounds_done);
-    if (l)
-        printf(", lane %td of depth %u, %u posted, %u checked", l - lanes, l->depth, l->count, l->checked);
-    printf(": ");
-    va_start(args, fmt);
-    vprintf(fmt, args);
-    va_end(args);
-    printf("\n  again: sim_fuzz --seed %llu --rounds 1\n", (unsigned long long)seed);
-    fflush(stdout);
-    _exit(1);
-}
-
-/* ---- completions ---------------------------------------------------------------------------------------------- */
-
-static struct lane *lane_of(uint32_t qpn)
-{
-    for (unsigned i = 0; i < lane_count; i++)
-        if (lanes[i].qp->number == qpn)
-            return &lanes[i];
-    return NULL;
-}
-
-/* The next flush: where the heads in the ring say, whatever they say. */
-static void flushed(struct lane *l, uint16_t index, uint8_t syndrome, uint8_t vendor)
-{
-    if (syndrome != SHMEMX_MLX5_SYNDROME_FLUSHED || vendor != SHMEMX_MLX5_VENDOR_FLUSHED)
-        wrong(l, "after a failed WQE comes %02x/%02x, not a flush", syndrome, vendor);
-    if (index != l->flush || (int16_t)(index - l->told) >= 0)
-        wrong(l, "block %04x is flushed, %04x is next, %04x announced", index, l->flush, l->told);
-    unsigned blocks = ((lane_block(l, index)[7] & 0x3f) + 3) / 4u;
-    l->flush = (uint16_t)(index + (blocks ? blocks : 1));
-    flushes_seen++;
-}
-
-static void entry(struct lane *l, const unsigned char *e)
-{
-    unsigned kind = e[63] >> 4;
-    uint16_t index = (uint16_t)(e[60] << 8 | e[61]);
-    bool error = kind == SHMEMX_MLX5_CQE_REQUEST_ERROR;
-    uint8_t syndrome = error ? e[55] : 0;
-    if (kind != SHMEMX_MLX5_CQE_REQUEST && !error)
-        wrong(l, "an entry of kind %u in a queue of sends", kind);
-    if (l->failed) {
-        flushed(l, index, syndrome, e[54]);
-        return;
-    }
-    while (l->checked < l->count) {
-        const struct posted *p = &l->list[l->checked++];
-        bool dies = l->may_die && syndrome == l->may_die && index == p->index;
-        if (!p->signalled && !p->syndrome && !dies) {
-            lane_apply(l);
-            continue;
-        }
-        if (index != p->index)
-            wrong(l, "an entry for block %04x, where that of %04x is due", index, p->index);
-        if ((int16_t)(index - l->told) >= 0)
-            wrong(l, "block %04x is done, and only %04x announced", index, l->told);
-        if (syndrome != p->syndrome && !dies)
-            wrong(l, "block %04x, opcode %02x: ends with %02x, not %02x", index, p->opcode, syndrome,
-                  p->syndrome);
-        if (e[56] != p->opcode)
-            wrong(l, "block %04x: opcode %02x in its entry, not %02x", index, e[56], p->opcode);
-        l->flush = (uint16_t)(p->index + p->blocks);
-        l->failed = error;
-        errors_seen += error;
-        if (dies) /* its bytes may have landed: an immediate waits for a receive behind them, an answer may be lost */
-            memcpy(l->far.model + p->remote, l->far.memory + p->remote, p->bytes);
-        if (!error)
-            lane_apply(l);
-        return;
-    }
-    wrong(l, "an entry for block %04x, and no WQE waits for one", index);
-}
-
-/* Takes what is there, or a part. */
-static bool next_entry(struct completions *c, unsigned char *e)
-{
-    unsigned n = 1u << c->cq->log_size;
-    const unsigned char *at = c->buffer + (size_t)(c->taken % n) * SHMEMX_MLX5_CQE;
-    uint32_t last = __atomic_load_n((const uint32_t *)(at + 60), __ATOMIC_ACQUIRE);
-    memcpy(e, at, SHMEMX_MLX5_CQE);
-    memcpy(e + 60, &last, 4);
-    if (e[63] >> 4 == SHMEMX_MLX5_CQE_INVALID || (e[63] & 1) != (c->taken / n & 1))
-        return false;
-    c->taken++;
-    record_set(&c->record[SHMEMX_MLX5_RECORD_CQ], c->taken & 0xffffff);
-    return true;
-}
-
-static void take_entries(unsigned most)
-{
-    unsigned char e[SHMEMX_MLX5_CQE];
-    while (most-- && next_entry(&queue, e)) {
-        struct lane *l = lane_of(sim_be32(e + 56) & 0xffffff);
-        if (!l)
-            wrong(NULL, "an entry of queue pair %x, which is not there", sim_be32(e + 56) & 0xffffff);
-        entry(l, e);
-    }
-}
-
-/* Receives complete in order, each with the bytes of the next request that wants one. */
-static void take_received(struct lane *l)
-{
-    unsigned char e[SHMEMX_MLX5_CQE];
-    while (next_entry(&l->peer_cq, e)) {
-        unsigned kind = e[63] >> 4;
-        if (kind == SHMEMX_MLX5_CQE_RECEIVE_ERROR) {
-            if (e[55] != SHMEMX_MLX5_SYNDROME_FLUSHED || l->peer->state != SIM_ERR)
-                wrong(l, "a receive ends with %02x", e[55]);
-            continue;
-        }
-        unsigned i = 0, seen = 0;
-        for (; i < l->count; i++) {
-            uint8_t o = l->list[i].opcode;
-            if (o == SHMEMX_MLX5_RDMA_WRITE_IMM || o == SHMEMX_MLX5_SEND || o == SHMEMX_MLX5_SEND_IMM)
-                if (seen++ == l->received)
-                    break;
-        }
-        if (i == l->count)
-            wrong(l, "something is received that was not sent");
-        const struct posted *p = &l->list[i];
-        bool imm = p->opcode != SHMEMX_MLX5_SEND, written = p->opcode == SHMEMX_MLX5_RDMA_WRITE_IMM;
-        unsigned want = written ? SHMEMX_MLX5_CQE_WRITE_IMM
-                        : imm   ? SHMEMX_MLX5_CQE_SEND_IMM
-                                : SHMEMX_MLX5_CQE_SEND;
-        uint16_t slot = (uint16_t)l->received;
-        if (kind != want || sim_be32(e + 44) != p->bytes || (imm && sim_be32(e + 36) != p->imm) ||
-            (uint16_t)(e[60] << 8 | e[61]) != slot)
-            wrong(l, "received: kind %u, %u bytes, immediate %x, receive %02x%02x", kind, sim_be32(e + 44),
-                  sim_be32(e + 36), e[60], e[61]);
-        if (!written && p->pieces &&
-            memcmp(l->landing + (size_t)(slot % RECEIVES) * RECEIVE, l->source.model + p->local[0],
-                   p->bytes) != 0)
-            wrong(l, "receive %u has other bytes than were sent", slot);
-        l->received++;
-    }
-}
+#include "fuzz_check.h"
 
 /* ---- a round -------------------------------------------------------------------------------------------------- */
 
@@ -308,29 +160,6 @@ static void finish(void)
     take_entries(~0u);
 }
 
-static void check_memory(struct lane *l, bool far)
-{
-    for (; !l->failed && !l->qp->stalled && l->checked < l->count; l->checked++) {
-        if (l->list[l->checked].signalled)
-            wrong(l, "block %04x has no entry", l->list[l->checked].index);
-        lane_apply(l);
-    }
-    struct {
-        const char *name;
-        const struct area *area;
-    } areas[] = {{"source", &l->source}, {"answers", &l->answers}, {"far", &l->far}};
-    for (unsigned i = 0; i < 2u + far; i++) {
-        long at = area_wrong(areas[i].area);
-        if (l->qp->stalled && i > 0 && at >= 0) /* for ever on the way */
-            at = guards_wrong(areas[i].area);
-        if (at >= 0 && at < AREA)
-            wrong(l, "%s memory: byte %ld is %02x, not %02x", areas[i].name, at, areas[i].area->memory[at],
-                  areas[i].area->model[at]);
-        if (at != -1)
-            wrong(l, "%s memory: byte %ld is written, which no key covers", areas[i].name, at);
-    }
-}
-
 static void any_may_end_with(uint8_t syndrome)
 {
     for (unsigned i = 0; i < lane_count; i++)
@@ -383,10 +212,19 @@ static void lose_the_peer(void)
     any_may_end_with(SHMEMX_MLX5_SYNDROME_RETRY_EXCEEDED);
 }
 
+static struct sim_nic *open_nic(const char *name)
+{
+    char file[4096];
+    snprintf(file, sizeof file, "%s/%llu.%s", traces ? traces : "", (unsigned long long)seed, name);
+    if (traces)
+        setenv("SHMEM_SIM_TRACE", file, 1);
+    return sim_open(false);
+}
+
 static void open_round(unsigned lanes_wanted)
 {
-    near_nic = sim_open(false);
-    far_nic = one_in(4) ? near_nic : sim_open(false); /* a queue pair may lead to its own NIC */
+    near_nic = open_nic("near");
+    far_nic = one_in(4) ? near_nic : open_nic("far"); /* a queue pair may lead to its own NIC */
     if (!near_nic || !far_nic)
         wrong(NULL, "sim_open: %s", strerror(errno));
     near_nic->random = far_nic->random = seed;
@@ -395,6 +233,8 @@ static void open_round(unsigned lanes_wanted)
     lane_count = lanes_wanted;
     for (unsigned i = 0; i < lane_count; i++)
         lane_open(&lanes[i], one_in(3) ? uar : sim_uar_create(near_nic, false));
+    clock_ns +=
+        100000000; /* traces are ordered by the wall clock: what follows comes after both NICs were opened */
 }
 
 static void close_round(void)
@@ -446,7 +286,7 @@ static void stream(unsigned broken_one_in, unsigned length)
 
 static void round_of_streams(void)
 {
-    unsigned kind = (unsigned)chance(8);
+    unsigned kind = (unsigned)chance(traces ? 5 : 8);
     bool lost = false;
     open_round(1 + (unsigned)chance(LANES));
     scene = kind < 3 ? "valid" : "broken";
@@ -562,14 +402,17 @@ int main(int argc, char **argv)
             seed = strtoull(argv[i + 1], NULL, 0);
         else if (!strcmp(argv[i], "--rounds"))
             rounds = strtoull(argv[i + 1], NULL, 0);
+        else if (!strcmp(argv[i], "--traces"))
+            traces = argv[i + 1];
         else
             argc = 0;
     }
     if (argc % 2 == 0) {
-        fprintf(stderr, "sim_fuzz [--seconds N] [--seed S] [--rounds N]\n");
+        fprintf(stderr, "sim_fuzz [--seconds N] [--seed S] [--rounds N] [--traces FOLDER]\n");
         return 2;
     }
     unsetenv("SHMEM_SIM_FAULTS");
+    unsetenv("SHMEM_SIM_TRACE");
     uint64_t first = seed;
     time_t began = time(NULL);
     if (!getenv("SIM_FUZZ_LOUD")) { /* each broken rule is said there: that is what they are for */
@@ -580,7 +423,7 @@ int main(int argc, char **argv)
          rounds_done++, seed++) {
         chance_state = seed * 0x2545f4914f6cdd1dull;
         clock_ns = 1000000;
-        uint64_t kind = chance(20);
+        uint64_t kind = traces ? 2 : chance(20);
         if (kind == 0)
             round_of_garbage();
         else if (kind == 1)
