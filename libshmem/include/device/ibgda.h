@@ -26,6 +26,11 @@
 #include "ibgda_state.h"
 #include "ibgda_wqe.h"
 
+/* For programs that measure: 0, a doorbell is about to be rung; 1, all but the register is written. */
+#ifndef SHMEMX_IBGDA_MARK
+#define SHMEMX_IBGDA_MARK(what) (void)0
+#endif
+
 namespace shmem::detail
 {
 
@@ -414,11 +419,13 @@ struct ibgda {
         // it is this thread's turn until it says otherwise
         if (others.x == end || end - others.y >= (fixed(q.mask) + 1) / 4) {
             const u32 index = arch::big(static_cast<u32>(end) & 0xffffu);
+            SHMEMX_IBGDA_MARK(0);
             // observers: the group's threads and earlier publishers, which wrote WQEs, and the NIC, which reads them when
             // it has seen the record or the doorbell
             arch::fence();
             arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.record)), index);
             arch::fence(); // observers: this thread, and the NIC, which reads the record after the doorbell
+            SHMEMX_IBGDA_MARK(1);
             arch::store_relaxed(reinterpret_cast<u64 *>(fixed(q.uar)),
                                 big_pair((static_cast<u32>(end) & 0xffffu) << 8, fixed(q.qpn)));
             arch::store_relaxed(&q.rung, end);
