@@ -5,6 +5,7 @@
 #include <stdio.h>
 
 #include "base/base.h"
+#include "verbs_lib.h"
 
 static struct shmemi_mlx5_lib lib;
 static pthread_once_t once = PTHREAD_ONCE_INIT;
@@ -13,8 +14,7 @@ static char reason[200];
 
 static void load(void)
 {
-    const char *chosen = shmemi_env.IBVERBS_LIB, *why;
-    const char *const names[] = {*chosen ? chosen : "libmlx5.so.1", NULL};
+    const char *const names[] = {shmemi_verbs_file("libmlx5.so.1"), NULL}, *why;
     void *handle = shmemi_dl_open(names, &why);
     if (!handle) {
         snprintf(reason, sizeof reason, "%s (Debian: apt install ibverbs-providers)", why);

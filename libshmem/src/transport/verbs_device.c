@@ -205,6 +205,10 @@ static int roce_version(const struct verbs_port *port, int index)
 {
     char type[64];
     int name = (int)strcspn(port->name, ":");
+    struct ibv_gid_entry e;
+    if (lib->query_gid_entry &&
+        lib->query_gid_entry(port->context, port->number, (uint32_t)index, &e, 0, sizeof e) == 0)
+        return e.gid_type == IBV_GID_TYPE_ROCE_V2 ? 2 : e.gid_type == IBV_GID_TYPE_ROCE_V1 ? 1 : 0;
     sysfs(type, sizeof type, "%.*s/ports/%d/gid_attrs/types/%d", name, port->name, port->number, index);
     return strstr(type, "v2") ? 2 : type[0] ? 1 : 0;
 }
