@@ -257,7 +257,7 @@ static void atomics(void)
                  {SHMEMX_MLX5_ATOMIC_MASKED_CS, 8, 4, 4}, {SHMEMX_MLX5_ATOMIC_MASKED_CS, 9, 8, 4},
                  {SHMEMX_MLX5_ATOMIC_MASKED_FA, 8, 4, 4}, {SHMEMX_MLX5_ATOMIC_MASKED_FA, 9, 8, 2}};
     begin((struct options){0});
-    for (unsigned n = 0; n < 600; ++n) {
+    for (unsigned n = 0; n < 300; ++n) {
         unsigned k = n % 6, bytes = kinds[k].bytes;
         uint64_t all = bytes == 4 ? 0xffffffffu : ~0ull, old = rnd() & all, operand[4], got = 0, now = 0;
         for (int i = 0; i < 4; ++i)
@@ -333,7 +333,7 @@ static void order(void)
     begin((struct options){.blocks = 64, .log_cq = 6});
     uint64_t done = 0;
     memset(b.memory, 0, 16);
-    for (unsigned n = 1; n < 3000; ++n) {
+    for (unsigned n = 1; n < 1000; ++n) {
         memcpy(a.memory + n % 64 * 8, &(uint64_t){n}, 8);
         struct wqe w = write_wqe(&a, &b, n % 64 * 8, 0, 8, 0);
         put(&a, &w);

@@ -2,6 +2,7 @@
  * process, refused commands with their status; and our formats against libmlx5's own header. */
 #include <errno.h>
 #include <infiniband/mlx5dv.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -226,6 +227,7 @@ static unsigned write8(struct qp *q, uint64_t remote, uint32_t rkey, uint64_t va
             q->seen++;
             return last >> 28 == SHMEMX_MLX5_CQE_REQUEST ? 0 : cqe[55];
         }
+        sched_yield();
     }
     return 0xff;
 }
@@ -336,7 +338,7 @@ static void work(bool roce)
     static uint64_t words[64];
     struct ibv_mr *mr =
         (ibv_reg_mr)(pd, words, sizeof words, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
-    for (uint64_t i = 0; i < 200; ++i) {
+    for (uint64_t i = 0; i < 100; ++i) {
         struct qp *q = i % 3 ? &x : &y;
         unsigned syndrome = write8(q, (uint64_t)(uintptr_t)&words[i % 64], mr->rkey, i);
         uint64_t there = __atomic_load_n(&words[i % 64], __ATOMIC_ACQUIRE);

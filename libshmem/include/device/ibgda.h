@@ -26,6 +26,11 @@
 #include "ibgda_state.h"
 #include "ibgda_wqe.h"
 
+/* For programs that measure: 0, a doorbell is about to be rung; 1, all but the register is written. */
+#ifndef SHMEMX_IBGDA_MARK
+#define SHMEMX_IBGDA_MARK(what) (void)0
+#endif
+
 namespace shmem::detail
 {
 
@@ -45,7 +50,7 @@ struct ibgda {
     template <class Scope>
     SHMEMX_DEVICE_FN static void get(Scope scope, int pe, u64 offset, void *dst, u64 bytes)
     {
-        if (symmetric(dst, bytes)) {
+        if (registers(dst)) {
             if (arch::lane(scope) == 0)
                 get_on(mine(pe), offset, dst, bytes);
         } else {
@@ -86,7 +91,7 @@ struct ibgda {
     /* May src change once its put is posted? */
     SHMEMX_DEVICE_FN static bool captured(const void *src, u64 bytes)
     {
-        return bytes <= inline_block || !symmetric(src, bytes);
+        return bytes <= inline_block || !registers(src);
     }
 
     /* ---- for callers that choose the queue pair ---- */
@@ -107,11 +112,15 @@ struct ibgda {
     }
     SHMEMX_DEVICE_SLOW void put_on(qp &q, u64 offset, const void *src, u64 bytes)
     {
-        const bool registered = symmetric(src, bytes);
+        if (oversized(q, SHMEMX_DEVICE_CALL_PUT, src, bytes))
+            return;
+        const bool registered = registers(src);
         const auto *from = static_cast<const unsigned char *>(src);
         SHMEMX_DEVICE_ROLLED
         while (bytes != 0) {
             const u64 n = post_piece(thread, q, offset, from, bytes, registered);
+            if (n == 0)
+                return;
             offset += n;
             from += n;
             bytes -= n;
@@ -123,7 +132,7 @@ struct ibgda {
     template <class Scope>
     SHMEMX_DEVICE_FN static void put_each(Scope, qp &q, u64 offset, const void *src, u64 bytes)
     {
-        const bool registered = symmetric(src, bytes);
+        const bool registered = registers(src);
         const bool single = bytes != 0 && piece(q, offset, src, bytes, registered).n == bytes;
         if (arch::all(warp, single))
             (void)post_piece(warp, q, offset, static_cast<const unsigned char *>(src), bytes, registered);
@@ -132,15 +141,18 @@ struct ibgda {
     }
     SHMEMX_DEVICE_SLOW void get_on(qp &q, u64 offset, void *dst, u64 bytes)
     {
+        if (oversized(q, SHMEMX_DEVICE_CALL_GET, dst, bytes))
+            return;
         auto *to = static_cast<unsigned char *>(dst);
         SHMEMX_DEVICE_ROLLED
         while (bytes != 0) {
             u64 n = bytes < view().most ? bytes : view().most;
             const nic_place there = remote(q, offset, n), here = local(q, to, n);
-            (void)post(arch::group_of(thread, key(q, 1)), q, 0, 1, SHMEMX_DEVICE_CALL_GET,
-                       [&](u64 block, u32 flags) {
-                           build_read(wqe(q, block), there, here, static_cast<u32>(n), flags);
-                       });
+            if (post(arch::group_of(thread, key(q, 1)), q, 0, 1, SHMEMX_DEVICE_CALL_GET,
+                     [&](u64 block, u32 flags) {
+                         build_read(wqe(q, block), there, here, static_cast<u32>(n), flags);
+                     }) == refused)
+                return;
             offset += n;
             to += n;
             bytes -= n;
@@ -150,12 +162,16 @@ struct ibgda {
     SHMEMX_DEVICE_SLOW void put_signal_on(qp &q, u64 offset, const void *src, u64 bytes, u64 sig_offset,
                                           u64 value, signal_kind op)
     {
-        const bool registered = symmetric(src, bytes);
+        if (oversized(q, SHMEMX_DEVICE_CALL_PUT_SIGNAL, src, bytes))
+            return;
+        const bool registered = registers(src);
         const auto *from = static_cast<const unsigned char *>(src);
         piece_of_put p = piece(q, offset, from, bytes, registered);
         SHMEMX_DEVICE_ROLLED
         for (; p.n < bytes; p = piece(q, offset, from, bytes, registered)) {
             const u64 n = post_piece(thread, q, offset, from, bytes, registered);
+            if (n == 0)
+                return;
             offset += n;
             from += n;
             bytes -= n;
@@ -226,6 +242,17 @@ struct ibgda {
     template <class Word> SHMEMX_DEVICE_FN static Word fixed(const Word &field)
     {
         return arch::load_constant(&field);
+    }
+    /* More than there is: nothing of it is posted. */
+    SHMEMX_DEVICE_FN static bool oversized(const qp &q, unsigned call, const void *p, u64 bytes)
+    {
+        return bytes > arch::state().bytes &&
+               !refuse(thread, SHMEMX_DEVICE_ADDRESS, call, fixed(q.pe), p, bytes);
+    }
+    /* Is it memory of the heap? What begins there and is longer than the heap is the NIC's to refuse. */
+    SHMEMX_DEVICE_FN static bool registers(const void *p)
+    {
+        return symmetric(p, 1);
     }
     /* What threads must agree in to post together: queue pairs have 256 bytes. */
     SHMEMX_DEVICE_FN static u64 key(const qp &q, u32 blocks)
@@ -323,15 +350,15 @@ struct ibgda {
         else
             build_write(wqe(q, block), p.there, p.here, n, flags);
     }
-    /* Returns the bytes that are on their way. */
+    /* Returns the bytes that are on their way, 0 = the queue pair has failed. */
     template <class Scope>
     SHMEMX_DEVICE_FN static u64 post_piece(Scope scope, qp &q, u64 offset, const unsigned char *from,
                                            u64 bytes, bool registered)
     {
         const piece_of_put p = piece(q, offset, from, bytes, registered);
-        (void)post(arch::group_of(scope, key(q, p.blocks)), q, 0, p.blocks, SHMEMX_DEVICE_CALL_PUT,
-                   [&](u64 block, u32 flags) { build_piece(q, block, p, from, flags); });
-        return p.n;
+        const u64 end = post(arch::group_of(scope, key(q, p.blocks)), q, 0, p.blocks, SHMEMX_DEVICE_CALL_PUT,
+                             [&](u64 block, u32 flags) { build_piece(q, block, p, from, flags); });
+        return end == refused ? 0 : p.n;
     }
     /* By lanes of a scope, each its pieces. */
     SHMEMX_DEVICE_SLOW void bring(qp &q, u64 offset, void *dst, u64 bytes, u32 lane, u32 width)
@@ -414,11 +441,13 @@ struct ibgda {
         // it is this thread's turn until it says otherwise
         if (others.x == end || end - others.y >= (fixed(q.mask) + 1) / 4) {
             const u32 index = arch::big(static_cast<u32>(end) & 0xffffu);
+            SHMEMX_IBGDA_MARK(0);
             // observers: the group's threads and earlier publishers, which wrote WQEs, and the NIC, which reads them when
             // it has seen the record or the doorbell
             arch::fence();
             arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.record)), index);
             arch::fence(); // observers: this thread, and the NIC, which reads the record after the doorbell
+            SHMEMX_IBGDA_MARK(1);
             arch::store_relaxed(reinterpret_cast<u64 *>(fixed(q.uar)),
                                 big_pair((static_cast<u32>(end) & 0xffffu) << 8, fixed(q.qpn)));
             arch::store_relaxed(&q.rung, end);

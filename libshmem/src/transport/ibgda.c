@@ -3,12 +3,14 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
 
 #include "base/gpu.h"
+#include "base/wait.h"
 #include "device/mlx5.h"
 #include "ibgda_state.h"
 
@@ -302,4 +304,68 @@ int shmemi_ibgda_view(const char *call, unsigned long long *view)
         rc = make_tables(call);
     *view = (uintptr_t)g->tables.base;
     return rc;
+}
+
+/* ---- the end ------------------------------------------------------------------------------------------- */
+
+/* What kernels do to take entries (device/ibgda.h), by the host: 1 = took one, 0 = there is none yet, negative = it is an
+ * error, or nobody knows. */
+static int take_entry(const char *call, struct shmemx_ibgda_qp *q, size_t i)
+{
+    const struct shmemi_ibgda *g = &shmemi_ibgda;
+    size_t at = i * shmemi_ibgda_queue_bytes() + shmemi_ibgda_cq_at() +
+                (size_t)(q->entries & (g->depth - 1)) * SHMEMX_MLX5_CQE;
+    uint32_t tail = 0, blocks = 0;
+    if (g->queues_on_gpu) {
+        if (shmemi_ibgda_read(call, &g->queues, at + SHMEMX_MLX5_CQE - sizeof tail, &tail, sizeof tail) != 0)
+            return SHMEMX_ERR_SYSTEM;
+    } else {
+        /* acquire; observers: this thread, and the NIC, which wrote it last */
+        tail =
+            __atomic_load_n((const uint32_t *)(g->queues.base + at + SHMEMX_MLX5_CQE) - 1, __ATOMIC_ACQUIRE);
+    }
+    unsigned opcode = tail >> 28, owner = tail >> 24 & 1;
+    if (opcode == SHMEMX_MLX5_CQE_INVALID || owner != (q->entries >> g->log_depth & 1))
+        return 0;
+    if (opcode != SHMEMX_MLX5_CQE_REQUEST)
+        return SHMEMX_ERR_SYSTEM;
+    uint64_t block = q->done + (((ntohl(tail) >> 16) - (uint32_t)q->done) & 0xffff);
+    if (shmemi_ibgda_read(call, &g->counts, slots_at(i) + (size_t)(block & q->mask) * sizeof blocks, &blocks,
+                          sizeof blocks) != 0)
+        return SHMEMX_ERR_SYSTEM;
+    q->done = block + blocks;
+    q->entries++;
+    return 1;
+}
+
+static void drain(const char *call, size_t i)
+{
+    struct shmemi_ibgda *g = &shmemi_ibgda;
+    struct shmemx_ibgda_qp q;
+    size_t at = i * sizeof q;
+    if (shmemi_ibgda_read(call, &g->counts, at, &q, sizeof q) != 0)
+        return;
+    uint64_t before = q.entries;
+    int rc = 0;
+    struct shmemi_wait w = SHMEMI_WAIT_FOR(call, q.pe, NULL);
+    /* blocks that nobody has published are of a kernel that was cut off */
+    while (q.failed == SHMEMX_IBGDA_WORKS && q.done < q.ready && rc >= 0)
+        if ((rc = take_entry(call, &q, i)) == 0)
+            rc = shmemi_wait_step(&w);
+    if (q.entries == before)
+        return;
+    (void)shmemi_ibgda_write(call, &g->counts, at + offsetof(struct shmemx_ibgda_qp, done), &q.done,
+                             sizeof q.done);
+    (void)shmemi_ibgda_write(call, &g->counts, at + offsetof(struct shmemx_ibgda_qp, entries), &q.entries,
+                             sizeof q.entries);
+}
+
+void shmemi_ibgda_drain(void)
+{
+    const struct shmemi_ibgda *g = &shmemi_ibgda;
+    if (!g->job || !g->counts.base)
+        return;
+    for (size_t i = 0; i < (size_t)g->job->npes * g->qps; ++i)
+        if (g->connected[i / g->qps])
+            drain("waiting for what kernels have posted", i);
 }

@@ -32,9 +32,14 @@ int shmemi_ibgda_connect(const char *call, int pe, const void *card, size_t n);
 /* As the slots of transport.h, for the segment that was opened. */
 int shmemi_ibgda_expose(uint64_t offset, size_t n, void *key, size_t room);
 int shmemi_ibgda_learn(int pe, uint64_t offset, size_t n, const void *key, size_t key_bytes);
+/* Gives up the chunks that end behind `end`. Returns where the rest ends. */
+uint64_t shmemi_ibgda_forget(uint64_t end);
 /* *view becomes the address, for kernels, of struct shmemx_device_ibgda with all that was learned so far. No kernel that
  * posts may run meanwhile. The address may change. */
 int shmemi_ibgda_view(const char *call, unsigned long long *view);
+/* No kernel that posts runs any more: waits until the NIC is done with what they have posted, or cannot be. Logs the
+ * latter. */
+void shmemi_ibgda_drain(void);
 /* Nothing is posted any more. Frees all; peers may be gone already. */
 void shmemi_ibgda_close(void);
 /* The text of a note of kind SHMEMX_DEVICE_NIC. Returns the SHMEMX_ERR_* that it stands for. */

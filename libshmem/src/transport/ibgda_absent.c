@@ -52,6 +52,13 @@ int shmemi_ibgda_learn(int pe, uint64_t offset, size_t n, const void *key, size_
     return SHMEMX_ERR_UNSUPPORTED;
 }
 
+uint64_t shmemi_ibgda_forget(uint64_t end)
+{
+    return end;
+}
+
+void shmemi_ibgda_drain(void) {}
+
 int shmemi_ibgda_view(const char *call, unsigned long long *view)
 {
     (void)call, (void)view;

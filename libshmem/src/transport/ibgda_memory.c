@@ -47,6 +47,16 @@ void shmemi_ibgda_give(struct ibgda_memory *m)
     *m = (struct ibgda_memory){0};
 }
 
+int shmemi_ibgda_read(const char *call, const struct ibgda_memory *m, size_t at, void *to, size_t n)
+{
+    if (m->kind != IBGDA_ON_GPU) {
+        memcpy(to, m->base + at, n);
+        return SHMEMX_SUCCESS;
+    }
+    int rc = shmemi_gpu_copy(call, to, m->base + at, n, shmemi_gpu_stream());
+    return rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
+}
+
 int shmemi_ibgda_write(const char *call, const struct ibgda_memory *m, size_t at, const void *from, size_t n)
 {
     if (m->kind != IBGDA_ON_GPU) {
@@ -133,6 +143,17 @@ int shmemi_ibgda_learn(int pe, uint64_t offset, size_t n, const void *key, size_
         }
     return shmemi_fail(SHMEMX_ERR_MISMATCH, "learn its peers' keys", "PE %d gave %zu bytes for offset %llu",
                        pe, key_bytes, (unsigned long long)offset);
+}
+
+uint64_t shmemi_ibgda_forget(uint64_t end)
+{
+    struct shmemi_ibgda *g = &shmemi_ibgda;
+    while (g->chunks > 0 && g->chunk[g->chunks - 1].offset + g->chunk[g->chunks - 1].n > end) {
+        struct ibgda_chunk *last = &g->chunk[--g->chunks];
+        (void)g->lib->dereg_mr(last->mr);
+        free(last->keys);
+    }
+    return g->chunks ? g->chunk[g->chunks - 1].offset + g->chunk[g->chunks - 1].n : 0;
 }
 
 /* ---- queues and answers -------------------------------------------------------------------------------- */

@@ -92,6 +92,7 @@ size_t shmemi_ibgda_records_at(void);
 /* kind: of struct ibgda_memory. Zeroed. */
 int shmemi_ibgda_get(const char *call, struct ibgda_memory *m, int kind, size_t bytes);
 void shmemi_ibgda_give(struct ibgda_memory *m);
+int shmemi_ibgda_read(const char *call, const struct ibgda_memory *m, size_t at, void *to, size_t n);
 int shmemi_ibgda_write(const char *call, const struct ibgda_memory *m, size_t at, const void *from, size_t n);
 /* Memory for queues and answers, by SHMEM_IBGDA_MEMORY; registered. */
 int shmemi_ibgda_memory_open(const char *call);
