@@ -91,11 +91,10 @@ int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n)
         snprintf(why, n, "SHMEM_GPU_NIC=ibgda: it is not open");
         return SHMEMX_ERR_UNSUPPORTED;
     }
-    const struct shmemi_transport *const *route =
-        segment == SHMEMI_SEGMENT_DEVICE ? shmemi_world.gpu_route : shmemi_world.route;
-    if (route && route[pe])
+    if (shmemi_route_is(pe, segment))
         return SHMEMX_NIC_PROXY;
-    snprintf(why, n, "no transport of SHMEM_TRANSPORTS=%.60s reaches its GPU memory", shmemi_env.TRANSPORTS);
+    snprintf(why, n,
+             "it is on another host, where no transport reaches GPU memory, and ibgda is not possible");
     return SHMEMX_ERR_UNSUPPORTED;
 }
 

@@ -23,7 +23,7 @@ using detail::ibgda;
 
 static shmemx_device_state *state;
 static unsigned char *memory; // symmetric
-static unsigned long failures, passed;
+static std::atomic<unsigned long> failures{0}, passed{0};
 static constexpr std::size_t memory_bytes = 1 << 18;
 
 #define CHECK(condition, ...)                                                                                \
@@ -219,7 +219,7 @@ int main(int argc, char **argv)
     const bool first = state->me == 0;
     nic_job_close();
     if (first)
-        std::printf("errors over a NIC's path: %lu checks, %lu failed\n", passed, failures);
+        std::printf("errors over a NIC's path: %lu checks, %lu failed\n", passed.load(), failures.load());
     const bool ok = failures == 0;
     nic_job_finalize();
     return ok ? 0 : 1;
