@@ -91,11 +91,10 @@ int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n)
         snprintf(why, n, "SHMEM_GPU_NIC=ibgda: it is not open");
         return SHMEMX_ERR_UNSUPPORTED;
     }
-    const struct shmemi_transport *const *route =
-        segment == SHMEMI_SEGMENT_DEVICE ? shmemi_world.gpu_route : shmemi_world.route;
-    if (route && route[pe])
+    if (shmemi_route_is(pe, segment))
         return SHMEMX_NIC_PROXY;
-    snprintf(why, n, "no transport of SHMEM_TRANSPORTS=%.60s reaches its GPU memory", shmemi_env.TRANSPORTS);
+    snprintf(why, n,
+             "it is on another host, where no transport reaches GPU memory, and ibgda is not possible");
     return SHMEMX_ERR_UNSUPPORTED;
 }
 
@@ -162,7 +161,7 @@ static int start(const char *call, char *device, struct shmemx_device_nic *view)
         rc = shmemi_proxy_open(call, nic.memory, at, nic.failed);
     }
     if (rc == 0 && view->used & 1u << SHMEMX_NIC_IBGDA)
-        rc = shmemi_gpu_nic_ibgda_resize(call, &view->ibgda);
+        rc = shmemi_gpu_nic_ibgda_resize(call, view);
     nic.device = device;
     nic.view = *view;
     if (rc == 0)
@@ -204,7 +203,7 @@ int shmemi_gpu_nic_resize(const char *call)
 {
     if (!nic.open || !shmemi_gpu_nic_ibgda_stale())
         return SHMEMX_SUCCESS;
-    int rc = shmemi_gpu_nic_ibgda_resize(call, &nic.view.ibgda);
+    int rc = shmemi_gpu_nic_ibgda_resize(call, &nic.view);
     return rc ? rc : nic.memory->write(call, nic.device, &nic.view, sizeof nic.view);
 }
 

@@ -139,12 +139,6 @@ int shmemi_heap_gpu_open(const char *call)
 {
     if (gpu.open)
         return SHMEMX_SUCCESS;
-    if (shmemi_node.host_npes != shmemi_world.npes)
-        return shmemi_fail(
-            SHMEMX_ERR_UNSUPPORTED, call,
-            "GPU memory of a job over several hosts: %d of its %d PEs are on this one, and no transport "
-            "between hosts reaches GPU memory",
-            shmemi_node.host_npes, shmemi_world.npes);
     *segment() = (struct shmemi_segment){.fd = -1};
     gpu.internal = shmemi_gpu_internal_bytes(shmemi_world.npes);
     int rc = shmemi_all_well(call, shmemi_gpu_open(call, shmemi_world.me));

@@ -105,7 +105,8 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
         return rc;
     shmemi_wait_setup(shmemi_node.neighbours, shmemi_node.processors);
     w->me = w->boot.rank;
-    w->job = (struct shmemi_job){w->boot.rank, w->boot.size, shmemi_node.local_of, w->segments};
+    w->job = (struct shmemi_job){w->boot.rank, w->boot.size, shmemi_node.local_of, shmemi_node.on_host,
+                                 w->segments};
     if ((rc = shmemi_heap_open(call, fd, bytes)) != 0 || (rc = shmemi_globals_open(call, notes)) != 0 ||
         (rc = shmemi_route_open(call)) != 0 || (rc = shmemi_heap_cover(call, w->internal_bytes)) != 0 ||
         (rc = shmemi_team_open(call)) != 0)

@@ -150,6 +150,8 @@ int shmemi_wait_word(const char *call, uint64_t *word, int cmp, uint64_t value);
 
 /* route.c: reads SHMEM_TRANSPORTS. */
 int shmemi_route_settings(const char *call);
+/* Does a transport reach that PE's segment? GPU memory of other hosts may be out of reach, but for kernels. */
+bool shmemi_route_is(int pe, int segment);
 /* Do PEs of one node map each other's host memory? */
 bool shmemi_route_maps_node(void);
 /* Opens the transports of transports.def, finds one for every PE. */

@@ -222,7 +222,8 @@ void nic_job_meet(void)
 int nic_job_error(char *text, unsigned long n)
 {
     int rc = shmemi_gpu_nic_error(text, n);
-    return rc == 0 && job.box.kind == SHMEMX_DEVICE_NIC ? shmemi_ibgda_explain(&job.box, text, n) : rc;
+    const struct shmemx_device_error *note = nic_job_note();
+    return rc == 0 && note->kind == SHMEMX_DEVICE_NIC ? shmemi_ibgda_explain(note, text, n) : rc;
 }
 void nic_job_unregister(void)
 {
@@ -262,6 +263,17 @@ void nic_job_break(int pe, int error)
 void nic_job_ways(char *text, unsigned long n)
 {
     shmemi_gpu_nic_table(text, n);
+}
+
+void *nic_job_more(unsigned long bytes)
+{
+    void *p = shmemx_calloc(1, bytes, job.gpu ? SHMEMX_MEM_DEVICE : SHMEMX_MEM_HOST);
+    must(p ? 0 : SHMEMX_ERR_NO_MEMORY, "more memory");
+    return p;
+}
+void nic_job_give(void *p)
+{
+    shmem_free(p);
 }
 
 void nic_job_close(void)

@@ -173,6 +173,10 @@ void shmemi_gpu_team_gone(int slot)
 size_t shmemi_gpu_packet_bytes(int slot)
 {
     bool lines = gpu.state.flags & SHMEMX_DEVICE_LINES128;
+    const struct shmemi_team *t = shmemi_team_in_slot(slot);
+    /* kernels' collectives of a team that is not all mapped use the slots in another way */
+    if (!t || shmemi_gpu_nic_unmapped(t->pes, t->n))
+        return 0;
     return slot < PACKET_TEAMS && lines ? slot_bytes(shmemi_world.npes) / LINE_BYTES * LINE_DATA : 0;
 }
 
@@ -194,6 +198,20 @@ static int write_device(const char *call, void *to, const void *from, size_t byt
 
 static const struct shmemi_kernel_memory gpu_memory = {SHMEMI_SEGMENT_DEVICE, pin, shmemi_gpu_host_free,
                                                        write_device};
+
+/* The kernels by which transport cuda does atomics and signals are loaded now: once other kernels run that wait for what
+ * these do, loading would wait for those. */
+static int load_words(const char *call)
+{
+    const struct shmemi_transport *t = shmemi_world.gpu_route[shmemi_world.me];
+    uint64_t old;
+    struct shmemi_amo look = {SHMEMX_AMO_FETCH, sizeof old, 0, 0, &old};
+    int rc = t->amo(shmemi_world.me, SHMEMI_SEGMENT_DEVICE, claim_at() + 64, &look, false);
+    if (rc == 0) /* adds nothing */
+        rc = t->put_signal(shmemi_world.me, SHMEMI_SEGMENT_DEVICE, claim_at() + 64, NULL, 0,
+                           SHMEMI_SEGMENT_DEVICE, claim_at() + 64, 0, SHMEM_SIGNAL_ADD, false);
+    return rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
+}
 
 /* ---- state ------------------------------------------------------------------------------------------------------------------ */
 
@@ -229,6 +247,8 @@ int shmemi_gpu_state_open(const char *call)
         .claim = (uintptr_t)mine(claim_at()),
     };
     rc = shmemi_gpu_nic_open(call, &gpu_memory, mine(nic_at(w->npes)), &gpu.state.nic);
+    if (rc == 0 && gpu.state.nic)
+        rc = load_words(call);
     for (int slot = 0; slot < SHMEMI_TEAMS && rc == 0; ++slot) {
         struct shmemi_team *t = shmemi_team_in_slot(slot);
         rc = t ? write_team(call, slot, t) : 0;
