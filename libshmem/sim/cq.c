@@ -57,6 +57,7 @@ bool sim_cq_room(const struct sim_cq *cq)
 void sim_cq_add(struct sim_nic *nic, struct sim_cq *cq, const struct sim_qp *qp, const struct sim_entry *e)
 {
     unsigned char cqe[SHMEMX_MLX5_CQE] = {0};
+    sim_gpu_settle(); /* what the entry stands for has landed */
     bool error = e->opcode >= SHMEMX_MLX5_CQE_REQUEST_ERROR;
     if (!sim_cq_room(cq)) {
         if (!cq->overrun)

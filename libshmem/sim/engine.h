@@ -179,6 +179,8 @@ struct sim_link {
     int fd;
     uint64_t again; /* ns: not before it is a way tried that was not there */
     struct sim_link_memory *memory;
+    uint64_t
+        prepared; /* where the next packet of ours goes; what is before it and after the ring's head is unpublished */
     struct { /* a read that is being answered: later requests of the link wait */
         bool active;
         struct sim_packet request;
@@ -233,6 +235,7 @@ struct sim_nic {
     struct sim_faults faults;
     uint64_t doorbells, wqes, requests, random; /* counted, for the faults */
     bool deaf;
+    bool held; /* packets are unpublished */
     _Atomic uint64_t violations;
     char violation[200]; /* the last one */
     FILE *trace;
@@ -265,6 +268,8 @@ const struct sim_key *sim_key_check(const struct sim_nic *nic, uint32_t key, uin
 /* ---- memory.c, gpu.c ----------------------------------------------------------------------------------- */
 /* Copies out of, and into, memory that a key names. false = the memory is gone (GPU memory). */
 bool sim_load(const struct sim_key *k, void *to, uint64_t address, size_t n);
+/* The same, but the bytes are there after sim_gpu_settle. */
+bool sim_load_later(const struct sim_key *k, void *to, uint64_t address, size_t n);
 bool sim_store(const struct sim_key *k, uint64_t address, const void *from, size_t n);
 /* Replaces an aligned element of 4 or 8 bytes on the host if it still is *old; else that becomes what it is. */
 bool sim_replace(uint64_t address, unsigned bytes, uint64_t *old, uint64_t next);
@@ -273,7 +278,11 @@ void sim_copy_out(void *to, const void *memory, size_t n);
 void sim_copy_in(void *memory, const void *from, size_t n);
 /* Whether an address is memory of a GPU that the host cannot touch. */
 bool sim_gpu_owns(uint64_t address);
+/* Copies of GPU memory are under way: packets stay unpublished, and whoever says that something has happened settles. */
+extern bool sim_gpu_unsettled;
+void sim_gpu_settle(void);
 bool sim_gpu_load(void *to, uint64_t address, size_t n);
+bool sim_gpu_load_later(void *to, uint64_t address, size_t n);
 bool sim_gpu_store(uint64_t address, const void *from, size_t n);
 
 /* ---- wqe.c --------------------------------------------------------------------------------------------- */
@@ -282,6 +291,9 @@ uint8_t sim_wqe_read(const struct sim_qp *qp, struct sim_wqe *w, uint16_t expect
 /* Next `n` bytes of a list of data segments and inline data, out of it or into it. 0, or a syndrome. */
 uint8_t sim_gather(struct sim_nic *nic, const struct sim_qp *qp, const unsigned char *list, unsigned segments,
                    struct sim_cursor *c, void *to, uint32_t n);
+/* The same, but the bytes are there after sim_gpu_settle: for packets. */
+uint8_t sim_gather_later(struct sim_nic *nic, const struct sim_qp *qp, const unsigned char *list,
+                         unsigned segments, struct sim_cursor *c, void *to, uint32_t n);
 uint8_t sim_scatter(struct sim_nic *nic, const struct sim_qp *qp, const unsigned char *list,
                     unsigned segments, struct sim_cursor *c, const void *from, uint32_t n);
 /* Whether keys cover a whole list. 0, or a syndrome. */
@@ -347,7 +359,10 @@ void sim_fabric_close(struct sim_nic *nic);
 struct sim_link *sim_link_to(struct sim_nic *nic, uint16_t lid);
 /* Room for a packet of that many bytes of payload, to fill and push; NULL = the ring is full. */
 struct sim_packet *sim_packet_room(struct sim_link *link, uint32_t payload);
+/* It goes now, or, while GPU memory is unsettled, with sim_publish. */
 void sim_packet_push(struct sim_nic *nic, struct sim_link *link);
+/* Settles, and lets the packets go that have waited for that. */
+void sim_publish(struct sim_nic *nic);
 /* Looks at the sockets, takes what has come. */
 bool sim_fabric_step(struct sim_nic *nic);
 /* Sleeps until something comes by a socket or the bell, at most `ns`. Without the lock. */

@@ -61,6 +61,7 @@ static void drop(struct sim_nic *nic, struct sim_link *link)
     while (*at != link)
         at = &(*at)->next;
     *at = link->next;
+    sim_gpu_settle(); /* copies into its packets */
     if (link->fd >= 0)
         close(link->fd);
     if (link->memory)
@@ -208,7 +209,7 @@ struct sim_packet *sim_packet_room(struct sim_link *link, uint32_t payload)
 {
     struct sim_ring *r = outgoing(link);
     uint32_t n = packet_bytes(payload);
-    uint64_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
+    uint64_t head = link->prepared;
     /* acquire: pairs with the receiver's release: it has read what lay here */
     uint64_t room = SIM_RING - (head - atomic_load_explicit(&r->tail, memory_order_acquire));
     uint32_t to_end = (uint32_t)(SIM_RING - head % SIM_RING), skip = to_end < n ? to_end : 0;
@@ -216,7 +217,7 @@ struct sim_packet *sim_packet_room(struct sim_link *link, uint32_t payload)
         return NULL;
     if (skip) {
         *(uint32_t *)(r->data + head % SIM_RING) = SKIP | skip;
-        atomic_store_explicit(&r->head, head += skip, memory_order_release); /* as in push */
+        link->prepared = head += skip;
     }
     struct sim_packet *p = (struct sim_packet *)(r->data + head % SIM_RING);
     memset(p, 0, sizeof *p);
@@ -232,15 +233,34 @@ static void wake_other(struct sim_link *link)
         (void)!send(link->fd, "", 1, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
 
-void sim_packet_push(struct sim_nic *nic, struct sim_link *link)
+static void publish(struct sim_link *link)
 {
     struct sim_ring *r = outgoing(link);
-    uint64_t head = atomic_load_explicit(&r->head, memory_order_relaxed);
-    struct sim_packet *p = (struct sim_packet *)(r->data + head % SIM_RING);
-    p->lid = nic->lid;
-    /* release: pairs with the receiver's acquire: it sees the packet */
-    atomic_store_explicit(&r->head, head + p->bytes, memory_order_release);
+    if (atomic_load_explicit(&r->head, memory_order_relaxed) == link->prepared)
+        return;
+    /* release: pairs with the receiver's acquire: it sees the packets */
+    atomic_store_explicit(&r->head, link->prepared, memory_order_release);
     wake_other(link);
+}
+
+void sim_packet_push(struct sim_nic *nic, struct sim_link *link)
+{
+    struct sim_packet *p = (struct sim_packet *)(outgoing(link)->data + link->prepared % SIM_RING);
+    p->lid = nic->lid;
+    link->prepared += p->bytes;
+    if (sim_gpu_unsettled)
+        nic->held = true;
+    else
+        publish(link);
+}
+
+void sim_publish(struct sim_nic *nic)
+{
+    sim_gpu_settle();
+    nic->held = false;
+    for (struct sim_link *link = nic->links; link; link = link->next)
+        if (link->memory)
+            publish(link);
 }
 
 /* Takes packets, at most a ring full. */

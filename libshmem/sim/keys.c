@@ -28,6 +28,7 @@ bool sim_key_destroy(struct sim_nic *nic, uint32_t key)
     struct sim_key *k = &nic->keys[(key >> 8) % SIM_KEYS];
     if (key == 0 || k->key != key)
         return false;
+    sim_gpu_settle();
     sim_trace(nic, SIM_TRACE_KEY, key, &(struct sim_trace_key){k->address, 0, k->pd, k->access},
               sizeof(struct sim_trace_key), NULL, 0);
     k->key = 0;

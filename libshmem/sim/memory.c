@@ -61,6 +61,11 @@ bool sim_load(const struct sim_key *k, void *to, uint64_t address, size_t n)
     return true;
 }
 
+bool sim_load_later(const struct sim_key *k, void *to, uint64_t address, size_t n)
+{
+    return k->gpu ? sim_gpu_load_later(to, address, n) : sim_load(k, to, address, n);
+}
+
 /* Relaxed ordering: no order among the lines of a packet; the last ones first shows who relies on one. */
 enum { LINE = 64 };
 
@@ -69,6 +74,7 @@ bool sim_store(const struct sim_key *k, uint64_t address, const void *from, size
     if (k->gpu)
         return sim_gpu_store(address, from, n);
     char *to = (char *)(uintptr_t)address;
+    sim_gpu_settle(); /* what came before lands before */
     if (k->access & IBV_ACCESS_RELAXED_ORDERING)
         for (; n > LINE; n -= (n - 1) % LINE + 1)
             sim_copy_in(to + n - ((n - 1) % LINE + 1), (const char *)from + n - ((n - 1) % LINE + 1),

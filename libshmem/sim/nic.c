@@ -75,6 +75,8 @@ bool sim_step(struct sim_nic *nic)
 {
     nic->now = sim_now();
     bool moved = sim_fabric_step(nic);
+    if (sim_gpu_unsettled || nic->held)
+        sim_publish(nic);
     moved |= sim_doorbells(nic);
     for (struct sim_qp *qp = nic->qps; qp; qp = qp->next)
         if (!nic->faults.reorder || sim_random(nic) % 4 == 0)
@@ -82,6 +84,8 @@ bool sim_step(struct sim_nic *nic)
         else
             moved |=
                 qp->producer != qp->fetched || qp->first != qp->last; /* not its turn: no reason to sleep */
+    if (sim_gpu_unsettled || nic->held)
+        sim_publish(nic);
     return moved;
 }
 

@@ -267,7 +267,8 @@ static bool send_packet(struct sim_nic *nic, struct sim_qp *qp, struct sim_wqe *
     if (atomic)
         sim_atomic_operands(w->opcode, w->bytes, w->raw + 32, p->operand);
     uint8_t syndrome =
-        n ? sim_gather(nic, qp, w->raw + w->list * 16, (unsigned)w->ds - w->list, &qp->cursor, p + 1, n) : 0;
+        n ? sim_gather_later(nic, qp, w->raw + w->list * 16, (unsigned)w->ds - w->list, &qp->cursor, p + 1, n)
+          : 0;
     if (syndrome) {
         fail(nic, qp, w, syndrome, VENDOR_LOCAL_PROTECTION);
         sent_whole(qp);

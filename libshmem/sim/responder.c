@@ -219,7 +219,7 @@ bool sim_answer(struct sim_nic *nic, struct sim_link *link)
         const struct sim_key *k =
             n ? sim_key_check(nic, r->rkey, qp->pd, r->address + link->answer.done, n, IBV_ACCESS_REMOTE_READ)
               : NULL;
-        if (n && (!k || !sim_load(k, p + 1, r->address + link->answer.done, n))) {
+        if (n && (!k || !sim_load_later(k, p + 1, r->address + link->answer.done, n))) {
             link->answer.active = false; /* the key was taken back meanwhile */
             refuse(nic, link, qp, r, SHMEMX_MLX5_SYNDROME_REMOTE_ACCESS, SHMEMX_MLX5_VENDOR_REMOTE_ACCESS);
             break;

@@ -82,7 +82,7 @@ uint8_t sim_list_check(struct sim_nic *nic, const struct sim_qp *qp, const unsig
 
 static uint8_t move(struct sim_nic *nic, const struct sim_qp *qp, const unsigned char *list,
                     unsigned segments, struct sim_cursor *c, unsigned char *to, const unsigned char *from,
-                    uint32_t n)
+                    uint32_t n, bool later)
 {
     struct piece p;
     while (n) {
@@ -95,7 +95,7 @@ static uint8_t move(struct sim_nic *nic, const struct sim_qp *qp, const unsigned
             const struct sim_key *k = sim_key_check(nic, p.lkey, qp->pd, p.address + c->at, take,
                                                     from ? IBV_ACCESS_LOCAL_WRITE : 0);
             if (!k || !(from ? sim_store(k, p.address + c->at, from, take)
-                             : sim_load(k, to, p.address + c->at, take)))
+                             : (later ? sim_load_later : sim_load)(k, to, p.address + c->at, take)))
                 return SHMEMX_MLX5_SYNDROME_LOCAL_PROTECTION;
         }
         to = to ? to + take : NULL;
@@ -111,13 +111,19 @@ static uint8_t move(struct sim_nic *nic, const struct sim_qp *qp, const unsigned
 uint8_t sim_gather(struct sim_nic *nic, const struct sim_qp *qp, const unsigned char *list, unsigned segments,
                    struct sim_cursor *c, void *to, uint32_t n)
 {
-    return move(nic, qp, list, segments, c, to, NULL, n);
+    return move(nic, qp, list, segments, c, to, NULL, n, false);
+}
+
+uint8_t sim_gather_later(struct sim_nic *nic, const struct sim_qp *qp, const unsigned char *list,
+                         unsigned segments, struct sim_cursor *c, void *to, uint32_t n)
+{
+    return move(nic, qp, list, segments, c, to, NULL, n, true);
 }
 
 uint8_t sim_scatter(struct sim_nic *nic, const struct sim_qp *qp, const unsigned char *list,
                     unsigned segments, struct sim_cursor *c, const void *from, uint32_t n)
 {
-    return move(nic, qp, list, segments, c, NULL, from, n);
+    return move(nic, qp, list, segments, c, NULL, from, n, false);
 }
 
 /* ---- the element --------------------------------------------------------------------------------------- */
