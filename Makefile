@@ -22,7 +22,7 @@ MPIRUN := $(BIN)/mpirun --oversubscribe --bind-to none
 TEST_ENV := SHMEM_TIMEOUT=60 PYTHONSAFEPATH=1
 
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find libshmem pyshmem -type f -not -name '*.pyc')
-C_FILES = $(shell find libshmem tests/c tests/roce examples -name '*.[ch]')
+C_FILES = $(shell find libshmem tests/c tests/roce tests/sim examples -name '*.[ch]')
 PY_FILES = pyshmem libshmem/tools tests/python tests/gpu tests/openshmem $(wildcard examples docs/conf.py)
 
 .PHONY: demo test test-c test-net test-roce test-python test-mpich sanitize bench docs lint format clean help

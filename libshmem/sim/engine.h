@@ -63,12 +63,11 @@ struct sim_cq {
     void *user;
 };
 
-/* A UAR page. Its memory is a program's to write and the NIC's to look at. */
+/* A UAR page. What a program writes to its register the NIC takes out: 0 is no doorbell. */
 struct sim_uar {
     struct sim_uar *next;
     uint32_t number;
     unsigned char *page;
-    uint64_t seen;  /* the register as it was at the last look */
     unsigned users; /* queue pairs */
     bool announced; /* who writes it wakes the NIC; else the NIC must look again and again */
 };

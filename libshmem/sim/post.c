@@ -1,4 +1,5 @@
-/* Face of libibverbs: posting. It does what a driver does: WQEs in the ring, the doorbell record, the register. */
+/* Face of libibverbs: posting. It does what a driver does: WQEs in the ring, the doorbell record, the register; the
+ * bytes are rdma-core's (tests/sim/golden.def). */
 #include "faces.h"
 
 #include <errno.h>
@@ -102,6 +103,7 @@ static int post_send(struct ibv_qp *base, struct ibv_send_wr *wr, struct ibv_sen
 {
     struct face_qp *qp = (struct face_qp *)base;
     unsigned char wqe[(SIM_MOST_BLOCKS + 1) * SHMEMX_MLX5_BLOCK];
+    uint64_t word = 0; /* the doorbell: how the last WQE begins */
     int err = 0;
     pthread_mutex_lock(&qp->lock);
     uint16_t first = qp->head;
@@ -123,13 +125,9 @@ static int post_send(struct ibv_qp *base, struct ibv_send_wr *wr, struct ibv_sen
                         wqe + i * SHMEMX_MLX5_BLOCK,
                         i + 1 < blocks ? SHMEMX_MLX5_BLOCK : n - i * SHMEMX_MLX5_BLOCK);
         qp->head = (uint16_t)(qp->head + blocks);
+        memcpy(&word, wqe, sizeof word);
     }
     if (qp->head != first) {
-        unsigned char reg[8];
-        uint64_t word;
-        sim_put_be32(reg, (uint32_t)qp->head << 8);
-        sim_put_be32(reg + 4, base->qp_num << 8);
-        memcpy(&word, reg, sizeof word);
         /* release, both: pair with the NIC's acquires: it sees the WQEs, and the record */
         atomic_store_explicit(&qp->record[SHMEMX_MLX5_RECORD_SEND], __builtin_bswap32(qp->head),
                               memory_order_release);

@@ -100,17 +100,22 @@ static bool rung(struct sim_nic *nic, struct sim_uar *uar, uint64_t word)
     }
     bool taken = told(nic, qp, index);
     trace_doorbell(nic, qp, SIM_TRACE_DOORBELL, reg, index, taken);
-    /* The register is memory here, which holds the last write alone: where several queue pairs share it, another one's
-     * may be gone. Its record was written before. */
-    for (struct sim_qp *other = uar->users > 1 ? nic->qps : NULL; other; other = other->next)
-        if (other != qp && other->uar == uar && other->state == SIM_RTS) {
-            uint8_t raw[8];
-            uint16_t receive, send;
-            read_record(other, raw, &receive, &send);
-            if (told(nic, other, send))
-                trace_doorbell(nic, other, SIM_TRACE_DOORBELL, reg, send, true);
-        }
     return true;
+}
+
+/* The register is memory here, which holds the last write alone: where several queue pairs share it, another one's may
+ * be gone. Its record was written before. */
+static void hidden(struct sim_nic *nic, const struct sim_uar *uar, uint32_t number)
+{
+    for (struct sim_qp *qp = uar->users > 1 ? nic->qps : NULL; qp; qp = qp->next) {
+        uint8_t raw[8];
+        uint16_t receive, send;
+        if (qp->number == number || qp->uar != uar || qp->state != SIM_RTS)
+            continue;
+        read_record(qp, raw, &receive, &send);
+        if (told(nic, qp, send))
+            trace_doorbell(nic, qp, SIM_TRACE_DOORBELL, &(uint64_t){0}, send, true);
+    }
 }
 
 bool sim_doorbells(struct sim_nic *nic)
@@ -119,10 +124,12 @@ bool sim_doorbells(struct sim_nic *nic)
     for (struct sim_uar *u = nic->uars; u; u = u->next) {
         /* acquire: pairs with the program's release after record and WQEs */
         uint64_t word = __atomic_load_n((uint64_t *)(u->page + SHMEMX_MLX5_UAR_SEND), __ATOMIC_ACQUIRE);
-        if (word == u->seen)
+        if (!word)
             continue;
-        u->seen = word;
+        /* Taken out, so that the same doorbell again is one: after a reset, or when it hides another queue pair's. */
+        word = __atomic_exchange_n((uint64_t *)(u->page + SHMEMX_MLX5_UAR_SEND), 0, __ATOMIC_ACQUIRE);
         moved |= rung(nic, u, word);
+        hidden(nic, u, sim_be32((char *)&word + 4) >> 8);
     }
     return moved;
 }
@@ -318,11 +325,22 @@ static bool send_packet(struct sim_nic *nic, struct sim_qp *qp, struct sim_wqe *
     return true;
 }
 
+/* Whether a WQE before the next one has failed: that one is to be flushed, and begins nothing. */
+static bool failed_before(struct sim_qp *qp)
+{
+    unsigned i = qp->first;
+    while (qp->stopped && i != qp->next_sent && !in_flight(qp, i)->syndrome)
+        ++i;
+    return qp->stopped && i != qp->next_sent;
+}
+
 static bool send_some(struct sim_nic *nic, struct sim_qp *qp)
 {
     bool moved = false;
     for (uint32_t bytes = 0; qp->next_sent != qp->last && bytes < SIM_BURST;) {
         struct sim_wqe *w = in_flight(qp, qp->next_sent);
+        if (failed_before(qp))
+            break;
         if (qp->sent == 0 && !w->done && !may_begin(nic, qp, w))
             break;
         if (w->done) { /* failed, or, when a refused message is sent again, done before */

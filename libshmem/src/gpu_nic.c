@@ -163,7 +163,7 @@ static int start(const char *call, char *device, struct shmemx_device_nic *view)
         rc = shmemi_proxy_open(call, nic.memory, at, nic.failed);
     }
     if (rc == 0 && view->used & 1u << SHMEMX_NIC_IBGDA)
-        rc = shmemi_gpu_nic_ibgda_resize(call, &view->ibgda);
+        rc = shmemi_gpu_nic_ibgda_resize(call, view);
     nic.device = device;
     nic.view = *view;
     if (rc == 0)
@@ -205,7 +205,7 @@ int shmemi_gpu_nic_resize(const char *call)
 {
     if (!nic.open || !shmemi_gpu_nic_ibgda_stale())
         return SHMEMX_SUCCESS;
-    int rc = shmemi_gpu_nic_ibgda_resize(call, &nic.view.ibgda);
+    int rc = shmemi_gpu_nic_ibgda_resize(call, &nic.view);
     return rc ? rc : nic.memory->write(call, nic.device, &nic.view, sizeof nic.view);
 }
 

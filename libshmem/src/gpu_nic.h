@@ -37,8 +37,8 @@ void shmemi_gpu_nic_table(char *text, size_t n);
 int shmemi_gpu_nic_ibgda_open(const char *call, int segment, const bool *far, bool only);
 /* Has the segment another size than what is registered? The same on all PEs. */
 bool shmemi_gpu_nic_ibgda_stale(void);
-/* Collective: registers what is new, gives up what is gone; what kernels see, for shmemx_device_nic.ibgda. */
-int shmemi_gpu_nic_ibgda_resize(const char *call, unsigned long long *view);
+/* Collective: registers what is new, gives up what is gone; what kernels see, in *view. */
+int shmemi_gpu_nic_ibgda_resize(const char *call, struct shmemx_device_nic *view);
 void shmemi_gpu_nic_ibgda_close(void);
 
 #endif

@@ -116,7 +116,7 @@ bool shmemi_gpu_nic_ibgda_stale(void)
     return shmemi_ibgda_is_open() && path.covered != shmemi_world.segments[path.segment].bytes;
 }
 
-int shmemi_gpu_nic_ibgda_resize(const char *call, unsigned long long *view)
+int shmemi_gpu_nic_ibgda_resize(const char *call, struct shmemx_device_nic *view)
 {
     uint64_t end = shmemi_world.segments[path.segment].bytes;
     if (path.covered > end)

@@ -44,16 +44,12 @@ class mini_nic
             for (std::size_t to = 0; to < n; ++to)
                 for (unsigned c = 0; c < 2; ++c)
                     keys[pe].push_back({copy(static_cast<int>(to)), arch::big(remote_key + c), 0});
-            views[pe] = {each,
-                         2,
-                         2,
-                         most,
-                         reinterpret_cast<std::uintptr_t>(qps[pe]),
-                         reinterpret_cast<std::uintptr_t>(chunks[pe].data()),
+            views[pe] = {2, 2, most, 0, reinterpret_cast<std::uintptr_t>(chunks[pe].data()),
                          reinterpret_cast<std::uintptr_t>(keys[pe].data())};
             nics[pe] = {static_cast<unsigned>(job.npes), 1u << SHMEMX_NIC_IBGDA,
                         reinterpret_cast<std::uintptr_t>(paths.data()), 0,
-                        reinterpret_cast<std::uintptr_t>(&views[pe]), 0};
+                        reinterpret_cast<std::uintptr_t>(&views[pe]), 0, reinterpret_cast<std::uintptr_t>(qps[pe]),
+                        each, 0};
             job.states[pe].nic = reinterpret_cast<std::uintptr_t>(&nics[pe]);
         }
         thread_ = std::thread([this] { run(); });
@@ -75,7 +71,7 @@ class mini_nic
 
     queue &at(int pe, int to, unsigned k = 0)
     {
-        const unsigned each = views[0].qps;
+        const unsigned each = nics[0].qps;
         return *queues[static_cast<std::size_t>((pe * job_.npes + to)) * each + k];
     }
     /* What the owner has reserved is all executed. */

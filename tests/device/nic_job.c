@@ -265,6 +265,17 @@ void nic_job_ways(char *text, unsigned long n)
     shmemi_gpu_nic_table(text, n);
 }
 
+void *nic_job_more(unsigned long bytes)
+{
+    void *p = shmemx_calloc(1, bytes, job.gpu ? SHMEMX_MEM_DEVICE : SHMEMX_MEM_HOST);
+    must(p ? 0 : SHMEMX_ERR_NO_MEMORY, "more memory");
+    return p;
+}
+void nic_job_give(void *p)
+{
+    shmem_free(p);
+}
+
 void nic_job_close(void)
 {
     if (!job.gpu)

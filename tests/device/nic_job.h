@@ -37,6 +37,9 @@ void nic_job_forget_note(void);
 void nic_job_break(int pe, int error);
 /* One line for each way that kernels take. */
 void nic_job_ways(char *text, unsigned long n);
+/* Collective: more symmetric memory, of the heap that kernels use, zeroed; given back at the end. */
+void *nic_job_more(unsigned long bytes);
+void nic_job_give(void *memory);
 void nic_job_close(void);
 
 #ifdef __cplusplus

@@ -26,13 +26,13 @@ static void test_bytes()
 {
     scene job(1, false);
     mini_nic nic(job, depth, 1, 0);
-    const shmemx_ibgda_qp &q = *nic.at(0, 0).qp; // number 0x41
+    const detail::queue q(*nic.at(0, 0).qp); // number 0x41
     const u64 block = 0x12340;                   // at the ring's start
     const detail::nic_place there{0x1122334455667788, __builtin_bswap32(0xa1a2a3a4)};
     const detail::nic_place here{0x99aabbccddeeff00, __builtin_bswap32(0xb1b2b3b4)};
     const detail::wqe w(q, block);
     const unsigned char data[] = {1, 2, 3, 4, 5, 6, 7, 8};
-    detail::build_inline(w, there, data, 8, SHMEMX_MLX5_CE_ALWAYS);
+    detail::build_inline(w, there, data, 8, detail::load_inline(data, 8), SHMEMX_MLX5_CE_ALWAYS);
     expect("inline write", built(nic, 44),
            {0,    0x23, 0x40, 0x08, 0,    0,    0x41, 3,    0,    0, 0, 8, 0, 0, 0, 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66,
             0x77, 0x88, 0xa1, 0xa2, 0xa3, 0xa4, 0,    0,    0,    0, 0x80, 0, 0, 8, 1, 2, 3,    4,    5,    6,    7,    8});

@@ -3,12 +3,14 @@
 //
 //     test_nic_errors            bad keys, addresses and sizes, memory that a peer has freed
 //     test_nic_errors dead       the last PE is killed: SHMEM_SIM_FAULTS=retry_ms=..
+//     test_nic_errors grow       no error: the GPU heap grows and shrinks by chunks, NIC_JOB_MEMORY=gpu
 //     test_nic_errors stall      the NIC stands still: SHMEM_SIM_FAULTS=stall=1
 #include "nic_job.h"
 
 #include "shmem_device.h"
 #include "shmemx_errors.h"
 
+#include <algorithm>
 #include <atomic>
 #include <csignal>
 #include <cstdio>
@@ -21,7 +23,7 @@ using detail::ibgda;
 
 static shmemx_device_state *state;
 static unsigned char *memory; // symmetric
-static unsigned long failures, passed;
+static std::atomic<unsigned long> failures{0}, passed{0};
 static constexpr std::size_t memory_bytes = 1 << 18;
 
 #define CHECK(condition, ...)                                                                                \
@@ -157,6 +159,45 @@ static void test_stall()
     }
 }
 
+/* Blocks larger than what the heap has: new chunks, with keys of their own; puts and gets over the borders. Twice: the
+ * second time at addresses that were given back meanwhile. */
+static void test_grow()
+{
+    const int next = (state->me + 1) % state->npes, before = (state->me + state->npes - 1) % state->npes;
+    static constexpr std::size_t bytes = 40 << 20;
+    for (unsigned round = 0; round < 2; ++round) {
+        unsigned char *block_of[3];
+        for (auto &b : block_of)
+            b = static_cast<unsigned char *>(nic_job_more(bytes));
+        unsigned char *low = std::min({block_of[0], block_of[1], block_of[2]}), *high = low;
+        for (auto *b : block_of)
+            high = std::max(high, b);
+        const std::size_t all = static_cast<std::size_t>(high - low) + bytes, half = all / 2;
+        const auto seed = static_cast<unsigned char>(state->me + 10 * static_cast<int>(round));
+        for (std::size_t i = 0; i < half; i += 4093)
+            low[i] = static_cast<unsigned char>(i / 4093 + seed);
+        nic_job_meet();
+        bool ok = false;
+        host::launch(*state, 1, 8, 0, [&] {
+            put(block, low + half, low, half, next); // across chunks on both sides
+            const bool well = quiet(block);
+            if (arch::thread_index() == 0)
+                ok = well;
+        });
+        CHECK(ok, "quiet of %zu bytes", half);
+        nic_job_meet();
+        std::size_t wrong = 0;
+        const auto theirs = static_cast<unsigned char>(before + 10 * static_cast<int>(round));
+        for (std::size_t i = 0; i < half; i += 4093)
+            wrong += low[half + i] != static_cast<unsigned char>(i / 4093 + theirs);
+        CHECK(wrong == 0, "%zu of the bytes are wrong", wrong);
+        nic_job_meet();
+        for (auto *b : block_of)
+            nic_job_give(b);
+    }
+    CHECK(nic_job_note()->kind == SHMEMX_DEVICE_OK, "note of kind %u", nic_job_note()->kind);
+}
+
 int main(int argc, char **argv)
 {
     const std::string what = argc > 1 ? argv[1] : "";
@@ -170,13 +211,15 @@ int main(int argc, char **argv)
     if (what == "stall") {
         test_stall();
         nic_job_log(0); // the host says the same at the end
+    } else if (what == "grow") {
+        test_grow();
     } else {
         test_bad();
     }
     const bool first = state->me == 0;
     nic_job_close();
     if (first)
-        std::printf("errors over a NIC's path: %lu checks, %lu failed\n", passed, failures);
+        std::printf("errors over a NIC's path: %lu checks, %lu failed\n", passed.load(), failures.load());
     const bool ok = failures == 0;
     nic_job_finalize();
     return ok ? 0 : 1;

@@ -413,6 +413,13 @@ template <class Word> SHMEMX_DEVICE_FN Word load_constant(const Word *p)
 {
     return __ldg(p);
 }
+/* Two neighbouring words of that kind, loaded here and now: not where they are first used, behind something slow. */
+SHMEMX_DEVICE_FN vec16 load_constants(const void *p)
+{
+    vec16 v;
+    asm volatile("ld.global.nc.v2.u64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(p));
+    return v;
+}
 /* Two neighbouring words in one trip. Whoever stored them did so after a fence; the reader's comes after. */
 SHMEMX_DEVICE_FN vec16 load_pair(const u64 *p)
 {

@@ -399,6 +399,10 @@ template <class Word> inline Word load_constant(const Word *p)
 {
     return *p;
 }
+inline vec16 load_constants(const void *p)
+{
+    return load_plain(static_cast<const vec16 *>(p));
+}
 inline vec16 load_pair(const u64 *p)
 {
     return make_vec16(load_acquire(p), load_acquire(p + 1));

@@ -74,15 +74,14 @@ struct ibgda {
      * queue pairs. Begins and ends with a barrier of the scope. */
     template <class Scope> SHMEMX_DEVICE_FN static bool quiet(Scope scope, int pe)
     {
-        const shmemx_device_ibgda &d = view();
-        const u32 each = d.qps;
+        const u32 each = fixed(nic().qps);
         const u32 first = pe < 0 ? 0 : static_cast<u32>(pe) * each;
         const u32 count = pe < 0 ? static_cast<u32>(arch::state().npes) * each : each;
         arch::sync(scope);
         bool ok = true;
         SHMEMX_DEVICE_ROLLED
         for (u32 i = arch::lane(scope); i < count; i += arch::width(scope))
-            ok = settle_qp(reinterpret_cast<qp *>(d.qp)[first + i]) && ok;
+            ok = settle_qp(reinterpret_cast<qp *>(fixed(nic().qp))[first + i]) && ok;
         return arch::all(scope, ok);
     }
     /* A block's posts to a PE are in one queue, which keeps their order at the target: writes and atomics. */
@@ -103,15 +102,16 @@ struct ibgda {
     /* Queue pair `number` to a PE, 0 to qps - 1. */
     SHMEMX_DEVICE_FN static qp &at(int pe, u32 number)
     {
-        const shmemx_device_ibgda &d = view();
+        const shmemx_device_nic &d = nic();
         return reinterpret_cast<qp *>(fixed(d.qp))[static_cast<u32>(pe) * fixed(d.qps) + number];
     }
     SHMEMX_DEVICE_FN static qp &mine(int pe)
     {
-        return at(pe, arch::block_index() & (fixed(view().qps) - 1));
+        return at(pe, arch::block_index() & (fixed(nic().qps) - 1));
     }
-    SHMEMX_DEVICE_SLOW void put_on(qp &q, u64 offset, const void *src, u64 bytes)
+    SHMEMX_DEVICE_SLOW void put_on(qp &pair, u64 offset, const void *src, u64 bytes)
     {
+        const queue q(pair);
         if (oversized(q, SHMEMX_DEVICE_CALL_PUT, src, bytes))
             return;
         const bool registered = registers(src);
@@ -130,17 +130,19 @@ struct ibgda {
      * those of a warp that go to one queue pair and take as many blocks cost one reservation and one doorbell. By `thread`
      * that is so for threads that happen to come together. */
     template <class Scope>
-    SHMEMX_DEVICE_FN static void put_each(Scope, qp &q, u64 offset, const void *src, u64 bytes)
+    SHMEMX_DEVICE_FN static void put_each(Scope, qp &pair, u64 offset, const void *src, u64 bytes)
     {
+        const queue q(pair);
         const bool registered = registers(src);
         const bool single = bytes != 0 && piece(q, offset, src, bytes, registered).n == bytes;
         if (arch::all(warp, single))
             (void)post_piece(warp, q, offset, static_cast<const unsigned char *>(src), bytes, registered);
         else
-            put_on(q, offset, src, bytes);
+            put_on(pair, offset, src, bytes);
     }
-    SHMEMX_DEVICE_SLOW void get_on(qp &q, u64 offset, void *dst, u64 bytes)
+    SHMEMX_DEVICE_SLOW void get_on(qp &pair, u64 offset, void *dst, u64 bytes)
     {
+        const queue q(pair);
         if (oversized(q, SHMEMX_DEVICE_CALL_GET, dst, bytes))
             return;
         auto *to = static_cast<unsigned char *>(dst);
@@ -159,9 +161,10 @@ struct ibgda {
         }
     }
     /* The data's last piece and the signal are one reservation. */
-    SHMEMX_DEVICE_SLOW void put_signal_on(qp &q, u64 offset, const void *src, u64 bytes, u64 sig_offset,
+    SHMEMX_DEVICE_SLOW void put_signal_on(qp &pair, u64 offset, const void *src, u64 bytes, u64 sig_offset,
                                           u64 value, signal_kind op)
     {
+        const queue q(pair);
         if (oversized(q, SHMEMX_DEVICE_CALL_PUT_SIGNAL, src, bytes))
             return;
         const bool registered = registers(src);
@@ -188,8 +191,10 @@ struct ibgda {
                    });
     }
     /* Returns the old value if `fetch`, 0 otherwise and after an error. */
-    SHMEMX_DEVICE_SLOW u64 amo_on(qp &q, u64 offset, atomic_op op, u32 size, u64 value, u64 cond, bool fetch)
+    SHMEMX_DEVICE_SLOW u64 amo_on(qp &pair, u64 offset, atomic_op op, u32 size, u64 value, u64 cond,
+                                  bool fetch)
     {
+        const queue q(pair);
         u64 room = size, block = 0;
         const nic_place there = remote(q, offset, room);
         const u32 blocks = blocks_of(amo_ds(op, size));
@@ -202,7 +207,7 @@ struct ibgda {
         if (!fetch || end == refused)
             return 0;
         u64 old = 0;
-        if (wait_done(q, end, SHMEMX_DEVICE_CALL_ATOMIC)) {
+        if (wait_done(pair, end, SHMEMX_DEVICE_CALL_ATOMIC)) {
             const u64 at = answer(q, block);
             old = size == 4 ? arch::big(arch::load_relaxed(reinterpret_cast<const u32 *>(at)))
                             : arch::load_relaxed(reinterpret_cast<const u64 *>(at));
@@ -212,8 +217,9 @@ struct ibgda {
     }
     /* A write whose arrival the peer's NIC reports: it takes a receive of the peer. src is memory of the heap, within one
      * chunk. */
-    SHMEMX_DEVICE_SLOW void write_imm(qp &q, u64 offset, const void *src, u64 bytes, u32 imm)
+    SHMEMX_DEVICE_SLOW void write_imm(qp &pair, u64 offset, const void *src, u64 bytes, u32 imm)
     {
+        const queue q(pair);
         u64 n = bytes;
         const nic_place there = remote(q, offset, n), here = local(q, src, n);
         (void)post(arch::group_of(thread, key(q, 1)), q, 0, 1, SHMEMX_DEVICE_CALL_PUT,
@@ -221,8 +227,9 @@ struct ibgda {
                        build_write_imm(wqe(q, block), there, here, static_cast<u32>(n), imm, flags);
                    });
     }
-    SHMEMX_DEVICE_SLOW void nop(qp &q)
+    SHMEMX_DEVICE_SLOW void nop(qp &pair)
     {
+        const queue q(pair);
         (void)post(arch::group_of(thread, key(q, 1)), q, 0, 1, SHMEMX_DEVICE_CALL_QUIET,
                    [&](u64 block, u32 flags) { build_nop(wqe(q, block), flags); });
     }
@@ -244,10 +251,10 @@ struct ibgda {
         return arch::load_constant(&field);
     }
     /* More than there is: nothing of it is posted. */
-    SHMEMX_DEVICE_FN static bool oversized(const qp &q, unsigned call, const void *p, u64 bytes)
+    SHMEMX_DEVICE_FN static bool oversized(const queue &q, unsigned call, const void *p, u64 bytes)
     {
         return bytes > arch::state().bytes &&
-               !refuse(thread, SHMEMX_DEVICE_ADDRESS, call, fixed(q.pe), p, bytes);
+               !refuse(thread, SHMEMX_DEVICE_ADDRESS, call, fixed(q.qp->pe), p, bytes);
     }
     /* Is it memory of the heap? What begins there and is longer than the heap is the NIC's to refuse. */
     SHMEMX_DEVICE_FN static bool registers(const void *p)
@@ -255,9 +262,9 @@ struct ibgda {
         return symmetric(p, 1);
     }
     /* What threads must agree in to post together: queue pairs have 256 bytes. */
-    SHMEMX_DEVICE_FN static u64 key(const qp &q, u32 blocks)
+    SHMEMX_DEVICE_FN static u64 key(const queue &q, u32 blocks)
     {
-        return reinterpret_cast<u64>(&q) + blocks;
+        return reinterpret_cast<u64>(q.qp) + blocks;
     }
 
     /* ---- places: n shrinks to what lies in one chunk ---- */
@@ -271,54 +278,53 @@ struct ibgda {
             ++i;
         return i;
     }
-    SHMEMX_DEVICE_FN static nic_place remote(const qp &q, u64 offset, u64 &n)
+    SHMEMX_DEVICE_FN static nic_place remote(const queue &q, u64 offset, u64 &n)
     {
-        if (offset + n <= fixed(q.first_end))
-            return nic_place{fixed(q.first_address) + offset, fixed(q.first_key)};
+        if (offset + n <= q.first_end)
+            return nic_place{q.first_address + offset, q.first_key};
         const shmemx_device_ibgda &d = view();
         const u32 i = chunk_at(offset);
         const u64 end = reinterpret_cast<const shmemx_ibgda_chunk *>(d.chunks)[i].end;
         if (offset < end && n > end - offset)
             n = end - offset;
-        const auto &k =
-            reinterpret_cast<const shmemx_ibgda_key *>(d.keys)[static_cast<u32>(fixed(q.pe)) * d.room + i];
+        const auto &k = reinterpret_cast<const shmemx_ibgda_key *>(
+            d.keys)[static_cast<u32>(fixed(q.qp->pe)) * d.room + i];
         return nic_place{k.address + offset, k.key};
     }
     /* p is in the heap. */
-    SHMEMX_DEVICE_FN static nic_place local(const qp &q, const void *p, u64 &n)
+    SHMEMX_DEVICE_FN static nic_place local(const queue &q, const void *p, u64 &n)
     {
         const u64 offset = reinterpret_cast<u64>(p) - my_copy();
-        if (offset + n <= fixed(q.first_end))
-            return nic_place{reinterpret_cast<u64>(p), fixed(q.first_local)};
+        if (offset + n <= q.first_end)
+            return nic_place{reinterpret_cast<u64>(p), q.first_local};
         const auto &c = reinterpret_cast<const shmemx_ibgda_chunk *>(view().chunks)[chunk_at(offset)];
         if (offset < c.end && n > c.end - offset)
             n = c.end - offset;
         return nic_place{reinterpret_cast<u64>(p), c.key};
     }
-    SHMEMX_DEVICE_FN static u64 answer(const qp &q, u64 block)
+    SHMEMX_DEVICE_FN static u64 answer(const queue &q, u64 block)
     {
-        return fixed(q.answers) + (block & fixed(q.mask)) * SHMEMX_IBGDA_ANSWER;
+        return fixed(q.qp->answers) + (block & q.mask) * SHMEMX_IBGDA_ANSWER;
     }
-    SHMEMX_DEVICE_FN static nic_place nobody(const qp &q)
+    SHMEMX_DEVICE_FN static nic_place nobody(const queue &q)
     {
-        return nic_place{fixed(q.answers) + (fixed(q.mask) + 1ull) * SHMEMX_IBGDA_ANSWER,
-                         fixed(q.answers_key)};
+        return nic_place{fixed(q.qp->answers) + (q.mask + 1ull) * SHMEMX_IBGDA_ANSWER,
+                         fixed(q.qp->answers_key)};
     }
     /* The answer of a reserved block, once the thread that had it before has read it. It has all it waits for: the block
      * would not be free if its batch were not done. */
-    SHMEMX_DEVICE_FN static nic_place claim(qp &q, u64 block)
+    SHMEMX_DEVICE_FN static nic_place claim(const queue &q, u64 block)
     {
-        u32 *taken = reinterpret_cast<u32 *>(fixed(q.slots)) + fixed(q.mask) + 1 + (block & fixed(q.mask));
-        while (arch::load_acquire(taken) != 0 && arch::load_relaxed(&q.failed) == SHMEMX_IBGDA_WORKS)
+        u32 *taken = reinterpret_cast<u32 *>(q.slots) + q.mask + 1 + (block & q.mask);
+        while (arch::load_acquire(taken) != 0 && arch::load_relaxed(&q.qp->failed) == SHMEMX_IBGDA_WORKS)
             arch::relax();
         arch::store_relaxed(taken, 1u);
-        return nic_place{answer(q, block), fixed(q.answers_key)};
+        return nic_place{answer(q, block), fixed(q.qp->answers_key)};
     }
-    SHMEMX_DEVICE_FN static void release(qp &q, u64 block)
+    SHMEMX_DEVICE_FN static void release(const queue &q, u64 block)
     {
         arch::fence_gpu(); // observers: this thread, which has read the answer, and whoever claims it next
-        arch::store_relaxed(
-            reinterpret_cast<u32 *>(fixed(q.slots)) + fixed(q.mask) + 1 + (block & fixed(q.mask)), 0u);
+        arch::store_relaxed(reinterpret_cast<u32 *>(q.slots) + q.mask + 1 + (block & q.mask), 0u);
     }
 
     /* ---- what a put becomes ---- */
@@ -328,8 +334,9 @@ struct ibgda {
         u64 n;
         u32 blocks;
         bool inside; // the WQE
+        inline_words few;
     };
-    SHMEMX_DEVICE_FN static piece_of_put piece(const qp &q, u64 offset, const void *from, u64 bytes,
+    SHMEMX_DEVICE_FN static piece_of_put piece(const queue &q, u64 offset, const void *from, u64 bytes,
                                                bool registered)
     {
         piece_of_put p;
@@ -338,21 +345,23 @@ struct ibgda {
         p.n = bytes < most ? bytes : most;
         p.there = remote(q, offset, p.n);
         p.here = p.inside ? nic_place{0, 0} : local(q, from, p.n);
+        p.few =
+            p.inside && p.n <= inline_words::most ? load_inline(from, static_cast<u32>(p.n)) : inline_words{};
         p.blocks = p.inside ? blocks_of(inline_ds(static_cast<u32>(p.n))) : 1;
         return p;
     }
-    SHMEMX_DEVICE_FN static void build_piece(const qp &q, u64 block, const piece_of_put &p, const void *from,
-                                             u32 flags)
+    SHMEMX_DEVICE_FN static void build_piece(const queue &q, u64 block, const piece_of_put &p,
+                                             const void *from, u32 flags)
     {
         const u32 n = static_cast<u32>(p.n);
         if (p.inside)
-            build_inline(wqe(q, block), p.there, from, n, flags);
+            build_inline(wqe(q, block), p.there, from, n, p.few, flags);
         else
             build_write(wqe(q, block), p.there, p.here, n, flags);
     }
     /* Returns the bytes that are on their way, 0 = the queue pair has failed. */
     template <class Scope>
-    SHMEMX_DEVICE_FN static u64 post_piece(Scope scope, qp &q, u64 offset, const unsigned char *from,
+    SHMEMX_DEVICE_FN static u64 post_piece(Scope scope, const queue &q, u64 offset, const unsigned char *from,
                                            u64 bytes, bool registered)
     {
         const piece_of_put p = piece(q, offset, from, bytes, registered);
@@ -361,8 +370,9 @@ struct ibgda {
         return end == refused ? 0 : p.n;
     }
     /* By lanes of a scope, each its pieces. */
-    SHMEMX_DEVICE_SLOW void bring(qp &q, u64 offset, void *dst, u64 bytes, u32 lane, u32 width)
+    SHMEMX_DEVICE_SLOW void bring(qp &pair, u64 offset, void *dst, u64 bytes, u32 lane, u32 width)
     {
+        const queue q(pair);
         SHMEMX_DEVICE_ROLLED
         for (u64 at = lane * static_cast<u64>(SHMEMX_IBGDA_ANSWER); at < bytes;
              at += width * static_cast<u64>(SHMEMX_IBGDA_ANSWER)) {
@@ -374,7 +384,7 @@ struct ibgda {
             }
         }
     }
-    SHMEMX_DEVICE_FN static bool bring_piece(qp &q, u64 offset, unsigned char *to, u64 &n)
+    SHMEMX_DEVICE_FN static bool bring_piece(const queue &q, u64 offset, unsigned char *to, u64 &n)
     {
         u64 block = 0;
         const nic_place there = remote(q, offset, n);
@@ -386,7 +396,7 @@ struct ibgda {
                              });
         if (end == refused)
             return false;
-        const bool ok = wait_done(q, end, SHMEMX_DEVICE_CALL_GET);
+        const bool ok = wait_done(*q.qp, end, SHMEMX_DEVICE_CALL_GET);
         const auto *from = reinterpret_cast<const unsigned char *>(answer(q, block));
         for (u32 i = 0; ok && i < bytes; ++i)
             arch::store_plain(to + i, arch::load_relaxed(from + i));
@@ -399,11 +409,12 @@ struct ibgda {
     /* The threads of a group each post a batch of before + last blocks; its last WQE has `last`. build(first block, flags of
      * the last WQE) writes it. Returns what `done` will be when the group's WQEs are complete, or `refused`. */
     template <class Build>
-    SHMEMX_DEVICE_FN static u64 post(const arch::group &g, qp &q, u32 before, u32 last, unsigned call,
-                                     Build build)
+    SHMEMX_DEVICE_FN static u64 post(const arch::group &g, const queue &q, u32 before, u32 last,
+                                     unsigned call, Build build)
     {
         const u32 each = before + last, all = each * g.size();
-        u64 base = 0, seen = 0;
+        u64 base = 0;
+        seen_counts seen = {};
         if (g.rank() == 0)
             base = reserve(q, all, seen, call);
         base = g.from_first(base);
@@ -415,46 +426,53 @@ struct ibgda {
         const bool closes = g.rank() + 1 == g.size();
         build(base + g.rank() * each, closes ? SHMEMX_MLX5_CE_ALWAYS : SHMEMX_MLX5_CE_ERROR);
         if (closes)
-            arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.slots)) + ((end - last) & fixed(q.mask)),
-                                last);
+            arch::store_relaxed(reinterpret_cast<u32 *>(q.slots) + ((end - last) & q.mask), last);
         g.sync();
         if (g.rank() == 0)
             publish(q, base, end, seen, call);
         return end;
     }
-    /* `n` blocks, which the NIC has done with; seen: what `ready` was. */
-    SHMEMX_DEVICE_FN static u64 reserve(qp &q, u32 n, u64 &seen, unsigned call)
+    /* What the counts were just after a reservation. */
+    struct seen_counts {
+        u64 ready, reserved, rung;
+    };
+    /* `n` blocks, which the NIC has done with. */
+    SHMEMX_DEVICE_FN static u64 reserve(const queue &q, u32 n, seen_counts &seen, unsigned call)
     {
-        const u64 base = arch::fetch_add(&q.reserved, static_cast<u64>(n));
-        const arch::vec16 counts = arch::load_pair(&q.ready); // in flight beside the addition
-        seen = counts.x;
-        if (base + n - counts.y > fixed(q.mask) + 1ull &&
-            !wait_room(q, base + n - (fixed(q.mask) + 1ull), call))
+        const u64 base = arch::fetch_add(&q.qp->reserved, static_cast<u64>(n));
+        const arch::vec16 counts = arch::load_pair(&q.qp->ready); // and `done`: in flight beside the addition
+        const arch::vec16 others = arch::load_pair(&q.qp->reserved); // and `rung`
+        seen = seen_counts{counts.x, others.x, others.y};
+        if (base + n - counts.y > q.mask + 1ull && !wait_room(*q.qp, base + n - (q.mask + 1ull), call))
             return refused;
         return base;
     }
-    SHMEMX_DEVICE_FN static void publish(qp &q, u64 base, u64 end, u64 seen, unsigned call)
+    SHMEMX_DEVICE_FN static void publish(const queue &q, u64 base, u64 end, seen_counts seen, unsigned call)
     {
-        const arch::vec16 others = arch::load_pair(&q.reserved); // and `rung`
-        if (seen != base && !wait_turn(q, base, call))
-            return;
+        if (seen.ready != base) {
+            if (!wait_turn(*q.qp, base, call))
+                return;
+            const arch::vec16 others = arch::load_pair(&q.qp->reserved);
+            seen.reserved = others.x;
+            seen.rung = others.y;
+        }
         // it is this thread's turn until it says otherwise
-        if (others.x == end || end - others.y >= (fixed(q.mask) + 1) / 4) {
+        if (seen.reserved == end || end - seen.rung >= (q.mask + 1) / 4) {
             const u32 index = arch::big(static_cast<u32>(end) & 0xffffu);
             SHMEMX_IBGDA_MARK(0);
             // observers: the group's threads and earlier publishers, which wrote WQEs, and the NIC, which reads them when
             // it has seen the record or the doorbell
             arch::fence();
-            arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.record)), index);
+            arch::store_relaxed(reinterpret_cast<u32 *>(q.record), index);
             arch::fence(); // observers: this thread, and the NIC, which reads the record after the doorbell
             SHMEMX_IBGDA_MARK(1);
-            arch::store_relaxed(reinterpret_cast<u64 *>(fixed(q.uar)),
-                                big_pair((static_cast<u32>(end) & 0xffffu) << 8, fixed(q.qpn)));
-            arch::store_relaxed(&q.rung, end);
+            arch::store_relaxed(reinterpret_cast<u64 *>(q.uar),
+                                big_pair((static_cast<u32>(end) & 0xffffu) << 8, q.qpn));
+            arch::store_relaxed(&q.qp->rung, end);
         } else {
             arch::fence_gpu(); // observers: the group and earlier publishers, and who rings for them
         }
-        arch::store_relaxed(&q.ready, end); // after the fence; observer: the next publisher
+        arch::store_relaxed(&q.qp->ready, end); // after the fence; observer: the next publisher
     }
     SHMEMX_DEVICE_SLOW bool wait_room(qp &q, u64 done, unsigned call)
     {

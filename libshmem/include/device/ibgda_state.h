@@ -22,26 +22,26 @@ enum {
  * the send queue are numbered from 0 and never again: block i lies at i modulo the depth. 256 bytes, 256-byte aligned, in
  * memory of the GPU. */
 struct shmemx_ibgda_qp {
-    /* What does not change; wq 0: there is no queue pair. */
+    /* What does not change; wq 0: there is no queue pair. The first 64 bytes are all that posting needs, by four loads. */
     unsigned long long wq;     /* address of 64-byte blocks */
     unsigned long long record; /* address of the doorbell record's word for sends */
     unsigned long long uar;    /* address of the UAR's register */
-    unsigned long long cq;     /* address of 64-byte entries, 0xff at first */
     unsigned long long
-        answers; /* address of u8[mask + 2][SHMEMX_IBGDA_ANSWER], fit for the NIC: for what a block's WQE
+        slots;     /* address of u32[2][mask + 1]: blocks of the WQE at the end of a batch; 1 while a thread
+                                * has yet to read the block's answer */
+    unsigned qpn;  /* number << 8 */
+    unsigned mask; /* blocks of the send queue - 1 */
+    /* The heap's first chunk, of which mostly there is no other: a copy of what the tables below say. */
+    unsigned first_key, first_local;
+    unsigned long long first_end, first_address;
+    unsigned long long cq; /* address of 64-byte entries, 0xff at first */
+    unsigned long long
+        answers;     /* address of u8[mask + 2][SHMEMX_IBGDA_ANSWER], fit for the NIC: for what a block's WQE
                                  * brings; the last one is for what nobody wants */
-    unsigned long long
-        slots;       /* address of u32[2][mask + 1]: blocks of the WQE at the end of a batch; 1 while a thread
-                               * has yet to read the block's answer */
-    unsigned qpn;    /* number << 8 */
-    unsigned mask;   /* blocks of the send queue - 1 */
     unsigned log_cq; /* 2^log_cq entries, at least as many as blocks */
     unsigned answers_key; /* local key, as it stands in a WQE */
     int pe;               /* at the other end */
     unsigned number;      /* among the queue pairs to it */
-    /* The heap's first chunk, of which mostly there is no other: a copy of what the tables below say. */
-    unsigned long long first_end, first_address;
-    unsigned first_key, first_local;
     unsigned room[8];
     /* What kernels count. Pairs are read by one load. */
     unsigned long long ready;    /* blocks below are written, by the order of their numbers */
@@ -67,11 +67,11 @@ struct shmemx_ibgda_key {
     unsigned reserved;
 };
 
+/* Beside what struct shmemx_device_nic has. */
 struct shmemx_device_ibgda {
-    unsigned qps;              /* to each PE, a power of two */
     unsigned count, room;      /* chunks, and how many the tables hold */
     unsigned most;             /* bytes of one WQE at most */
-    unsigned long long qp;     /* address of struct shmemx_ibgda_qp[npes][qps] */
+    unsigned reserved;
     unsigned long long chunks; /* address of struct shmemx_ibgda_chunk[room] */
     unsigned long long keys;   /* address of struct shmemx_ibgda_key[npes][room] */
 };

@@ -26,14 +26,36 @@ struct nic_place {
     u32 key; /* as it stands in a WQE */
 };
 
+/* What posting needs of a queue pair, loaded at once before anything else. */
+struct queue {
+    SHMEMX_DEVICE_FN explicit queue(shmemx_ibgda_qp &q)
+    {
+        const arch::vec16 a = arch::load_constants(&q.wq), b = arch::load_constants(&q.uar),
+                          c = arch::load_constants(&q.qpn), d = arch::load_constants(&q.first_end);
+        qp = &q;
+        wq = a.x;
+        record = a.y;
+        uar = b.x;
+        slots = b.y;
+        qpn = static_cast<u32>(c.x);
+        mask = static_cast<u32>(c.x >> 32);
+        first_key = static_cast<u32>(c.y);
+        first_local = static_cast<u32>(c.y >> 32);
+        first_end = d.x;
+        first_address = d.y;
+    }
+    shmemx_ibgda_qp *qp;
+    u64 wq, record, uar, slots, first_end, first_address;
+    u32 qpn, mask, first_key, first_local;
+};
+
 /* One WQE. Segments of 16 bytes are stored one by one, by whole stores that the compiler may not drop, change or move;
  * they go on at the ring's start where they pass its end. */
 class wqe
 {
   public:
-    SHMEMX_DEVICE_FN wqe(const shmemx_ibgda_qp &q, u64 block)
-        : ring_(arch::load_constant(&q.wq)), mask_(arch::load_constant(&q.mask)),
-          block_(static_cast<u32>(block)), qpn_(arch::load_constant(&q.qpn))
+    SHMEMX_DEVICE_FN wqe(const queue &q, u64 block)
+        : ring_(q.wq), mask_(q.mask), block_(static_cast<u32>(block)), qpn_(q.qpn)
     {
     }
     /* flags: SHMEMX_MLX5_CE_ALWAYS, SHMEMX_MLX5_FENCE_SMALL, ..; imm: as it shall arrive. */
@@ -82,36 +104,46 @@ constexpr SHMEMX_DEVICE_FN u32 inline_ds(u32 bytes)
 /* What one block holds. */
 constexpr u32 inline_block = 28;
 
-/* Up to four bytes from an address of any alignment. */
-SHMEMX_DEVICE_FN u32 gather_bytes(const unsigned char *p, u32 n)
+/* Word `i` of `bytes` bytes at any address; what is behind the end is 0. */
+SHMEMX_DEVICE_FN u32 gather_word(const void *src, u32 i, u32 bytes)
 {
+    const auto *p = static_cast<const unsigned char *>(src) + i * 4;
+    const u32 n = bytes > i * 4 ? bytes - i * 4 : 0;
     if (n >= 4 && reinterpret_cast<u64>(p) % 4 == 0)
         return arch::load_plain(reinterpret_cast<const u32 *>(p));
     u32 v = 0;
-    for (u32 i = 0; i < n && i < 4; ++i)
-        v |= static_cast<u32>(arch::load_plain(p + i)) << 8 * i;
+    SHMEMX_DEVICE_ROLLED
+    for (u32 k = 0; k < n && k < 4; ++k)
+        v |= static_cast<u32>(arch::load_plain(p + k)) << 8 * k;
     return v;
 }
 
-/* RDMA write of `bytes` bytes at src, any memory of this thread, which may change afterwards: at most
- * SHMEMX_IBGDA_MOST_INLINE. */
-SHMEMX_DEVICE_FN void build_inline(const wqe &w, const nic_place &there, const void *src, u32 bytes,
-                                   u32 flags)
+/* The data of a short put, loaded before the WQE has its place. */
+struct inline_words {
+    static constexpr u32 most = 12; // bytes beside the length in one segment
+    u32 word[3];
+};
+SHMEMX_DEVICE_FN inline_words load_inline(const void *src, u32 bytes)
 {
-    const auto *from = static_cast<const unsigned char *>(src);
+    return inline_words{{gather_word(src, 0, bytes), gather_word(src, 1, bytes), gather_word(src, 2, bytes)}};
+}
+
+/* RDMA write of `bytes` bytes at src, any memory of this thread, which may change afterwards: at most
+ * SHMEMX_IBGDA_MOST_INLINE. Up to inline_words::most they come from `few` instead. */
+SHMEMX_DEVICE_FN void build_inline(const wqe &w, const nic_place &there, const void *src, u32 bytes,
+                                   const inline_words &few, u32 flags)
+{
     const u32 length = arch::big(bytes | SHMEMX_MLX5_INLINE);
     w.control(SHMEMX_MLX5_RDMA_WRITE, inline_ds(bytes), flags);
     w.remote(there);
-    if (bytes <= 12) { // the usual case, one store
-        const u32 a = gather_bytes(from, bytes), b = bytes > 4 ? gather_bytes(from + 4, bytes - 4) : 0,
-                  c = bytes > 8 ? gather_bytes(from + 8, bytes - 8) : 0;
-        w.store(2, word_pair(length, a), word_pair(b, c));
+    if (bytes <= inline_words::most) { // the usual case, one store
+        w.store(2, word_pair(length, few.word[0]), word_pair(few.word[1], few.word[2]));
         return;
     }
     w.word(0, length);
     SHMEMX_DEVICE_ROLLED
-    for (u32 i = 0; i < bytes; i += 4)
-        w.word(1 + i / 4, gather_bytes(from + i, bytes - i));
+    for (u32 i = 0; i * 4 < bytes; ++i)
+        w.word(1 + i, gather_word(src, i, bytes));
 }
 
 /* RDMA write from registered memory. */

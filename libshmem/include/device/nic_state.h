@@ -21,6 +21,9 @@ struct shmemx_device_nic {
     /* 0, or the address of a 32-bit word in pinned host memory: not 0 while an error of a path waits for the host to ask
      * for it. Until then waits and quiets of kernels end with false. */
     unsigned long long failed;
+    /* Of ibgda, one trip nearer: address of struct shmemx_ibgda_qp[npes][qps]. */
+    unsigned long long qp;
+    unsigned qps, reserved;
 };
 
 #endif

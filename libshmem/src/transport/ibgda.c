@@ -273,11 +273,9 @@ static int make_tables(const char *call)
     if (rc)
         return rc;
     g->room = room;
-    struct shmemx_device_ibgda view = {.qps = g->qps,
-                                       .count = (unsigned)g->chunks,
+    struct shmemx_device_ibgda view = {.count = (unsigned)g->chunks,
                                        .room = room,
                                        .most = SHMEMX_MLX5_MOST_MESSAGE,
-                                       .qp = (uintptr_t)g->counts.base,
                                        .chunks = (uintptr_t)g->tables.base + chunks,
                                        .keys = (uintptr_t)g->tables.base + keys};
     memcpy(all, &view, sizeof view);
@@ -294,7 +292,7 @@ static int make_tables(const char *call)
     return rc;
 }
 
-int shmemi_ibgda_view(const char *call, unsigned long long *view)
+int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view)
 {
     struct shmemi_ibgda *g = &shmemi_ibgda;
     if (g->chunks == 0)
@@ -302,7 +300,9 @@ int shmemi_ibgda_view(const char *call, unsigned long long *view)
     int rc = g->counts.base ? SHMEMX_SUCCESS : make_counts(call);
     if (rc == 0)
         rc = make_tables(call);
-    *view = (uintptr_t)g->tables.base;
+    view->ibgda = (uintptr_t)g->tables.base;
+    view->qp = (uintptr_t)g->counts.base;
+    view->qps = g->qps;
     return rc;
 }
 

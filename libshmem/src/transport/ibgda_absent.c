@@ -59,7 +59,7 @@ uint64_t shmemi_ibgda_forget(uint64_t end)
 
 void shmemi_ibgda_drain(void) {}
 
-int shmemi_ibgda_view(const char *call, unsigned long long *view)
+int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view)
 {
     (void)call, (void)view;
     return SHMEMX_ERR_UNSUPPORTED;
