@@ -72,7 +72,8 @@ bool sim_step(struct sim_nic *nic)
         if (!nic->faults.reorder || sim_random(nic) % 4 == 0)
             moved |= sim_send(nic, qp);
         else
-            moved |= qp->producer != qp->fetched || qp->first != qp->last; /* not its turn: no reason to sleep */
+            moved |=
+                qp->producer != qp->fetched || qp->first != qp->last; /* not its turn: no reason to sleep */
     return moved;
 }
 

@@ -425,7 +425,6 @@ static void states(void)
     sim_qp_step(b.nic, b.qp, SIM_RESET);
     a.head = 0;
     set_record(&a, 0);
-    memset(a.uar->page + SHMEMX_MLX5_UAR_SEND, 0, 8);
     connect_end(&a, &b, &o);
     connect_end(&b, &a, &o);
     uint16_t index = post(&a, write_wqe(&a, &b, 0, 8, 8, SIGNALLED));
