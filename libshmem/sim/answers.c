@@ -3,15 +3,6 @@
 
 #include <string.h>
 
-/* Nanoseconds that a receiver asks for by its code for the RNR timer, IBTA's table. */
-static uint64_t rnr_ns(uint8_t code)
-{
-    static const uint16_t times[32] = {0,    1,    2,    3,    4,    6,     8,     12,    16,    24,   32,
-                                       48,   64,   96,   128,  192,  256,   384,   512,   768,   1024, 1536,
-                                       2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152};
-    return code == 0 ? 655360000ull : times[code & 31] * 10000ull;
-}
-
 /* The receiver was not ready for a message: it is sent again later, with all that went after it. */
 static void again(struct sim_nic *nic, struct sim_qp *qp, unsigned number, const struct sim_packet *p)
 {
@@ -33,7 +24,7 @@ static void again(struct sim_nic *nic, struct sim_qp *qp, unsigned number, const
     qp->sent = 0;
     qp->cursor = (struct sim_cursor){0, 0};
     qp->sequence = w->sequence;
-    qp->rnr_until = nic->now + rnr_ns(p->syndrome);
+    qp->rnr_until = nic->now + sim_rnr_ns(p->syndrome);
 }
 
 static void read_data(struct sim_nic *nic, struct sim_qp *qp, struct sim_wqe *w, const struct sim_packet *p,

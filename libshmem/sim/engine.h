@@ -331,6 +331,8 @@ struct sim_qp *sim_qp_find(struct sim_nic *nic, uint32_t number);
 /* To a state. The caller has set the fields that the step needs. false = no such step. */
 bool sim_qp_step(struct sim_nic *nic, struct sim_qp *qp, enum sim_state state);
 const char *sim_state_name(enum sim_state state);
+/* Nanoseconds that a receiver asks for by its code for the RNR timer, IBTA's table. */
+uint64_t sim_rnr_ns(uint8_t code);
 
 /* ---- requester.c, answers.c --------------------------------------------------------------------------- */
 bool sim_doorbells(struct sim_nic *nic);

@@ -136,3 +136,11 @@ const char *sim_state_name(enum sim_state state)
     static const char *const names[] = {"RESET", "INIT", "RTR", "RTS", "ERR", "gone"};
     return names[state];
 }
+
+uint64_t sim_rnr_ns(uint8_t code)
+{
+    static const uint16_t times[32] = {0,    1,    2,    3,    4,    6,     8,     12,    16,    24,   32,
+                                       48,   64,   96,   128,  192,  256,   384,   512,   768,   1024, 1536,
+                                       2048, 3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152};
+    return code == 0 ? 655360000ull : times[code & 31] * 10000ull;
+}

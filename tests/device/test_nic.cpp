@@ -226,7 +226,11 @@ static void test_atomics()
     u64 *counters = at<u64>(0);
     std::memset(counters, 0, 1024);
     nic_job_meet();
-    step(blocks, threads, [counters] {
+    // PE 0's own are atomics of its processor, and a NIC's are not atomic with those: they would be lost at times.
+    const bool alone = state->npes == 1;
+    step(blocks, threads, [counters, alone] {
+        if (my_pe() == 0 && !alone)
+            return;
         for (unsigned i = 0; i < times; ++i) {
             atomic_add(counters, 3, 0);
             atomic_inc(reinterpret_cast<u32 *>(counters + 1), 0);
@@ -240,7 +244,7 @@ static void test_atomics()
                 break;
         CHECK(quiet(thread), "quiet");
     });
-    const auto all = static_cast<u64>(threads * blocks) * static_cast<u64>(state->npes);
+    const auto all = static_cast<u64>(threads * blocks) * static_cast<u64>(alone ? 1 : state->npes - 1);
     if (state->me == 0) {
         CHECK(counters[0] == 3 * times * all, "adds: %llu, not %llu", counters[0], 3 * times * all);
         CHECK(*reinterpret_cast<u32 *>(counters + 1) == times * all, "incs");

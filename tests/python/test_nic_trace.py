@@ -541,3 +541,15 @@ def test_a_program_without_a_nic_says_so():
     shown = invoke("--", "true")
     assert shown.exit_code == 1 and "opened no software NIC" in shown.stderr
     assert "No such file" in invoke("--", "/no/such/program").stderr
+
+
+def test_each_rule_of_the_page_names_tests_that_are_there():
+    """The table of docs/software-nic.md: file:function of tests/sim, or a file."""
+    rows = re.findall(r"^\| (M\d+) \|.*\| ([^|]*) \|$", (TREE / "docs/software-nic.md").read_text(), re.M)
+    assert [rule for rule, _ in rows] == [f"M{n}" for n in range(1, 20) if n not in (4, 10)]
+    for rule, tests in rows:
+        named = re.findall(r"`([\w.]+)(?::(\w+))?`", tests)
+        assert named, rule
+        for file, function in named:
+            text = (TREE / "tests/sim" / file).read_text()
+            assert not function or re.search(rf"\b{function}\(", text), (rule, file, function)
