@@ -19,6 +19,8 @@ struct sim_trace_header {
     uint32_t pid, lid;
     uint8_t gid[16];
     uint64_t monotonic_ns, realtime_ns; /* the same moment by both clocks */
+    int32_t rank; /* that a launcher has given this process, as its PE; -1 = none known */
+    uint32_t reserved;
 };
 
 struct sim_trace_record {

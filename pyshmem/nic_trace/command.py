@@ -92,6 +92,7 @@ def _report(job: Job, found: list[Finding], chosen: Filter, as_json: bool) -> No
 @click.option("--diff", "other", type=click.Path(), help="Compare with the trace in this file or folder.")
 @click.option("--replay", is_flag=True, help="Post the requests to a software NIC again, and compare.")
 @click.option("--keep", type=click.Path(file_okay=False), help="Leave the program's traces in this folder.")
+@click.option("--pe", "pes", multiple=True, type=_Number(), help="Only this PE's NIC; again for more.")
 @click.option("--lid", "lids", multiple=True, type=_Number(), help="Only this process's NIC; again for more.")
 @click.option("--qp", "qps", multiple=True, type=_Number(), help="Only this queue pair; again for more.")
 @click.option("--opcode", "opcodes", multiple=True, help="Only these, as rdma_write; again for more.")
@@ -108,6 +109,7 @@ def nic_trace(
     other: str | None,
     replay: bool,
     keep: str | None,
+    pes: tuple[int, ...],
     lids: tuple[int, ...],
     qps: tuple[int, ...],
     opcodes: tuple[str, ...],
@@ -132,16 +134,8 @@ def nic_trace(
     program: list[str] = context.meta.get("pyshmem.program", [])
     if bool(program) == bool(traces):
         raise click.UsageError("say either traces, or a program behind `--`")
-    chosen = Filter(
-        lids,
-        qps,
-        tuple(name.lower().replace("-", "_") for name in opcodes),
-        *index,
-        since,
-        until,
-        errors,
-        limit,
-    )
+    names = tuple(name.lower().replace("-", "_") for name in opcodes)
+    chosen = Filter(lids, pes, qps, names, *index, since, until, errors, limit)
     if program:
         with tempfile.TemporaryDirectory(prefix="pyshmem-nic-trace-") as name:
             folder = Path(keep or name)
@@ -166,14 +160,15 @@ def nic_trace(
 
 
 def _replay(traces: tuple[str, ...], as_json: bool) -> int:
-    """By the program nic_replay, one trace after the other."""
+    """By nic_replay, all traces of the job together: requests of one name keys of another."""
     tool = Path(__file__).resolve().parents[1] / "bin" / "nic_replay"
     if not tool.exists():
         raise click.ClickException(f"{tool} is missing: this package was built without the software NIC")
-    status = 0
-    for name in traces:
-        path = Path(name)
-        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            done = subprocess.run([str(tool), *(["--json"] if as_json else []), str(file)], check=False)
-            status = status or done.returncode
-    return status
+    found: list[str] = []
+    for path in map(Path, traces):
+        found += [str(p) for p in sorted(path.iterdir())] if path.is_dir() else [str(path)]
+    done = subprocess.run(
+        [str(tool), *(["--json"] if as_json else []), *found], check=False, stdout=subprocess.PIPE, text=True
+    )
+    click.echo(done.stdout, nl=False)
+    return done.returncode

@@ -15,7 +15,7 @@ __all__ = [
 ]  # fmt: skip
 
 MAGIC, VERSION = b"SHMEMNIC", 1
-_HEADER = struct.Struct("=8sIIII16sQQ")
+_HEADER = struct.Struct("=8sIIII16sQQi4x")
 _RECORD = struct.Struct("=QHHI")
 STATES = ("RESET", "INIT", "RTR", "RTS", "ERR", "GONE")
 
@@ -157,8 +157,13 @@ class Trace:
     gid: bytes
     monotonic_ns: int
     realtime_ns: int
+    rank: int  # -1: none known
     records: list[Record]
     cut: bool  # the file ends within a record
+
+    @property
+    def name(self) -> str:
+        return f"PE {self.rank}" if self.rank >= 0 else f"lid {self.lid}"
 
 
 def _records(path: Path, raw: bytes, at: int) -> Iterator[Record | None]:
@@ -193,7 +198,7 @@ def _read(path: Path) -> Trace:
         raise TraceError(f"{path}: {error.strerror}") from None
     if len(raw) < _HEADER.size or raw[: len(MAGIC)] != MAGIC:
         raise TraceError(f"{path}: no trace of the software NIC (SHMEM_SIM_TRACE makes one)")
-    _, version, header_bytes, pid, lid, gid, monotonic_ns, realtime_ns = _HEADER.unpack_from(raw)
+    _, version, header_bytes, pid, lid, gid, monotonic_ns, realtime_ns, rank = _HEADER.unpack_from(raw)
     if version != VERSION:
         raise TraceError(f"{path}: version {version}, this pyshmem reads {VERSION}")
     records: list[Record] = []
@@ -203,7 +208,7 @@ def _read(path: Path) -> Trace:
             cut = True
         else:
             records.append(record)
-    return Trace(path, pid, lid, gid, monotonic_ns, realtime_ns, records, cut)
+    return Trace(path, pid, lid, gid, monotonic_ns, realtime_ns, rank, records, cut)
 
 
 def read(names: Iterable[str | Path]) -> list[Trace]:

@@ -12,8 +12,8 @@ from .queues import Job, Pair, Request
 
 __all__ = ["Finding", "findings"]
 
-# A completion later than this many times the median of its queue pair is shown, and than this at least.
-_SLOW_TIMES, _SLOW_NS = 20, 200_000
+# The slowest completions of a queue pair are shown, if they took so many times its median, and so long.
+_SLOWEST, _SLOW_TIMES, _SLOW_NS = 3, 20, 200_000
 _SHOWN = 20  # of one kind and queue pair; the rest is counted
 
 
@@ -43,13 +43,13 @@ def _cause(job: Job, pair: Pair, request: Request) -> str:
     said += f"; key 0x{w.rkey:x}, {w.bytes} bytes at 0x{w.remote:x}"
     lid = pair.queue.remote_lid
     if not job.of_lid(lid):
-        return said + f" of lid {lid}, whose trace is not here"
+        return said + f" of {job.name(lid)}, whose trace is not here"
     place = job.remote(pair, request)
     if place is None:
         known = job.keys(lid, w.rkey)
         if any(m.until is not None and m.until <= request.at for m in known):
-            return said + f": lid {lid} had that key, and has deregistered it"
-        return said + f": lid {lid} has no such key"
+            return said + f": {job.name(lid)} had that key, and has deregistered it"
+        return said + f": {job.name(lid)} has no such key"
     memory, offset = place
     key = memory.key
     if not memory.holds(w.remote, w.bytes):
@@ -157,7 +157,7 @@ def _slow(job: Job, pair: Pair) -> Iterator[Finding]:
     if len(times) < 8:
         return
     usual = statistics.median(t for t, _ in times)
-    for t, r in times:
+    for t, r in sorted(times, key=lambda x: -x[0])[:_SLOWEST]:
         if t > _SLOW_TIMES * usual and t > _SLOW_NS:
             text = (
                 f"{r.wqe.name} index 0x{r.place.block:04x}: {t / 1e3:.1f} us, the median is {usual / 1e3:.1f}"
@@ -185,15 +185,15 @@ def findings(job: Job) -> list[Finding]:
     for trace in job.traces:
         if trace.cut:
             text = "the file ends within a record: its process was killed"
-            found.append(Finding(True, "cut", None, f"lid {trace.lid}", text))
+            found.append(Finding(True, "cut", None, trace.name, text))
     for note in job.notes:
         bad = note.kind == Kind.VIOLATION
-        where = f"lid {note.trace.lid}" + (f" QP 0x{note.number:x}" if note.number else "")
+        where = note.trace.name + (f" QP 0x{note.number:x}" if note.number else "")
         found.append(Finding(bad, "rule broken" if bad else "fault", note.at, where, note.text))
     for trace, at, number, what in job.completions:
         if what.overrun:
             text = f"overrun: {1 << what.log_size} entries were not taken in time"
-            found.append(Finding(True, "CQ overrun", at, f"lid {trace.lid} CQ 0x{number:x}", text))
+            found.append(Finding(True, "CQ overrun", at, f"{trace.name} CQ 0x{number:x}", text))
     for pair in job.pairs:
         for look in _OF_PAIRS:
             found += _limited(look(job, pair))

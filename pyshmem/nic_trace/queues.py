@@ -94,7 +94,7 @@ class Pair:
 
     @property
     def name(self) -> str:
-        return f"lid {self.trace.lid} QP 0x{self.number:x}"
+        return f"{self.trace.name} QP 0x{self.number:x}"
 
     @property
     def state(self) -> str:
@@ -233,6 +233,10 @@ class Job:
     def of_lid(self, lid: int) -> list[Trace]:
         return [t for t in self.traces if t.lid == lid]
 
+    def name(self, lid: int) -> str:
+        """Of the process whose NIC has this lid: its PE where a trace says it."""
+        return next((t.name for t in self.of_lid(lid)), f"lid {lid}")
+
     def keys(self, lid: int, number: int) -> list[Memory]:
         return [m for m in self.memories if m.trace.lid == lid and m.number == number]
 
@@ -257,8 +261,8 @@ class Job:
         """What --json prints, but for the findings."""
         return {
             "traces": [
-                {"file": str(t.path), "pid": t.pid, "lid": t.lid, "gid": t.gid.hex(), "cut": t.cut,
-                 "records": len(t.records)}
+                {"file": str(t.path), "pid": t.pid, "lid": t.lid, "pe": t.rank, "gid": t.gid.hex(),
+                 "cut": t.cut, "records": len(t.records)}
                 for t in self.traces
             ],
             "queues": [self._queue_json(pair) for pair in self.pairs],

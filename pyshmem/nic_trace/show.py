@@ -22,6 +22,7 @@ class Filter:
     """Which requests are shown; None and empty: all."""
 
     lids: tuple[int, ...] = ()
+    pes: tuple[int, ...] = ()
     qps: tuple[int, ...] = ()
     opcodes: tuple[str, ...] = ()
     first_index: int = 0
@@ -32,7 +33,11 @@ class Filter:
     limit: int = 200
 
     def pair(self, pair: Pair) -> bool:
-        return (not self.lids or pair.trace.lid in self.lids) and (not self.qps or pair.number in self.qps)
+        return (
+            (not self.lids or pair.trace.lid in self.lids)
+            and (not self.pes or pair.trace.rank in self.pes)
+            and (not self.qps or pair.number in self.qps)
+        )
 
     def request(self, job: Job, r: Request) -> bool:
         us = (r.at - job.start) / 1e3
@@ -60,7 +65,7 @@ def _remote(job: Job, pair: Pair, r: Request) -> str:
     if place is None:
         return f"0x{r.wqe.remote:x}"
     sign = "-" if place[1] < 0 else "+"
-    return f"lid {pair.queue.remote_lid} {sign} 0x{abs(place[1]):x}"
+    return f"{job.name(pair.queue.remote_lid)} {sign} 0x{abs(place[1]):x}"
 
 
 def _data(r: Request) -> str:
@@ -96,11 +101,11 @@ def _rows(job: Job, pair: Pair, chosen: Filter) -> Iterator[tuple[int, Doorbell 
                 yield b.at, b
 
 
-def _heading(pair: Pair) -> str:
+def _heading(job: Job, pair: Pair) -> str:
     times = sorted(r.latency for r in pair.requests if r.latency is not None)
     rung = sum(1 for b in pair.doorbells if not b.by_record)
     said = (
-        f"{pair.name} to lid {pair.queue.remote_lid} QP 0x{pair.queue.remote_qpn:x}, {pair.state}, "
+        f"{pair.name} to {job.name(pair.queue.remote_lid)} QP 0x{pair.queue.remote_qpn:x}, {pair.state}, "
         f"{pair.queue.send_blocks} blocks: {len(pair.requests)} requests, {rung} doorbells, "
         f"{len(pair.entries)} entries"
     )
@@ -116,7 +121,7 @@ def show(job: Job, chosen: Filter, console: Console) -> None:
     """A table a queue pair."""
     for pair in filter(chosen.pair, job.pairs):
         rows = sorted(_rows(job, pair, chosen), key=lambda row: row[0])
-        console.print(f"[bold]{escape(_heading(pair))}[/]", highlight=False, soft_wrap=True)
+        console.print(f"[bold]{escape(_heading(job, pair))}[/]", highlight=False, soft_wrap=True)
         if not rows:
             continue
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import json
 import re
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import golden_vectors as golden
 import pytest
 from click.testing import CliRunner, Result
 
-from pyshmem import cli
+from pyshmem import _report, cli
+from pyshmem.bench import launch
 from pyshmem.nic_trace import files, mlx5
 from pyshmem.nic_trace.findings import findings
 from pyshmem.nic_trace.queues import Job
@@ -28,9 +31,11 @@ def invoke(*arguments: object) -> Result:
 class Writer:
     """A trace file as the software NIC writes it; every record is a microsecond after the one before."""
 
-    def __init__(self, path: Path, lid: int = 1) -> None:
+    def __init__(self, path: Path, lid: int = 1, rank: int = -1) -> None:
         self.path, self.now = path, 1_000_000
-        head = struct.pack("=8sIIII16sQQ", files.MAGIC, files.VERSION, 56, 100 + lid, lid, bytes(16), 0, 0)
+        head = struct.pack(
+            "=8sIIII16sQQi4x", files.MAGIC, files.VERSION, 64, 100 + lid, lid, bytes(16), 0, 0, rank
+        )
         self.raw = bytearray(head)
         self.fetched = self.entries = 0
 
@@ -151,7 +156,7 @@ def test_records_have_the_form_of_the_header():
     """Sizes and numbers of libshmem/sim/trace.h."""
     text = (TREE / "libshmem/sim/trace.h").read_text()
     text = re.sub(r"/\*.*?\*/", "", text, flags=re.S)
-    width = {"uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8, "char": 1}
+    width = {"int32_t": 4, "uint8_t": 1, "uint16_t": 2, "uint32_t": 4, "uint64_t": 8, "char": 1}
     sizes = {}
     for name, body in re.findall(r"struct sim_trace_(\w+) \{(.*?)\n\};", text, flags=re.S):
         n = 0
@@ -160,6 +165,7 @@ def test_records_have_the_form_of_the_header():
                 times = re.search(r"\[(\d+)\]", field)
                 n += width[kind] * (int(times[1]) if times else 1)
         sizes[name] = n
+    assert files._HEADER.size == sizes["header"]
     names = {"CQ": "cq", "KEY": "key", "QP": "qp", "WQE": "wqe", "RECEIVE": "wqe", "CQE": "cqe",
              "LANDED": "landed", "DOORBELL": "doorbell", "RECORD": "doorbell"}  # fmt: skip
     for kind, (form, _) in files.KINDS.items():
@@ -177,7 +183,7 @@ def test_records_have_the_form_of_the_header():
 
 def two_processes(tmp_path, **change):
     """A write that goes well, from lid 1 to lid 2's key."""
-    a, b = Writer(tmp_path / "a", 1), Writer(tmp_path / "b", 2)
+    a, b = Writer(tmp_path / "a", 1, 0), Writer(tmp_path / "b", 2, 1)
     b.key(0x900, 0x10000, 4096)
     b.queue(0x77, remote=(1, 0x41))
     a.now = b.now
@@ -200,7 +206,7 @@ def test_requests_meet_doorbells_and_entries(tmp_path):
     assert job.remote(pair, second)[1] == 0
     assert not findings(job)
     shown = invoke(tmp_path)
-    assert shown.exit_code == 0 and "lid 2 + 0x0" in shown.stdout and "RDMA_WRITE" in shown.stdout
+    assert shown.exit_code == 0 and "PE 1 + 0x0" in shown.stdout and "RDMA_WRITE" in shown.stdout
     assert "with a later one" in shown.stdout and "none" in shown.stdout.splitlines()[-1]
 
 
@@ -241,7 +247,7 @@ def test_a_doorbell_for_several_requests_is_the_first_that_told(tmp_path):
 @pytest.mark.parametrize(
     ("change", "syndrome", "said"),
     [
-        ({"rkey": 0x901}, 0x13, "lid 2 has no such key"),
+        ({"rkey": 0x901}, 0x13, "PE 1 has no such key"),
         ({"remote": 0x10FF0}, 0x13, "the key covers 0x10000 to 0x11000, offset 0xff0"),
         ({}, 0x13, "within the key's range, whose access is 0x7"),
         ({"n": 8192}, 0x04, "key 0x500 covers 0x20000 to 0x21000, not 8192 bytes"),
@@ -398,7 +404,7 @@ def test_filters(tmp_path):
     assert len(rows("--errors")) == 0
     assert len(rows("--limit", "2")) < 5
     assert len(rows("--until", "0")) == 0 and len(rows("--since", "0")) == 5
-    assert len(rows("--lid", "9")) == 0
+    assert len(rows("--lid", "9")) == len(rows("--pe", "0")) == 0
 
 
 def test_differences(tmp_path):
@@ -424,7 +430,7 @@ def test_differences(tmp_path):
 
 
 def header(version: int = files.VERSION) -> bytes:
-    return struct.pack("=8sIIII16sQQ", files.MAGIC, version, 56, 1, 1, bytes(16), 0, 0)
+    return struct.pack("=8sIIII16sQQi4x", files.MAGIC, version, 64, 1, 1, bytes(16), 0, 0, -1)
 
 
 @pytest.mark.parametrize(
@@ -459,3 +465,79 @@ def test_a_killed_process_leaves_a_trace(tmp_path):
     for cut in (5, 20, 70):
         job = job_of(w.done(cut))
         assert job.traces[0].cut and "killed" in kinds(job)["cut"]
+
+
+# ---- with the software NIC ------------------------------------------------------------------------------
+
+PROGRAM = """
+import sys
+import numpy as np
+import pyshmem
+pyshmem.init()
+me, other = pyshmem.my_pe(), 1 - pyshmem.my_pe()
+a = pyshmem.zeros(64, dtype=np.int64)
+pyshmem.barrier_all()
+pyshmem.put(a, np.arange(64) + me, other)
+pyshmem.quiet()
+pyshmem.barrier_all()
+assert (a == np.arange(64) + other).all()
+pyshmem.atomic_add(a[:1], 5, other)
+pyshmem.barrier_all()
+assert a[0] == other + 5
+pyshmem.finalize()
+"""
+
+
+@pytest.fixture(scope="module")
+def launcher():
+    found = launch.find_launchers()
+    if not found or not (_report.paths()["libdir"] / "libshmem_sim.so").exists():
+        pytest.skip("needs mpirun, and a build with the headers of libibverbs")
+    return found[0]
+
+
+def run_traced(launcher, folder, *options, **more):
+    """The program on 2 PEs, each a node of its own, under `pyshmem nic-trace --`."""
+    (folder / "program.py").write_text(PROGRAM)
+    line = launcher.command(2, [sys.executable, "-P", str(folder / "program.py")])
+    settings = {"SHMEM_NODE_ID": "/1", "SHMEM_TRANSPORTS": "shm,verbs", "SHMEM_IB_ATOMICS": "native"}
+    return subprocess.run(
+        launch.python_command("nic-trace", *options, "--", *line),
+        env={**launch.environment(), **settings, "SHMEM_TIMEOUT": "60", **more},
+        capture_output=True, text=True, timeout=120, check=False, cwd="/",
+    )  # fmt: skip
+
+
+def test_a_job_is_run_shown_and_replayed(launcher, tmp_path):
+    kept = tmp_path / "traces"
+    shown = run_traced(launcher, tmp_path, "--keep", str(kept))
+    assert shown.returncode == 0, shown.stdout + shown.stderr
+    assert re.search(r"PE 0 QP 0x[0-9a-f]+ to PE 1 QP", shown.stdout)
+    for part in ("RDMA_WRITE", "ATOMIC_FA", "add 0000000000000005", "PE 1 + 0x", "doorbell to 0x"):
+        assert part in shown.stdout, part
+    assert " bad " not in shown.stdout
+    again = invoke(kept, "--replay")
+    assert again.exit_code == 0 and " 0 queue pairs differ" in again.stdout, again.stdout
+    assert invoke(kept, "--diff", kept).stdout == "no difference\n"
+
+    # One entry that says another opcode: the replay has the right one.
+    path = sorted(kept.iterdir())[0]
+    trace = files.read([path])[0]
+    entry = next(r for r in trace.records if r.kind == files.Kind.CQE and r.rest[63] >> 4 == 0)
+    raw = path.read_bytes()
+    at = raw.index(entry.rest)
+    path.write_bytes(raw[: at + 56] + bytes([raw[at + 56] ^ 1]) + raw[at + 57 :])
+    changed = json.loads(invoke(kept, "--replay", "--json").stdout)
+    assert len(changed["differences"]) == 1 and changed["entries"] > 0
+
+
+def test_a_job_that_fails_is_explained(launcher, tmp_path):
+    shown = run_traced(launcher, tmp_path, SHMEM_SIM_FAULTS="nak=9,nak_syndrome=0x13")
+    assert shown.returncode != 0
+    assert "fault: nak=9" in shown.stdout and "error 0x13/" in shown.stdout, shown.stdout + shown.stderr
+
+
+def test_a_program_without_a_nic_says_so():
+    shown = invoke("--", "true")
+    assert shown.exit_code == 1 and "opened no software NIC" in shown.stderr
+    assert "No such file" in invoke("--", "/no/such/program").stderr
