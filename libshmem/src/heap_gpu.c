@@ -129,6 +129,8 @@ static int open_heap(const char *call)
     if (rc == 0)
         rc = shmemi_route_open_gpu(call);
     if (rc == 0)
+        rc = shmemi_route_expose(call, SHMEMI_SEGMENT_DEVICE, 0, s->bytes);
+    if (rc == 0)
         rc = shmemi_buffer_announce(call);
     if (rc == 0)
         rc = shmemi_gpu_state_open(call);
@@ -200,6 +202,7 @@ int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroe
         size_t before = segment()->bytes;
         /* the free tail of the heap does not count: a new chunk holds the whole block, aligned */
         if ((rc = gpu.sharing->grow(call, size > SIZE_MAX - align ? SIZE_MAX : size + align)) != 0 ||
+            (rc = shmemi_route_expose(call, SHMEMI_SEGMENT_DEVICE, before, segment()->bytes - before)) != 0 ||
             (rc = shmemi_gpu_nic_resize(call)) != 0)
             return rc;
         if (!shmemi_alloc_extend(&gpu.alloc, segment()->bytes - before) ||
@@ -224,7 +227,8 @@ struct shmemi_block *shmemi_heap_gpu_find(const void *ptr)
 void shmemi_heap_gpu_give(struct shmemi_block *b)
 {
     shmemi_alloc_give(&gpu.alloc, b);
-    gpu.sharing->trim(&gpu.alloc);
+    if (!shmemi_route_keeps_gpu())
+        gpu.sharing->trim(&gpu.alloc);
     (void)shmemi_gpu_nic_resize("shmem_free"); /* has said what is wrong */
 }
 

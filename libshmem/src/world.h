@@ -171,6 +171,8 @@ int shmemi_network_connect(const char *call, struct shmemi_transport *t, bool th
 void shmemi_network_close(void);
 /* Has the job any PEs that only a network reaches? The same answer on all of them. */
 bool shmemi_route_has_networks(void);
+/* Does a network hold the GPU heap's memory, so that none of it may be given back? */
+bool shmemi_route_keeps_gpu(void);
 /* Makes a range of the segment fit for networks; all PEs in step, ranges without gaps. Nothing without networks. */
 int shmemi_route_expose(const char *call, int segment, uint64_t offset, size_t n);
 /* One line a transport, and one line for PEs in a row that the same transport serves, for shmemx_info. */

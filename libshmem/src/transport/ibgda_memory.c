@@ -69,36 +69,11 @@ int shmemi_ibgda_write(const char *call, const struct ibgda_memory *m, size_t at
 
 /* ---- keys ---------------------------------------------------------------------------------------------- */
 
-/* The GPU's memory goes to the NIC as a dmabuf, where kernel, driver and rdma-core have that; else by its address, which
- * a module such as nvidia_peermem makes possible. */
-static int register_gpu(const char *call, char *addr, size_t n, int access, struct ibv_mr **mr)
-{
-    struct shmemi_ibgda *g = &shmemi_ibgda;
-    char why[240] = "rdma-core has no ibv_reg_dmabuf_mr (34 has)";
-    int fd = -1;
-    *mr = NULL;
-    if (g->lib->reg_dmabuf_mr && shmemi_gpu_dmabuf(addr, n, &fd, why, sizeof why)) {
-        *mr = g->lib->reg_dmabuf_mr(g->pd, 0, n, (uint64_t)(uintptr_t)addr, fd, access);
-        if (!*mr)
-            snprintf(why, sizeof why, "ibv_reg_dmabuf_mr: %s (kernel 5.12 has it)", strerror(errno));
-        close(fd);
-    }
-    if (*mr)
-        return SHMEMX_SUCCESS;
-    shmemi_debug("ibgda: no dmabuf of %zu bytes at %p: %s; trying ibv_reg_mr", n, (void *)addr, why);
-    *mr = g->lib->reg_mr(g->pd, addr, n, access);
-    return *mr ? SHMEMX_SUCCESS
-               : shmemi_fail(
-                     SHMEMX_ERR_SYSTEM, call,
-                     "%s cannot register %zu bytes of GPU memory at %p: %s; by address, ibv_reg_mr: %s "
-                     "(modprobe nvidia_peermem)",
-                     g->port.name, n, (void *)addr, why, strerror(errno));
-}
-
 static int register_any(const char *call, char *addr, size_t n, int access, bool gpu, struct ibv_mr **mr)
 {
-    return gpu ? register_gpu(call, addr, n, access, mr)
-               : shmemi_verbs_register_in(call, &shmemi_ibgda.port, shmemi_ibgda.pd, addr, n, access, mr);
+    struct shmemi_ibgda *g = &shmemi_ibgda;
+    return gpu ? shmemi_verbs_register_gpu(call, &g->port, g->pd, addr, n, access, mr)
+               : shmemi_verbs_register_in(call, &g->port, g->pd, addr, n, access, mr);
 }
 
 int shmemi_ibgda_expose(uint64_t offset, size_t n, void *key, size_t room)

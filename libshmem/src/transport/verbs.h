@@ -160,6 +160,9 @@ int shmemi_verbs_register(const char *call, void *addr, size_t n, int access, st
 /* The same for another opener of a port. */
 int shmemi_verbs_register_in(const char *call, const struct verbs_port *port, struct ibv_pd *pd, void *addr,
                              size_t n, int access, struct ibv_mr **mr);
+/* The same for GPU memory. */
+int shmemi_verbs_register_gpu(const char *call, const struct verbs_port *port, struct ibv_pd *pd, char *addr,
+                              size_t n, int access, struct ibv_mr **mr);
 int shmemi_verbs_expose(int segment, uint64_t offset, size_t n, void *key, size_t room);
 int shmemi_verbs_learn(int pe, int segment, uint64_t offset, size_t n, const void *key, size_t key_bytes);
 int shmemi_verbs_buffer_register(void *addr, size_t n);
@@ -168,7 +171,7 @@ void shmemi_verbs_buffer_unregister(void *addr);
 int shmemi_verbs_remote(const char *call, int pe, int segment, uint64_t offset, size_t *n, uint64_t *addr,
                         uint32_t *rkey);
 /* Is local memory registered? Then *n shrinks to what lies in one registration. */
-bool shmemi_verbs_local(const void *addr, size_t *n, uint32_t *lkey);
+bool shmemi_verbs_local(const void *addr, size_t *n, uint32_t *lkey, bool *gpu);
 /* -1 = all are in use */
 int shmemi_verbs_slot_take(void);
 void shmemi_verbs_slot_give(int slot);
