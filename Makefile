@@ -22,7 +22,7 @@ MPIRUN := $(BIN)/mpirun --oversubscribe --bind-to none
 TEST_ENV := SHMEM_TIMEOUT=60 PYTHONSAFEPATH=1
 
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find libshmem pyshmem -type f -not -name '*.pyc')
-C_FILES = $(shell find libshmem tests/c tests/roce examples -name '*.[ch]')
+C_FILES = $(shell find libshmem tests/c tests/roce tests/sim examples -name '*.[ch]')
 PY_FILES = pyshmem libshmem/tools tests/python tests/gpu tests/openshmem $(wildcard examples docs/conf.py)
 
 .PHONY: demo test test-c test-net test-roce test-python test-mpich sanitize bench docs lint format clean help
@@ -115,7 +115,7 @@ test-roce: test-c
 # Data races and bad accesses do not need many processes to show; 8 would only cost time, and so would, under ThreadSanitizer, the
 # tests whose processes each have one thread and die.
 sanitize: $(VENV)/tools.stamp
-	$(call c_tests,asan,-DSHMEM_SANITIZE=address$(comma)undefined,-L 'npes[124]$$|nodes4$$|fake2?$$|device$$')
+	$(call c_tests,asan,-DSHMEM_SANITIZE=address$(comma)undefined,-L 'npes[124]$$|nodes4$$|fake2?$$|device$$|fuzz$$')
 	$(call c_tests,tsan,-DSHMEM_SANITIZE=thread,-L 'npes[124]$$|nodes4$$' -E '^test_(faults|bootstrap)-npes1')
 comma := ,
 

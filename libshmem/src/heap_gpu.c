@@ -8,6 +8,7 @@
 
 #include "base/gpu.h"
 #include "gpu/gpu_state.h"
+#include "gpu_nic.h"
 #include "team.h"
 
 static struct {
@@ -128,6 +129,8 @@ static int open_heap(const char *call)
     if (rc == 0)
         rc = shmemi_route_open_gpu(call);
     if (rc == 0)
+        rc = shmemi_route_expose(call, SHMEMI_SEGMENT_DEVICE, 0, s->bytes);
+    if (rc == 0)
         rc = shmemi_buffer_announce(call);
     if (rc == 0)
         rc = shmemi_gpu_state_open(call);
@@ -138,17 +141,13 @@ int shmemi_heap_gpu_open(const char *call)
 {
     if (gpu.open)
         return SHMEMX_SUCCESS;
-    if (shmemi_node.host_npes != shmemi_world.npes)
-        return shmemi_fail(
-            SHMEMX_ERR_UNSUPPORTED, call,
-            "GPU memory of a job over several hosts: %d of its %d PEs are on this one, and no transport "
-            "between hosts reaches GPU memory",
-            shmemi_node.host_npes, shmemi_world.npes);
     *segment() = (struct shmemi_segment){.fd = -1};
     gpu.internal = shmemi_gpu_internal_bytes(shmemi_world.npes);
     int rc = shmemi_all_well(call, shmemi_gpu_open(call, shmemi_world.me));
     if (rc == 0)
         rc = choose(call);
+    if (rc == 0)
+        rc = shmemi_gpu_nic_agree(call);
     if (rc == 0)
         rc = shmemi_gpu_lines_agree(call);
     if (rc == 0)
@@ -161,6 +160,7 @@ int shmemi_heap_gpu_open(const char *call)
         rc = shmemi_all_well(call, open_heap(call));
     gpu.open = rc == 0;
     if (rc) {
+        shmemi_gpu_nic_close();
         shmemi_buffer_withdraw();
         shmemi_route_close_gpu();
         if (rc != SHMEMX_ERR_TIMEOUT && rc != SHMEMX_ERR_PEER_DEAD)
@@ -201,7 +201,9 @@ int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroe
     if (at == SHMEMI_ALLOC_NONE) {
         size_t before = segment()->bytes;
         /* the free tail of the heap does not count: a new chunk holds the whole block, aligned */
-        if ((rc = gpu.sharing->grow(call, size > SIZE_MAX - align ? SIZE_MAX : size + align)) != 0)
+        if ((rc = gpu.sharing->grow(call, size > SIZE_MAX - align ? SIZE_MAX : size + align)) != 0 ||
+            (rc = shmemi_route_expose(call, SHMEMI_SEGMENT_DEVICE, before, segment()->bytes - before)) != 0 ||
+            (rc = shmemi_gpu_nic_resize(call)) != 0)
             return rc;
         if (!shmemi_alloc_extend(&gpu.alloc, segment()->bytes - before) ||
             (at = shmemi_alloc_take(&gpu.alloc, size, align)) == SHMEMI_ALLOC_NONE)
@@ -225,7 +227,9 @@ struct shmemi_block *shmemi_heap_gpu_find(const void *ptr)
 void shmemi_heap_gpu_give(struct shmemi_block *b)
 {
     shmemi_alloc_give(&gpu.alloc, b);
-    gpu.sharing->trim(&gpu.alloc);
+    if (!shmemi_route_keeps_gpu())
+        gpu.sharing->trim(&gpu.alloc);
+    (void)shmemi_gpu_nic_resize("shmem_free"); /* has said what is wrong */
 }
 
 void shmemi_heap_gpu_info(size_t *total, size_t *used, size_t *largest)

@@ -43,7 +43,7 @@ static int open_peers(const char *call, const struct shmemi_team *world)
         memcpy(&theirs, shmemi_note_of(world, j, world->epoch)->data, sizeof theirs);
         if (theirs.stride != s->stride)
             rc = shmemi_other_room(call, j, theirs.stride, shmemi_gpu_granularity());
-        else if (j != world->me)
+        else if (j != world->me && shmemi_node.on_host[j])
             rc = shmemi_gpu_shared_open(call, &theirs.handle, j, &s->bases[j]);
         if (rc)
             return rc;

@@ -1,5 +1,6 @@
 /* The GPU heap shared by virtual memory (CUDA VMM): each PE reserves address space for all PEs' heaps, side by side, so
- * that PE p's copy of an address a of mine is a + (p - me) * stride, in kernels too. To grow, every PE creates a chunk of
+ * that PE p's copy of an address a of mine is a + (p - me) * stride, in kernels too; there is nothing at the places of PEs of
+ * other hosts. To grow, every PE creates a chunk of
  * the same size, hands its descriptor to the other processes of the node, and maps all chunks at the same offset of each
  * copy. Chunks at the end that nobody uses are given back. */
 #include <stdlib.h>
@@ -78,9 +79,11 @@ static int exchange(const char *call, int mine, struct chunk *c)
     struct shmemi_world *w = &shmemi_world;
     int imported = SHMEMX_SUCCESS;
     for (int giver = 0; giver < w->npes; ++giver) {
-        int rc, fd = -1;
+        int rc = 0, fd = -1;
+        if (!shmemi_node.on_host[giver])
+            continue;
         if (giver == w->me)
-            rc = shmemi_fdpass_serve(call, vmm.listener, &mine, 1, w->npes - 1);
+            rc = shmemi_fdpass_serve(call, vmm.listener, &mine, 1, shmemi_node.host_npes - 1);
         else
             rc = shmemi_fdpass_fetch(call, vmm.sockets[giver], giver, &fd, 1);
         if (rc)
@@ -99,12 +102,13 @@ static char *place_of(int pe, size_t offset)
     return shmemi_copy_at(shmemi_gpu_segment(), pe) + offset;
 }
 
-/* Maps what it can; *mapped says how many copies. */
+/* Maps what it can, of the PEs of this host; *mapped says of how many PEs. */
 static int map_all(const char *call, const struct chunk *c, size_t offset, int *mapped)
 {
     int rc = SHMEMX_SUCCESS;
     for (*mapped = 0; *mapped < shmemi_world.npes; ++*mapped)
-        if ((rc = shmemi_gpu_chunk_map(call, place_of(*mapped, offset), c->bytes, c->of[*mapped])) != 0)
+        if (shmemi_node.on_host[*mapped] &&
+            (rc = shmemi_gpu_chunk_map(call, place_of(*mapped, offset), c->bytes, c->of[*mapped])) != 0)
             break;
     return rc;
 }
@@ -112,7 +116,7 @@ static int map_all(const char *call, const struct chunk *c, size_t offset, int *
 static void drop(struct chunk *c, size_t offset, int mapped)
 {
     for (int pe = 0; pe < shmemi_node.npes; ++pe)
-        if (pe < mapped)
+        if (pe < mapped && c->of[pe])
             shmemi_gpu_chunk_unmap(place_of(pe, offset), c->bytes, c->of[pe]);
         else if (c->of[pe])
             shmemi_gpu_chunk_release(c->of[pe]);

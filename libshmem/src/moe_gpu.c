@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "stream.h"
+#include "team.h"
 #include "world.h"
 
 enum { MAX_TOPK = 32 };
@@ -102,7 +103,10 @@ static int prepare(const char *call, const shmemx_moe_gpu_config_t *config, stru
     if (c->capacity == 0)
         c->capacity = c->max_tokens < 1 || c->max_tokens > INT32_MAX ? 1 : m->ranks * c->max_tokens;
     int rc = check_config(call, c, m->ranks);
-    return rc ? rc : find_nodes(call, m);
+    const struct shmemi_team *t = rc ? NULL : shmemi_team_get(call, c->team, &rc);
+    if (!t || (rc = shmemi_stream_reaches(call, t->pes, t->n)) != 0)
+        return rc;
+    return find_nodes(call, m);
 }
 
 /* Places from `base` on, which is 0 when only the size is wanted. */

@@ -94,6 +94,8 @@ static int prepare(const char *call, struct shmemx_moe_ll *m, struct shmemi_moe_
         return rc;
     if (team->n > MAX_RANKS)
         return bad(call, "the number of ranks", team->n, "64 at most");
+    if ((rc = shmemi_stream_reaches(call, team->pes, team->n)) != 0)
+        return rc;
     const bool lines = shmemi_gpu_lines_whole();
     struct shmemi_moe_ll *o = &m->o;
     o->team = (unsigned)shmemi_team_slot(team);

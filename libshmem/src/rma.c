@@ -7,11 +7,13 @@
 
 /* ---- the core ----------------------------------------------------------------------------------------------------- */
 
-/* GPU memory here, and there a host heap that the driver does not see, since a network leads to it? */
-SHMEMI_INLINE bool apart(const struct shmemi_transport *t, int pe, struct shmemi_place p)
+/* GPU memory here, and there memory to which a network leads that cannot read this? It can the GPU heap where it serves
+ * such heaps. */
+SHMEMI_INLINE bool apart(const struct shmemi_transport *t, int pe, struct shmemi_place p, const void *local)
 {
-    return SHMEMI_UNLIKELY(shmemi_world.gpu_route != NULL) && t != shmemi_world.route[pe] &&
-           p.segment == SHMEMI_SEGMENT_HOST && !t->map(pe, p.segment, p.offset);
+    return SHMEMI_UNLIKELY(shmemi_world.gpu_route != NULL) && t == shmemi_world.gpu_route[pe] &&
+           !t->map(pe, p.segment, p.offset) && shmemi_is_gpu(local) &&
+           (!t->address || shmemi_kind(local) != SHMEMX_MEM_DEVICE);
 }
 
 /* A put (`out`) or get by way of host memory, a piece at a time; `gpu` is the side here. */
@@ -19,7 +21,7 @@ enum { STAGE_BYTES = 1 << 20 };
 
 static SHMEMI_COLD int staged(const char *call, bool out, struct shmemi_place p, char *gpu, size_t n, int pe)
 {
-    const struct shmemi_transport *t = shmemi_world.route[pe];
+    const struct shmemi_transport *t = shmemi_route(pe, p.segment, NULL);
     char *stage = malloc(STAGE_BYTES);
     int rc = stage ? 0 : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d bytes", STAGE_BYTES);
     for (size_t at = 0; at < n && rc == 0; at += STAGE_BYTES) {
@@ -52,7 +54,7 @@ SHMEMI_INLINE int put_core(const char *call, shmem_ctx_t ctx, void *dest, size_t
     if (shmemi_suspect(source) && (rc = shmemi_check_local(call, "source", source, n, align)) != 0)
         return rc;
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, source);
-    if (SHMEMI_UNLIKELY(apart(t, pe, p)))
+    if (SHMEMI_UNLIKELY(apart(t, pe, p, source)))
         return staged(call, true, p, (char *)(uintptr_t)source, n, pe);
     return t->put(pe, p.segment, p.offset, source, n, nbi);
 }
@@ -71,7 +73,7 @@ SHMEMI_INLINE int get_core(const char *call, shmem_ctx_t ctx, void *dest, size_t
     if (shmemi_suspect(dest) && (rc = shmemi_check_local(call, "dest", dest, n, align)) != 0)
         return rc;
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, dest);
-    if (SHMEMI_UNLIKELY(apart(t, pe, p)))
+    if (SHMEMI_UNLIKELY(apart(t, pe, p, dest)))
         return staged(call, false, p, dest, n, pe);
     return t->get(pe, p.segment, p.offset, dest, n, nbi);
 }

@@ -164,6 +164,23 @@ static int add(char *text, size_t n, size_t *at, const char *fmt, ...)
     return more;
 }
 
+/* ---- no route ------------------------------------------------------------------------------------------------------- */
+
+/* To GPU memory of another host that kernels alone may reach: nothing is offered, and nothing is under way. */
+static int none_order(int pe)
+{
+    (void)pe;
+    return SHMEMX_SUCCESS;
+}
+static struct shmemi_transport none = {.name = "no transport", .fence = none_order, .quiet = none_order};
+
+bool shmemi_route_is(int pe, int segment)
+{
+    const struct shmemi_transport *const *route =
+        segment == SHMEMI_SEGMENT_HOST ? shmemi_world.route : shmemi_world.gpu_route;
+    return route && route[pe] && route[pe] != &none;
+}
+
 /* ---- routes --------------------------------------------------------------------------------------------------------- */
 
 /* Gives `t` the PEs whose segment has no route yet; opens it for that, and leaves it open if it serves any. */
@@ -216,6 +233,12 @@ static int find_routes(const char *call, int segment, const struct shmemi_transp
         if (rc)
             return rc;
     }
+    for (int pe = 0; segment == SHMEMI_SEGMENT_DEVICE && pe < shmemi_world.job.npes; ++pe)
+        if (!route[pe] && !shmemi_node.on_host[pe]) {
+            fill(&none);
+            route[pe] = &none;
+            without--;
+        }
     if (without == 0)
         return SHMEMX_SUCCESS;
     int pe = 0;

@@ -178,12 +178,23 @@ int shmemi_network_connect(const char *call, struct shmemi_transport *t, bool th
 
 /* ---- memory ----------------------------------------------------------------------------------------------------------- */
 
+static bool serves(const struct shmemi_transport *t, const struct shmemi_transport *const *route)
+{
+    for (int pe = 0; pe < shmemi_world.job.npes; ++pe)
+        if (route[pe] == t)
+            return true;
+    return false;
+}
+
 /* What is registered after an error stays so until close: the range is not given out, and the next one starts behind. */
 static int expose(const char *call, struct network *net, int segment, uint64_t offset, size_t n)
 {
     char key[KEY_ROOM] = {0};
     int32_t *bytes;
-    int mine = net->here && net->t->expose ? net->t->expose(segment, offset, n, key, sizeof key) : 0;
+    /* GPU memory: only where it is wanted, since few networks can; a route goes both ways */
+    bool wanted = segment == SHMEMI_SEGMENT_HOST || serves(net->t, shmemi_world.gpu_route);
+    int mine =
+        wanted && net->here && net->t->expose ? net->t->expose(segment, offset, n, key, sizeof key) : 0;
     int rc = tell(call, "register memory for its peers", mine, &bytes);
     if (rc)
         return rc;
@@ -204,6 +215,14 @@ static int expose(const char *call, struct network *net, int segment, uint64_t o
     if ((rc = tell(call, "learn its peers' keys", rc, &all)) == 0)
         free(all);
     return rc;
+}
+
+bool shmemi_route_keeps_gpu(void)
+{
+    for (int i = 0; i < count; ++i)
+        if (serves(networks[i].t, shmemi_world.gpu_route))
+            return true;
+    return false;
 }
 
 bool shmemi_route_has_networks(void)

@@ -24,9 +24,19 @@ int shmemi_stream_locate(const char *call, const char *what, const void *addr, s
     return rc;
 }
 
+int shmemi_stream_reaches(const char *call, const int *pes, int n)
+{
+    for (int i = 0; i < n; ++i)
+        if (!shmemi_node.on_host[pes[i]])
+            return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
+                               "PE %d is on another host: its GPU memory is reached by kernels alone",
+                               pes[i]);
+    return SHMEMX_SUCCESS;
+}
+
 static int check_pe(const char *call, int pe)
 {
-    return (unsigned)pe < (unsigned)shmemi_world.npes ? SHMEMX_SUCCESS
+    return (unsigned)pe < (unsigned)shmemi_world.npes ? shmemi_stream_reaches(call, &pe, 1)
                                                       : shmemi_bad_pe(call, pe, shmemi_world.npes);
 }
 

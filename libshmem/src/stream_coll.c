@@ -41,14 +41,15 @@ static int enter(const char *call, shmem_team_t team, struct group *g)
         return rc;
     g->slot = (unsigned)shmemi_team_slot(g->t);
     g->packets = shmemi_gpu_packet_bytes((int)g->slot);
-    return SHMEMX_SUCCESS;
+    return shmemi_stream_reaches(call, g->t->pes, g->t->n);
 }
 
 int shmemx_team_device(shmem_team_t team)
 {
-    struct group g;
-    int rc = enter("shmemx_team_device", team, &g);
-    return rc ? rc : (int)g.slot;
+    const char *call = "shmemx_team_device";
+    int rc = shmemi_stream_ready(call);
+    const struct shmemi_team *t = rc ? NULL : shmemi_team_get(call, team, &rc);
+    return t ? shmemi_team_slot(t) : rc;
 }
 
 static size_t times(size_t a, size_t b)

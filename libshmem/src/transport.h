@@ -22,8 +22,8 @@
 struct shmemi_segment {
     char *base;   /* this PE's copy; NULL = no such segment */
     size_t bytes; /* of one PE's copy */
-    /* where the copies are mapped, side by side: the host heap's of this node's PEs by local number, the GPU heap's of all
-     * PEs, which are on one host, by PE number */
+    /* where the copies are mapped, side by side: the host heap's of this node's PEs by local number, the GPU heap's of this
+     * host's PEs by PE number, with gaps for the others */
     char *node_base;
     char **
         bases; /* or, where the driver chose the places, each copy's, by the same number; NULL = side by side */
@@ -43,6 +43,8 @@ enum { SHMEMI_SEGMENT_HOST, SHMEMI_SEGMENT_DEVICE, SHMEMI_SEGMENT_COUNT };
 struct shmemi_job {
     int me, npes;
     const int *local_of; /* [npes] number on this node, -1 = elsewhere */
+    const bool *
+        on_host; /* [npes] its GPU memory is mapped here: on this node, or on one that SHMEM_NODE_ID puts beside */
     const struct shmemi_segment *segments;
 };
 

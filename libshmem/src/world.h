@@ -150,6 +150,8 @@ int shmemi_wait_word(const char *call, uint64_t *word, int cmp, uint64_t value);
 
 /* route.c: reads SHMEM_TRANSPORTS. */
 int shmemi_route_settings(const char *call);
+/* Does a transport reach that PE's segment? GPU memory of other hosts may be out of reach, but for kernels. */
+bool shmemi_route_is(int pe, int segment);
 /* Do PEs of one node map each other's host memory? */
 bool shmemi_route_maps_node(void);
 /* Opens the transports of transports.def, finds one for every PE. */
@@ -169,6 +171,8 @@ int shmemi_network_connect(const char *call, struct shmemi_transport *t, bool th
 void shmemi_network_close(void);
 /* Has the job any PEs that only a network reaches? The same answer on all of them. */
 bool shmemi_route_has_networks(void);
+/* Does a network hold the GPU heap's memory, so that none of it may be given back? */
+bool shmemi_route_keeps_gpu(void);
 /* Makes a range of the segment fit for networks; all PEs in step, ranges without gaps. Nothing without networks. */
 int shmemi_route_expose(const char *call, int segment, uint64_t offset, size_t n);
 /* One line a transport, and one line for PEs in a row that the same transport serves, for shmemx_info. */

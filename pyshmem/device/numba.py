@@ -210,8 +210,8 @@ def fence(scope):
 
 @_device
 def quiet(scope):
-    """The scope's puts so far are complete, on every PE."""
-    core.c_quiet(scope)
+    """The scope's puts so far are complete, on every PE; False after an error of a NIC's path."""
+    return core.c_quiet(scope) != 0
 
 
 @_device

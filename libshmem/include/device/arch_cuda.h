@@ -550,4 +550,6 @@ SHMEMX_DEVICE_FN void bulk_wait()
 } // namespace arch
 } // namespace shmem
 
+#include "arch_cuda_nic.h"
+
 #endif

@@ -28,6 +28,8 @@ static bool whole_from_here(struct shmemi_team *world, char *why, size_t n)
         return strcmp(shmemi_env.DEVICE_LINES, "128") == 0;
     }
     for (int j = 0; j < world->n; ++j) {
+        if (!shmemi_node.on_host[j])
+            continue; /* no stores go there */
         int link = shmemi_gpu_link(shmemi_note_of(world, j, world->epoch)->data);
         if (link == SHMEMI_GPU_LINKED)
             continue;

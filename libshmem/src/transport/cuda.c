@@ -24,8 +24,8 @@ static int cuda_open(const struct shmemi_job *j)
 
 static int cuda_connect(int pe, int segment, const void *card, size_t n)
 {
-    (void)pe, (void)card, (void)n;
-    return segment == SHMEMI_SEGMENT_DEVICE && job->segments[segment].base; /* of all PEs, or there is none */
+    (void)card, (void)n;
+    return segment == SHMEMI_SEGMENT_DEVICE && job->segments[segment].base && job->on_host[pe];
 }
 
 static void cuda_close(void)
@@ -33,10 +33,10 @@ static void cuda_close(void)
     job = NULL;
 }
 
-/* NULL = the host heap of a PE of another node. */
+/* NULL = the host heap of a PE of another node, the GPU heap of one of another host. */
 static void *cuda_map(int pe, int segment, uint64_t offset)
 {
-    int number = segment == SHMEMI_SEGMENT_DEVICE ? pe : job->local_of[pe];
+    int number = segment != SHMEMI_SEGMENT_DEVICE ? job->local_of[pe] : job->on_host[pe] ? pe : -1;
     return number < 0 ? NULL : shmemi_copy_at(&job->segments[segment], number) + offset;
 }
 

@@ -35,7 +35,7 @@ static int first_probe;
 static int verbs_probe(char *why, size_t n)
 {
     struct verbs_port port;
-    if (!shmemi_verbs_choose(&port, 0, why, n))
+    if (!shmemi_verbs_choose(&port, 0, NULL, why, n))
         return 0;
     (void)shmemi_verbs_lib(why, n)->close_device(port.context);
     return 1;
@@ -96,7 +96,7 @@ static int verbs_open(const struct shmemi_job *job)
     struct shmemi_verbs *v = &shmemi_verbs;
     char why[400];
     v->job = job;
-    if (!shmemi_verbs_choose(&v->port, job->local_of[job->me], why, sizeof why)) {
+    if (!shmemi_verbs_choose(&v->port, job->local_of[job->me], NULL, why, sizeof why)) {
         release();
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s", why);
     }
@@ -180,7 +180,10 @@ static int verbs_connect(int pe, int segment, const void *card, size_t n)
     struct shmemi_verbs *v = &shmemi_verbs;
     struct verbs_peer *p = &v->peers[pe];
     const struct verbs_card *c = card;
-    if (segment != SHMEMI_SEGMENT_HOST || (!p->qp && !v->lazy))
+    if (!p->qp && !v->lazy)
+        return 0;
+    /* the target's processor, which executes atomics unless the NIC does, cannot touch GPU memory */
+    if (segment == SHMEMI_SEGMENT_DEVICE && (!v->native || !v->job->segments[segment].base))
         return 0;
     if (p->reachable)
         return 1;
@@ -287,6 +290,7 @@ struct piece {
     uint32_t rkey, lkey;
     size_t n;
     bool local; /* the local side is registered */
+    bool gpu;   /* and is GPU memory, which the processor must not touch */
 };
 
 static int find_piece(const char *call, const struct verbs_list *l, int segment, uint64_t offset,
@@ -295,7 +299,7 @@ static int find_piece(const char *call, const struct verbs_list *l, int segment,
     x->n = n < shmemi_verbs.max_message ? n : shmemi_verbs.max_message;
     int rc = shmemi_verbs_remote(call, l->p->pe, segment, offset, &x->n, &x->remote, &x->rkey);
     if (SHMEMI_LIKELY(rc == 0))
-        x->local = shmemi_verbs_local(local, &x->n, &x->lkey);
+        x->local = shmemi_verbs_local(local, &x->n, &x->lkey, &x->gpu);
     return rc;
 }
 
@@ -312,8 +316,8 @@ static int add_put(const char *call, struct verbs_list *l, int segment, uint64_t
         if ((rc = find_piece(call, l, segment, offset, from, n, &x)) != 0)
             return rc;
         const void *bytes = from;
-        bool copy = !x.local || (!nbi && n <= VERBS_SLOT_BYTES);
-        if (x.n <= shmemi_verbs.inline_bytes) {
+        bool copy = !x.local || (!nbi && !x.gpu && n <= VERBS_SLOT_BYTES);
+        if (x.n <= shmemi_verbs.inline_bytes && !x.gpu) {
             x.lkey = 0;
         } else if (copy) {
             x.n = x.n < VERBS_SLOT_BYTES ? x.n : VERBS_SLOT_BYTES;

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
+#include <unistd.h>
 
 #include "base/gpu.h"
 #include "verbs.h"
@@ -31,7 +32,13 @@ static struct {
 
 int shmemi_verbs_register(const char *call, void *addr, size_t n, int access, struct ibv_mr **mr)
 {
-    *mr = shmemi_verbs.lib->reg_mr(shmemi_verbs.pd, addr, n, access);
+    return shmemi_verbs_register_in(call, &shmemi_verbs.port, shmemi_verbs.pd, addr, n, access, mr);
+}
+
+int shmemi_verbs_register_in(const char *call, const struct verbs_port *port, struct ibv_pd *pd, void *addr,
+                             size_t n, int access, struct ibv_mr **mr)
+{
+    *mr = shmemi_verbs_lib(NULL, 0)->reg_mr(pd, addr, n, access);
     if (*mr)
         return SHMEMX_SUCCESS;
     int err = errno;
@@ -40,12 +47,38 @@ int shmemi_verbs_register(const char *call, void *addr, size_t n, int access, st
     if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         snprintf(most, sizeof most, "%llu KiB", (unsigned long long)limit.rlim_cur >> 10);
     bool locked = err == ENOMEM || err == EAGAIN || err == EPERM;
-    return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s cannot register %zu bytes at %p: %s%s%s%s",
-                       shmemi_verbs.port.name, n, addr, strerror(err),
-                       locked ? "; this process may lock " : "", locked ? most : "",
+    return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s cannot register %zu bytes at %p: %s%s%s%s", port->name, n,
+                       addr, strerror(err), locked ? "; this process may lock " : "", locked ? most : "",
                        locked ? " of memory (`ulimit -l`, /etc/security/limits.conf, or a smaller "
                                 "SHMEM_SYMMETRIC_SIZE)"
                               : "");
+}
+
+/* As a dmabuf, where kernel, driver and rdma-core have that; else by its address, which a module such as nvidia_peermem
+ * makes possible. */
+int shmemi_verbs_register_gpu(const char *call, const struct verbs_port *port, struct ibv_pd *pd, char *addr,
+                              size_t n, int access, struct ibv_mr **mr)
+{
+    const struct shmemi_verbs_lib *lib = shmemi_verbs_lib(NULL, 0);
+    char why[240] = "rdma-core has no ibv_reg_dmabuf_mr (34 has)";
+    int fd = -1;
+    *mr = NULL;
+    if (lib->reg_dmabuf_mr && shmemi_gpu_dmabuf(addr, n, &fd, why, sizeof why)) {
+        *mr = lib->reg_dmabuf_mr(pd, 0, n, (uint64_t)(uintptr_t)addr, fd, access);
+        if (!*mr)
+            snprintf(why, sizeof why, "ibv_reg_dmabuf_mr: %s (kernel 5.12 has it)", strerror(errno));
+        close(fd);
+    }
+    if (*mr)
+        return SHMEMX_SUCCESS;
+    shmemi_debug("verbs: no dmabuf of %zu bytes at %p: %s; trying ibv_reg_mr", n, (void *)addr, why);
+    *mr = lib->reg_mr(pd, addr, n, access);
+    return *mr ? SHMEMX_SUCCESS
+               : shmemi_fail(
+                     SHMEMX_ERR_SYSTEM, call,
+                     "%s cannot register %zu bytes of GPU memory at %p: %s; by address, ibv_reg_mr: %s "
+                     "(modprobe nvidia_peermem)",
+                     port->name, n, (void *)addr, why, strerror(errno));
 }
 
 static void deregister(struct ibv_mr **mr)
@@ -83,17 +116,21 @@ int shmemi_verbs_memory_open(const char *call)
                                       &memory.local);
 }
 
+static void drop_chunks(int segment)
+{
+    struct verbs_chunks *c = &shmemi_verbs.chunks[segment];
+    for (int i = 0; i < c->count; ++i) {
+        deregister(&c->chunk[i].mr);
+        free(c->chunk[i].keys);
+    }
+    free(c->chunk);
+    *c = (struct verbs_chunks){0};
+}
+
 void shmemi_verbs_memory_close(void)
 {
-    for (int segment = 0; segment < SHMEMI_SEGMENT_COUNT; ++segment) {
-        struct verbs_chunks *c = &shmemi_verbs.chunks[segment];
-        for (int i = 0; i < c->count; ++i) {
-            deregister(&c->chunk[i].mr);
-            free(c->chunk[i].keys);
-        }
-        free(c->chunk);
-        *c = (struct verbs_chunks){0};
-    }
+    for (int segment = 0; segment < SHMEMI_SEGMENT_COUNT; ++segment)
+        drop_chunks(segment);
     for (int i = 0; i < memory.count; ++i)
         deregister(&memory.buffers[i].mr);
     free(memory.buffers);
@@ -110,6 +147,8 @@ static int exposed(int segment, uint64_t offset, size_t n, struct verbs_key *key
 {
     const char *call = "register memory for its peers";
     struct verbs_chunks *c = &shmemi_verbs.chunks[segment];
+    if (offset == 0)
+        drop_chunks(segment); /* of a GPU heap that was closed */
     struct verbs_chunk new = {offset, n, NULL, calloc((size_t)shmemi_verbs.job->npes, sizeof *new.keys)};
     struct verbs_chunk *more = realloc(c->chunk, sizeof *more * (size_t)(c->count + 1));
     if (more)
@@ -119,10 +158,12 @@ static int exposed(int segment, uint64_t offset, size_t n, struct verbs_key *key
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", shmemi_verbs.job->npes);
     }
     char *addr = shmemi_verbs.job->segments[segment].base + offset;
-    int rc = shmemi_verbs_register(call, addr, n,
-                                   IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
-                                       (shmemi_verbs.native ? IBV_ACCESS_REMOTE_ATOMIC : 0),
-                                   &new.mr);
+    int access = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
+                 (shmemi_verbs.native ? IBV_ACCESS_REMOTE_ATOMIC : 0);
+    int rc =
+        segment == SHMEMI_SEGMENT_DEVICE
+            ? shmemi_verbs_register_gpu(call, &shmemi_verbs.port, shmemi_verbs.pd, addr, n, access, &new.mr)
+            : shmemi_verbs_register(call, addr, n, access, &new.mr);
     if (rc) {
         free(new.keys);
         return rc;
@@ -216,14 +257,16 @@ static int below(const char *addr)
     return low;
 }
 
-bool shmemi_verbs_local(const void *addr, size_t *n, uint32_t *lkey)
+bool shmemi_verbs_local(const void *addr, size_t *n, uint32_t *lkey, bool *gpu)
 {
+    *gpu = false;
     for (int segment = 0; segment < SHMEMI_SEGMENT_COUNT; ++segment) {
         uint64_t offset = (uint64_t)((const char *)addr - shmemi_verbs.job->segments[segment].base);
         const struct verbs_chunk *c = chunk_at(segment, offset);
         if (!c)
             continue;
         *lkey = c->mr->lkey;
+        *gpu = segment == SHMEMI_SEGMENT_DEVICE;
         shrink(n, c->n - (size_t)(offset - c->offset));
         return true;
     }
