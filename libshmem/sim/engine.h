@@ -4,7 +4,8 @@
  *   keys.c      memory keys: range, domain, access
  *   memory.c    the bytes that keys name, in host memory and (gpu.c) in GPU memory
  *   wqe.c       reading work queue elements
- *   requester.c doorbells, fetching, sending, answers, timers, flushing
+ *   requester.c doorbells, fetching, sending, completing, timers, flushing
+ *   answers.c   what peers answer
  *   responder.c what requests of peers do here
  *   atomics.c   what the atomic opcodes compute
  *   cq.c        completion queue entries
@@ -34,9 +35,9 @@
 #define SIM_PRINTF(f, a) __attribute__((format(printf, f, a)))
 
 enum {
-    SIM_PAYLOAD = 8192,      /* most bytes of a packet */
-    SIM_RING = 1 << 17,      /* bytes of a ring of packets */
-    SIM_BURST = 1 << 16,     /* bytes that one queue pair sends before the next one's turn */
+    SIM_PAYLOAD = 32768,     /* most bytes of a packet */
+    SIM_RING = 1 << 19,      /* bytes of a ring of packets */
+    SIM_BURST = 1 << 17,     /* bytes that one queue pair sends before the next one's turn */
     SIM_MOST_BLOCKS = 16,    /* of a WQE: 63 segments */
     SIM_LOG_MOST_DEPTH = 15, /* of queues: 2^15 blocks or entries, as indices have 16 bits */
     SIM_KEYS = 1 << 16
@@ -219,9 +220,9 @@ struct sim_nic {
     uint64_t spin_ns;
     bool crowded;
     uint16_t lid;
-    uint8_t gid[16]; /* the port's first */
-    bool roce;
-    struct sim_key *keys; /* [SIM_KEYS] */
+    uint8_t gid[16];           /* the port's first */
+    bool roce, global_atomics; /* global: atomic against this host's processors as well */
+    struct sim_key *keys;      /* [SIM_KEYS] */
     uint32_t next_key, next_number, next_pd, next_uar;
     struct sim_qp *qps, *found[256]; /* found: the last ones, by number */
     struct sim_cq *cqs;
@@ -265,6 +266,8 @@ const struct sim_key *sim_key_check(const struct sim_nic *nic, uint32_t key, uin
 /* Copies out of, and into, memory that a key names. false = the memory is gone (GPU memory). */
 bool sim_load(const struct sim_key *k, void *to, uint64_t address, size_t n);
 bool sim_store(const struct sim_key *k, uint64_t address, const void *from, size_t n);
+/* Replaces an aligned element of 4 or 8 bytes on the host if it still is *old; else that becomes what it is. */
+bool sim_replace(uint64_t address, unsigned bytes, uint64_t *old, uint64_t next);
 /* Memory that a program and the NIC share, on the host. */
 void sim_copy_out(void *to, const void *memory, size_t n);
 void sim_copy_in(void *memory, const void *from, size_t n);
@@ -317,7 +320,7 @@ struct sim_qp *sim_qp_find(struct sim_nic *nic, uint32_t number);
 bool sim_qp_step(struct sim_nic *nic, struct sim_qp *qp, enum sim_state state);
 const char *sim_state_name(enum sim_state state);
 
-/* ---- requester.c --------------------------------------------------------------------------------------- */
+/* ---- requester.c, answers.c --------------------------------------------------------------------------- */
 bool sim_doorbells(struct sim_nic *nic);
 bool sim_send(struct sim_nic *nic, struct sim_qp *qp);
 void sim_answered(struct sim_nic *nic, const struct sim_packet *p, const unsigned char *payload);

@@ -30,21 +30,23 @@ static struct {
 #undef X
 } gpu;
 
+static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER; /* of the first use; after that nothing changes */
+
 enum { MEMORY_TYPE = 2, TYPE_DEVICE = 2, IS_MANAGED = 8, NON_BLOCKING = 1 };
 
 static bool find(void)
 {
-    if (gpu.usable)
-        return true;
-    void *lib = dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
-    if (!lib)
-        return false;
-    bool all = true;
+    pthread_mutex_lock(&guard);
+    void *lib = gpu.usable ? NULL : dlopen("libcuda.so.1", RTLD_NOW | RTLD_NOLOAD);
+    bool all = lib != NULL;
 #define X(name, parameters) all &= (*(void **)&gpu.name = dlsym(lib, #name)) != NULL;
-    CALLS(X)
+    if (lib) {
+        CALLS(X)
+    }
 #undef X
-    gpu.usable = all;
-    return all;
+    bool usable = gpu.usable |= all;
+    pthread_mutex_unlock(&guard);
+    return usable;
 }
 
 /* From a thread of the program, before kernels run that wait: the context is the one current there. */
@@ -55,6 +57,7 @@ bool sim_gpu_owns(uint64_t address)
         return false;
     if (gpu.cuPointerGetAttribute(&managed, IS_MANAGED, address) == 0 && managed)
         return false;
+    pthread_mutex_lock(&guard);
     if (!gpu.ready) {
         gpu.ready = gpu.cuCtxGetCurrent(&gpu.context) == 0 && gpu.context &&
                     gpu.cuStreamCreate(&gpu.stream, NON_BLOCKING) == 0 &&
@@ -62,6 +65,7 @@ bool sim_gpu_owns(uint64_t address)
         if (!gpu.ready)
             fprintf(stderr, "libshmem_sim: no CUDA context is current where GPU memory is registered\n");
     }
+    pthread_mutex_unlock(&guard);
     return true;
 }
 

@@ -76,3 +76,15 @@ bool sim_store(const struct sim_key *k, uint64_t address, const void *from, size
     sim_copy_in(to, from, n);
     return true;
 }
+
+bool sim_replace(uint64_t address, unsigned bytes, uint64_t *old, uint64_t next)
+{
+    if (bytes == 8)
+        return __atomic_compare_exchange_n((uint64_t *)(uintptr_t)address, old, next, false, __ATOMIC_ACQ_REL,
+                                           __ATOMIC_ACQUIRE);
+    uint32_t was = (uint32_t)*old;
+    bool done = __atomic_compare_exchange_n((uint32_t *)(uintptr_t)address, &was, (uint32_t)next, false,
+                                            __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    *old = was;
+    return done;
+}

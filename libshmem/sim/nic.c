@@ -8,6 +8,14 @@
  * doorbell to the CQE), responder.c (what happens at the peer), fabric.c (how packets get there); then the faces,
  * verbs.c, queues.c, post.c and devx.c, which are what programs see of it.
  *
+ * Settings, all of the environment:
+ *   SHMEM_SIM_LINK=ib|roce        the link; ib unless set
+ *   SHMEM_SIM_ATOMICS=global|nic  whether its atomics on host memory are atomic against the host's processors; global, as with
+ *                                 atomics over PCIe, unless set. Most NICs are like nic. On GPU memory it is always nic
+ *   SHMEM_SIM_SPIN_US=N           how long the thread looks for more, hot, after its last piece of work
+ *   SHMEM_SIM_FAULTS=name=N,...   faults on demand: SIM_FAULTS in engine.h
+ *   SHMEM_SIM_TRACE=FILE          a trace: trace.h
+ *
  * What it is not: it does not show the order of a GPU's stores over PCIe, write combining, when a GPU sees what a NIC
  * wrote, NICs' atomics against a processor's or a GPU's, firmware's limits. */
 #define _GNU_SOURCE
@@ -142,7 +150,8 @@ void sim_wake(struct sim_nic *nic)
 static bool settings(struct sim_nic *nic)
 {
     const char *faults = getenv("SHMEM_SIM_FAULTS"), *link = getenv("SHMEM_SIM_LINK"),
-               *spin = getenv("SHMEM_SIM_SPIN_US"), *trace = getenv("SHMEM_SIM_TRACE");
+               *spin = getenv("SHMEM_SIM_SPIN_US"), *trace = getenv("SHMEM_SIM_TRACE"),
+               *atomics = getenv("SHMEM_SIM_ATOMICS");
     cpu_set_t cpus;
     nic->crowded = sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) < MANY_CPUS;
     nic->spin_ns = nic->crowded ? SPIN_CROWDED_NS : SPIN_NS;
@@ -151,6 +160,11 @@ static bool settings(struct sim_nic *nic)
     nic->roce = link && strcmp(link, "roce") == 0;
     if (link && *link && !nic->roce && strcmp(link, "ib") != 0) {
         fprintf(stderr, "libshmem_sim: SHMEM_SIM_LINK=%s; ib and roce are possible\n", link);
+        return false;
+    }
+    nic->global_atomics = !atomics || strcmp(atomics, "nic") != 0;
+    if (atomics && *atomics && nic->global_atomics && strcmp(atomics, "global") != 0) {
+        fprintf(stderr, "libshmem_sim: SHMEM_SIM_ATOMICS=%s; global and nic are possible\n", atomics);
         return false;
     }
     int wrong = faults ? sim_faults_read(&nic->faults, faults) : 0;

@@ -249,11 +249,15 @@ static void do_atomic(struct sim_nic *nic, struct sim_link *link, struct sim_qp 
                SHMEMX_MLX5_VENDOR_MISALIGNED_ATOMIC);
         return;
     }
-    /* The NIC's atomics are atomic among themselves, since one thread executes them all; against a processor's they are
-     * not, as with hardware. */
+    /* The NIC's atomics are atomic among themselves, since one thread executes them all. */
     bool there = k && sim_load(k, &old, p->address, bytes);
     next = sim_atomic_apply(p->opcode, bytes, old, p->operand);
-    if (!there || (next != old && !sim_store(k, p->address, &next, bytes))) {
+    if (there && !k->gpu && nic->global_atomics)
+        while (!sim_replace(p->address, bytes, &old, next))
+            next = sim_atomic_apply(p->opcode, bytes, old, p->operand);
+    else if (there && next != old)
+        there = sim_store(k, p->address, &next, bytes);
+    if (!there) {
         refuse(nic, link, qp, p, SHMEMX_MLX5_SYNDROME_REMOTE_ACCESS, SHMEMX_MLX5_VENDOR_REMOTE_ACCESS);
         return;
     }

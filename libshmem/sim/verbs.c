@@ -117,7 +117,6 @@ SIM_EXPORT unsigned long long shmem_sim_violations(void)
 
 SIM_EXPORT int ibv_query_device(struct ibv_context *context, struct ibv_device_attr *a)
 {
-    (void)context;
     *a = (struct ibv_device_attr){.fw_ver = "1.0 (software)",
                                   .max_mr_size = ~0ull,
                                   .page_size_cap = 4096,
@@ -131,7 +130,8 @@ SIM_EXPORT int ibv_query_device(struct ibv_context *context, struct ibv_device_a
                                   .max_pd = 1 << 16,
                                   .max_qp_rd_atom = 16,
                                   .max_qp_init_rd_atom = 16,
-                                  .atomic_cap = IBV_ATOMIC_HCA,
+                                  .atomic_cap =
+                                      face_nic(context)->global_atomics ? IBV_ATOMIC_GLOB : IBV_ATOMIC_HCA,
                                   .max_ah = 1 << 16,
                                   .max_pkeys = 1,
                                   .phys_port_cnt = 1};

@@ -44,12 +44,21 @@ class mini_nic
             for (std::size_t to = 0; to < n; ++to)
                 for (unsigned c = 0; c < 2; ++c)
                     keys[pe].push_back({copy(static_cast<int>(to)), arch::big(remote_key + c), 0});
-            views[pe] = {2, 2, most, 0, reinterpret_cast<std::uintptr_t>(chunks[pe].data()),
+            views[pe] = {2,
+                         2,
+                         most,
+                         0,
+                         reinterpret_cast<std::uintptr_t>(chunks[pe].data()),
                          reinterpret_cast<std::uintptr_t>(keys[pe].data())};
-            nics[pe] = {static_cast<unsigned>(job.npes), 1u << SHMEMX_NIC_IBGDA,
-                        reinterpret_cast<std::uintptr_t>(paths.data()), 0,
-                        reinterpret_cast<std::uintptr_t>(&views[pe]), 0, reinterpret_cast<std::uintptr_t>(qps[pe]),
-                        each, 0};
+            nics[pe] = {static_cast<unsigned>(job.npes),
+                        1u << SHMEMX_NIC_IBGDA,
+                        reinterpret_cast<std::uintptr_t>(paths.data()),
+                        0,
+                        reinterpret_cast<std::uintptr_t>(&views[pe]),
+                        0,
+                        reinterpret_cast<std::uintptr_t>(qps[pe]),
+                        each,
+                        0};
             job.states[pe].nic = reinterpret_cast<std::uintptr_t>(&nics[pe]);
         }
         thread_ = std::thread([this] { run(); });
@@ -193,15 +202,17 @@ class mini_nic
     bool remote_ok(const queue &q, u64 address, u32 key, u64 n) const
     {
         const u64 offset = address - copy(q.qp->pe);
-        return key == remote_key ? offset + n <= chunk_end
-                                 : key == remote_key + 1 && offset >= chunk_end && offset + n <= scene::stride;
+        return key == remote_key
+                   ? offset + n <= chunk_end
+                   : key == remote_key + 1 && offset >= chunk_end && offset + n <= scene::stride;
     }
     bool local_ok(const queue &q, u64 address, u32 key, u64 n) const
     {
         const u64 offset = address - copy(q.owner), answer = address - q.qp->answers;
         return key == answers_key ? answer + n <= (depth_ + 1) * 64
-               : key == local_key ? offset + n <= chunk_end
-                                  : key == local_key + 1 && offset >= chunk_end && offset + n <= scene::stride;
+               : key == local_key
+                   ? offset + n <= chunk_end
+                   : key == local_key + 1 && offset >= chunk_end && offset + n <= scene::stride;
     }
     void step(queue &q)
     {
@@ -209,7 +220,8 @@ class mini_nic
         const u32 first = word(q, at, 0), opcode = first & 0xff, ds = word(q, at, 1) & 0x3f;
         CHECK((first >> 8 & 0xffff) == (q.next & 0xffff), "block %llu says that it is %u: it is not written",
               q.next, first >> 8 & 0xffff);
-        CHECK(word(q, at, 1) >> 8 == q.qp->qpn >> 8 && ds != 0, "block %llu: qpn_ds 0x%x", q.next, word(q, at, 1));
+        CHECK(word(q, at, 1) >> 8 == q.qp->qpn >> 8 && ds != 0, "block %llu: qpn_ds 0x%x", q.next,
+              word(q, at, 1));
         const u64 block = q.next;
         q.next += ds == 0 ? 1 : (ds + 3) / 4;
         ++q.executed;
@@ -275,7 +287,8 @@ class mini_nic
             mask = word(q, at + 2, 2), compare_mask = word(q, at + 2, 3);
             b = word(q, at + 2, 1), a = word(q, at + 2, 0);
         }
-        CHECK(ds == (opcode == SHMEMX_MLX5_ATOMIC_MASKED_CS && wide ? 5u : 4u), "atomic with %u segments", ds);
+        CHECK(ds == (opcode == SHMEMX_MLX5_ATOMIC_MASKED_CS && wide ? 5u : 4u), "atomic with %u segments",
+              ds);
         const bool adds = opcode == SHMEMX_MLX5_ATOMIC_FA || opcode == SHMEMX_MLX5_ATOMIC_MASKED_FA;
         u64 old, now;
         auto *p8 = reinterpret_cast<u64 *>(remote);
@@ -297,7 +310,8 @@ class mini_nic
             __atomic_store_n(reinterpret_cast<u64 *>(local), old, __ATOMIC_RELEASE);
         } else {
             __atomic_store_n(p4, static_cast<u32>(now), __ATOMIC_RELEASE);
-            __atomic_store_n(reinterpret_cast<u32 *>(local), arch::big(static_cast<u32>(old)), __ATOMIC_RELEASE);
+            __atomic_store_n(reinterpret_cast<u32 *>(local), arch::big(static_cast<u32>(old)),
+                             __ATOMIC_RELEASE);
         }
         return 0;
     }

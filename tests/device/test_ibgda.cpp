@@ -27,19 +27,21 @@ static void test_bytes()
     scene job(1, false);
     mini_nic nic(job, depth, 1, 0);
     const detail::queue q(*nic.at(0, 0).qp); // number 0x41
-    const u64 block = 0x12340;                   // at the ring's start
+    const u64 block = 0x12340;               // at the ring's start
     const detail::nic_place there{0x1122334455667788, __builtin_bswap32(0xa1a2a3a4)};
     const detail::nic_place here{0x99aabbccddeeff00, __builtin_bswap32(0xb1b2b3b4)};
     const detail::wqe w(q, block);
     const unsigned char data[] = {1, 2, 3, 4, 5, 6, 7, 8};
     detail::build_inline(w, there, data, 8, detail::load_inline(data, 8), SHMEMX_MLX5_CE_ALWAYS);
     expect("inline write", built(nic, 44),
-           {0,    0x23, 0x40, 0x08, 0,    0,    0x41, 3,    0,    0, 0, 8, 0, 0, 0, 0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66,
-            0x77, 0x88, 0xa1, 0xa2, 0xa3, 0xa4, 0,    0,    0,    0, 0x80, 0, 0, 8, 1, 2, 3,    4,    5,    6,    7,    8});
+           {0, 0x23, 0x40, 0x08, 0,    0,    0x41, 3,    0,    0,    0,    8,    0,    0, 0,
+            0, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0xa1, 0xa2, 0xa3, 0xa4, 0, 0,
+            0, 0,    0x80, 0,    0,    8,    1,    2,    3,    4,    5,    6,    7,    8});
     detail::build_write(w, there, here, 0x10203, 0);
     expect("write", built(nic, 48),
-           {0,    0x23, 0x40, 0x08, 0,    0,    0x41, 3,    0, 0, 0, 0, 0, 0,    0,    0,    0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88,
-            0xa1, 0xa2, 0xa3, 0xa4, 0,    0,    0,    0,    0, 1, 2, 3, 0xb1, 0xb2, 0xb3, 0xb4, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0});
+           {0,    0x23, 0x40, 0x08, 0,    0,    0x41, 3,    0,    0,    0,    0,    0,    0,    0,    0,
+            0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0x77, 0x88, 0xa1, 0xa2, 0xa3, 0xa4, 0,    0,    0,    0,
+            0,    1,    2,    3,    0xb1, 0xb2, 0xb3, 0xb4, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0});
     detail::build_write_imm(w, there, here, 4, 0xcafef00d, SHMEMX_MLX5_CE_ALWAYS | SHMEMX_MLX5_SOLICITED);
     expect("write with immediate", built(nic, 16),
            {0, 0x23, 0x40, 0x09, 0, 0, 0x41, 3, 0, 0, 0, 0x0a, 0xca, 0xfe, 0xf0, 0x0d});
@@ -51,14 +53,14 @@ static void test_bytes()
     auto have = built(nic, 64);
     expect("compare and swap", have, {0, 0x23, 0x40, 0x11, 0, 0, 0x41, 4});
     expect("compare and swap", std::vector<unsigned char>(have.begin() + 32, have.end()),
-           {1,    2,    3,    4,    5,    6,    7,    8, 0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18,
-            0,    0,    0,    8,    0xb1, 0xb2, 0xb3, 0xb4, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0});
+           {1, 2, 3, 4, 5,    6,    7,    8,    0x11, 0x12, 0x13, 0x14, 0x15, 0x16, 0x17, 0x18,
+            0, 0, 0, 8, 0xb1, 0xb2, 0xb3, 0xb4, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff, 0});
     detail::build_amo(w, there, here, detail::amo_and, 8, 0x00ff00ff00ff00ff, 0, 0);
     have = built(nic, 80);
     expect("and", have, {9, 0x23, 0x40, 0x14, 0, 0, 0x41, 5});
     expect("and", std::vector<unsigned char>(have.begin() + 32, have.end()),
-           {0, 0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0,
-            0xff, 0, 0xff, 0, 0xff, 0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 8});
+           {0,    0xff, 0,    0xff, 0,    0xff, 0, 0xff, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0,
+            0xff, 0,    0xff, 0,    0xff, 0,    0, 0,    0, 0, 0, 0, 0, 0, 0, 0, 0,    8});
     detail::build_amo(w, there, here, detail::amo_xor, 4, 0x01020304, 0, 0);
     have = built(nic, 64);
     expect("xor of 4 bytes", have, {8, 0x23, 0x40, 0x15, 0, 0, 0x41, 4});
@@ -88,7 +90,8 @@ template <class Scope> static void puts_and_gets(const Scope &scope, std::size_t
             if (!heap && bytes > 500)
                 continue;
             unsigned char *src = heap ? mine<unsigned char>(region + 1) : other;
-            unsigned char *dst = mine<unsigned char>(region + 20003), *back = mine<unsigned char>(region + 40000);
+            unsigned char *dst = mine<unsigned char>(region + 20003),
+                          *back = mine<unsigned char>(region + 40000);
             if (lane == 0) {
                 for (std::size_t i = 0; i < bytes; ++i)
                     src[i] = pattern(i, static_cast<unsigned>(bytes), me);
@@ -138,7 +141,8 @@ static void test_put_get()
     const std::size_t border = mini_nic::chunk_end - 22000; // put's targets and gets' sources lie over it
     job.run(1, 1, 0, [&] { puts_and_gets(thread, border); });
     job.run(1, arch::warp_width, 0, [&] { puts_and_gets(warp, border); });
-    job.run(2, 2 * arch::warp_width, 0, [&] { puts_and_gets(block, arch::block_index() == 0 ? border : 4096); });
+    job.run(2, 2 * arch::warp_width, 0,
+            [&] { puts_and_gets(block, arch::block_index() == 0 ? border : 4096); });
     CHECK(job.boxes[0].kind == 0, "error %u", job.boxes[0].kind);
 }
 
@@ -170,17 +174,19 @@ static void test_atomics()
     job.run(1, 1, 0, [] {
         const int peer = 1 - my_pe();
         for (unsigned size : {4u, 8u})
-            for (detail::atomic_op op : {detail::amo_fetch, detail::amo_set, detail::amo_swap, detail::amo_compare_swap,
-                                         detail::amo_add, detail::amo_and, detail::amo_or, detail::amo_xor})
-                for (u64 v : {0ull, 1ull, 0xffffffffffffffffull, 0x8000000080000001ull, 0x0123456789abcdefull}) {
+            for (detail::atomic_op op :
+                 {detail::amo_fetch, detail::amo_set, detail::amo_swap, detail::amo_compare_swap,
+                  detail::amo_add, detail::amo_and, detail::amo_or, detail::amo_xor})
+                for (u64 v :
+                     {0ull, 1ull, 0xffffffffffffffffull, 0x8000000080000001ull, 0x0123456789abcdefull}) {
                     const u64 mask = size == 4 ? 0xffffffffull : ~0ull, start = 0xfedcba9876543210ull & mask;
                     const u64 cond = v & 1 ? start : 5;
                     ibgda::amo(peer, 64, detail::amo_set, size, start, 0, false);
                     const u64 old = ibgda::amo(peer, 64, op, size, v & mask, cond, true);
                     const u64 now = ibgda::amo(peer, 64, detail::amo_fetch, size, 77, 0, true);
                     CHECK(old == start, "op %u, %u bytes: old 0x%llx, not 0x%llx", op, size, old, start);
-                    CHECK(now == (applied(op, start, v, cond) & mask), "op %u of 0x%llx, %u bytes: 0x%llx", op, v,
-                          size, now);
+                    CHECK(now == (applied(op, start, v, cond) & mask), "op %u of 0x%llx, %u bytes: 0x%llx",
+                          op, v, size, now);
                 }
     });
     constexpr unsigned each = 40;
@@ -244,19 +250,22 @@ static void test_warp_posts_together()
             ibgda::put_each(warp, ibgda::mine(1), 1024 + 8 * arch::lane(warp), &value, 8);
             arch::sync(warp);
             if (arch::lane(warp) == 0)
-                CHECK(queue.qp->rung == before + arch::warp_width, "rung %llu after %llu", queue.qp->rung, before);
+                CHECK(queue.qp->rung == before + arch::warp_width, "rung %llu after %llu", queue.qp->rung,
+                      before);
             CHECK(ibgda::quiet(warp, 1), "quiet");
             // to two PEs, one of them with more than one WQE
-            ibgda::put_each(warp, ibgda::mine(static_cast<int>(arch::lane(warp) % 2)), 2048 + 8 * arch::lane(warp),
-                            &value, 8);
+            ibgda::put_each(warp, ibgda::mine(static_cast<int>(arch::lane(warp) % 2)),
+                            2048 + 8 * arch::lane(warp), &value, 8);
             static thread_local unsigned char big[500];
             std::memset(big, static_cast<int>(round), sizeof big);
-            ibgda::put_each(warp, ibgda::mine(1), 4096 + 500 * arch::lane(warp), big, arch::lane(warp) == 3 ? 500 : 8);
+            ibgda::put_each(warp, ibgda::mine(1), 4096 + 500 * arch::lane(warp), big,
+                            arch::lane(warp) == 3 ? 500 : 8);
             CHECK(ibgda::quiet(warp, -1), "quiet");
             u64 have;
             std::memcpy(&have, job.memory + scene::stride + 1024 + 8 * arch::lane(warp), 8);
             CHECK(have == value, "lane %u: %llu", arch::lane(warp), have);
-            std::memcpy(&have, job.memory + scene::stride * (arch::lane(warp) % 2) + 2048 + 8 * arch::lane(warp), 8);
+            std::memcpy(&have,
+                        job.memory + scene::stride * (arch::lane(warp) % 2) + 2048 + 8 * arch::lane(warp), 8);
             CHECK(have == value, "lane %u: %llu", arch::lane(warp), have);
             CHECK(job.memory[scene::stride + 4096 + 500 * 3 + 499] == round % 256, "a lane's long put");
             arch::sync(warp);
@@ -285,10 +294,12 @@ static void test_shared_queue_and_last_doorbell()
               queue.seen.load());
         for (unsigned i = 0; i < 4 * arch::warp_width; ++i) {
             u64 have;
-            std::memcpy(&have, job.memory + scene::stride * static_cast<std::size_t>(1 - pe) + 4096 + 8 * i, 8);
+            std::memcpy(&have, job.memory + scene::stride * static_cast<std::size_t>(1 - pe) + 4096 + 8 * i,
+                        8);
             CHECK(have == each, "PE %d, thread %u: %llu", pe, i, have);
         }
-        CHECK(queue.doorbells < queue.executed, "%llu doorbells for %llu WQEs", queue.doorbells.load(), queue.executed.load());
+        CHECK(queue.doorbells < queue.executed, "%llu doorbells for %llu WQEs", queue.doorbells.load(),
+              queue.executed.load());
     }
 }
 /* The first value of the completion queue's memory is no completion (DeepEP 371), with any first number of a block; a wait
@@ -358,12 +369,12 @@ static void test_error_has_its_cause()
                                           : SHMEMX_MLX5_SYNDROME_LOCAL_PROTECTION;
         CHECK(yes == 0, "%u quiets succeeded", yes.load());
         CHECK(others == 2 * arch::warp_width * 8, "%u quiets of another PE succeeded", others.load());
-        CHECK(e.kind == SHMEMX_DEVICE_NIC && e.pe == 1 && (e.value & 0xff) == want && (e.value >> 8 & 0xff) == 0x88 &&
-                  (e.value >> 16 & 0xff) == SHMEMX_MLX5_RDMA_WRITE && (e.value >> 32) == nearly_wrapped &&
-                  e.expected == nic.at(0, 1).qp->qpn >> 8,
+        CHECK(e.kind == SHMEMX_DEVICE_NIC && e.pe == 1 && (e.value & 0xff) == want &&
+                  (e.value >> 8 & 0xff) == 0x88 && (e.value >> 16 & 0xff) == SHMEMX_MLX5_RDMA_WRITE &&
+                  (e.value >> 32) == nearly_wrapped && e.expected == nic.at(0, 1).qp->qpn >> 8,
               "kind %u, PE %d, value 0x%llx, queue pair 0x%llx", e.kind, e.pe, e.value, e.expected);
-        CHECK(e.address == reinterpret_cast<std::uintptr_t>(job.memory) + scene::stride + 4096, "address 0x%llx",
-              e.address);
+        CHECK(e.address == reinterpret_cast<std::uintptr_t>(job.memory) + scene::stride + 4096,
+              "address 0x%llx", e.address);
     }
 }
 /* The record's word for sends is written, before the doorbell, and not that for receives: in the error state the NIC
@@ -388,8 +399,8 @@ static void test_record_is_the_one_for_sends()
     CHECK(nic.drained(queue), "the NIC is not told of what came after the error");
     CHECK(queue.record[SHMEMX_MLX5_RECORD_RECEIVE] == 0, "receive word 0x%x",
           queue.record[SHMEMX_MLX5_RECORD_RECEIVE]);
-    CHECK(__builtin_bswap32(queue.record[SHMEMX_MLX5_RECORD_SEND]) == ((nearly_wrapped + 2) & 0xffff), "send word 0x%x",
-          queue.record[SHMEMX_MLX5_RECORD_SEND]);
+    CHECK(__builtin_bswap32(queue.record[SHMEMX_MLX5_RECORD_SEND]) == ((nearly_wrapped + 2) & 0xffff),
+          "send word 0x%x", queue.record[SHMEMX_MLX5_RECORD_SEND]);
     CHECK(queue.entries == 2, "%llu completion entries", queue.entries.load());
 }
 

@@ -39,7 +39,8 @@ static constexpr std::size_t memory_bytes = 1 << 18;
     } while (0)
 
 /* What one block does to PE 1, by a queue pair of its own, since one that has failed stays so. */
-template <class Kernel> static void expect(const char *what, unsigned number, int code, const char *words, Kernel kernel)
+template <class Kernel>
+static void expect(const char *what, unsigned number, int code, const char *words, Kernel kernel)
 {
     std::atomic<bool> ok{true};
     bool other = false;
@@ -56,8 +57,8 @@ template <class Kernel> static void expect(const char *what, unsigned number, in
     char text[600] = "no error";
     const int rc = nic_job_error(text, sizeof text);
     CHECK(!ok, "%s: the queue pair is well", what);
-    CHECK(rc == code && std::string(text).find(words) != std::string::npos, "%s: %s: %s", what, nic_job_error_name(rc),
-          text);
+    CHECK(rc == code && std::string(text).find(words) != std::string::npos, "%s: %s: %s", what,
+          nic_job_error_name(rc), text);
     CHECK(nic_job_note()->pe == 1, "%s: PE %d", what, nic_job_note()->pe);
     nic_job_forget_note();
     // since the host has asked for the error waits are waits again, and other connections work
@@ -88,11 +89,11 @@ static void test_bad()
         expect("a get beyond the heap", 3, SHMEMX_ERR_SYSTEM, access,
                [&](ibgda::qp &q) { ibgda::get_on(q, beyond, words, 64); });
         expect("a fetch beyond the heap", 4, SHMEMX_ERR_SYSTEM, access, [&](ibgda::qp &q) {
-            CHECK(ibgda::amo_on(q, beyond, detail::amo_add, 8, 1, 0, true) == 0, "a fetch that failed returns 0");
+            CHECK(ibgda::amo_on(q, beyond, detail::amo_add, 8, 1, 0, true) == 0,
+                  "a fetch that failed returns 0");
         });
-        expect("an atomic that is not aligned", 5, SHMEMX_ERR_SYSTEM, invalid, [&](ibgda::qp &q) {
-            ibgda::amo_on(q, 4096 + 4, detail::amo_or, 8, 1, 0, false);
-        });
+        expect("an atomic that is not aligned", 5, SHMEMX_ERR_SYSTEM, invalid,
+               [&](ibgda::qp &q) { ibgda::amo_on(q, 4096 + 4, detail::amo_or, 8, 1, 0, false); });
     }
     nic_job_meet();
     if (state->me == 2) { // nothing of it is posted
@@ -154,7 +155,8 @@ static void test_stall()
         (void)put_in_vain(1);
         CHECK(nic_job_note()->kind == SHMEMX_DEVICE_TIMEOUT && nic_job_note()->pe == 1 &&
                   nic_job_note()->call == SHMEMX_DEVICE_CALL_QUIET,
-              "note of kind %u, PE %d, call %u", nic_job_note()->kind, nic_job_note()->pe, nic_job_note()->call);
+              "note of kind %u, PE %d, call %u", nic_job_note()->kind, nic_job_note()->pe,
+              nic_job_note()->call);
         nic_job_forget_note();
     }
 }

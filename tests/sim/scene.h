@@ -237,8 +237,8 @@ static struct wqe write_wqe(const struct end *e, const struct end *to, unsigned 
     return w;
 }
 
-static struct wqe read_wqe(const struct end *e, const struct end *from, unsigned to, unsigned at, unsigned n,
-                           unsigned flags)
+static inline struct wqe read_wqe(const struct end *e, const struct end *from, unsigned to, unsigned at,
+                                  unsigned n, unsigned flags)
 {
     struct wqe w = write_wqe(e, from, to, at, n, flags);
     w.raw[3] = SHMEMX_MLX5_RDMA_READ;

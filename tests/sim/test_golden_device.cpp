@@ -72,7 +72,7 @@ bool build(const golden_wqe &g, const wqe &w)
         return build_nop(w, flags), true;
     case SHMEMX_MLX5_RDMA_WRITE:
         if (g.flags & GOLDEN_INLINE)
-            return build_inline(w, there, inlined, n, flags), true;
+            return build_inline(w, there, inlined, n, load_inline(inlined, n), flags), true;
         if (g.sges > 1)
             return false;
         return build_write(w, there, here, bytes, flags), true;
@@ -99,7 +99,7 @@ void compare(const golden_wqe &g)
     ring r(g);
     const auto *stored = reinterpret_cast<const unsigned char *>(r.q.wq);
     // Blocks have 64-bit numbers here, of which the NIC sees 16.
-    if (!build(g, wqe(r.q, 0x30000ull + g.index)))
+    if (!build(g, wqe(queue(r.q), 0x30000ull + g.index)))
         return;
     ++compared;
     for (size_t i = 0; i < g.depth * 64u; ++i) {

@@ -249,7 +249,7 @@ static uint64_t by_bits(unsigned opcode, unsigned bits, uint64_t old, const uint
     }
 }
 
-static void atomics(void)
+static void atomics(bool global)
 {
     static const struct {
         unsigned opcode, opmod, bytes, words;
@@ -257,6 +257,7 @@ static void atomics(void)
                  {SHMEMX_MLX5_ATOMIC_MASKED_CS, 8, 4, 4}, {SHMEMX_MLX5_ATOMIC_MASKED_CS, 9, 8, 4},
                  {SHMEMX_MLX5_ATOMIC_MASKED_FA, 8, 4, 4}, {SHMEMX_MLX5_ATOMIC_MASKED_FA, 9, 8, 2}};
     begin((struct options){0});
+    b.nic->global_atomics = global;
     for (unsigned n = 0; n < 300; ++n) {
         unsigned k = n % 6, bytes = kinds[k].bytes;
         uint64_t all = bytes == 4 ? 0xffffffffu : ~0ull, old = rnd() & all, operand[4], got = 0, now = 0;
@@ -287,6 +288,46 @@ static void atomics(void)
             break;
         CHECK(bytes == 8 || b.memory[at ^ 4] == 0x5a, "the neighbour has changed");
     }
+    finish();
+}
+
+/* Against a processor of the host: a thread adds to the word that the NIC adds to. */
+static _Atomic bool stop_adding;
+static void *add_by_processor(void *word)
+{
+    uint64_t n = 0;
+    for (; !atomic_load(&stop_adding) || n < 1000; ++n)
+        __atomic_fetch_add((uint64_t *)word, 1, __ATOMIC_RELAXED);
+    return (void *)(uintptr_t)n;
+}
+
+static void atomics_of_both(void)
+{
+    pthread_t thread;
+    void *added;
+    uint64_t word, done = 0;
+    begin((struct options){.blocks = 16, .log_cq = 4});
+    memset(b.memory, 0, 8);
+    if (!CHECK(pthread_create(&thread, NULL, add_by_processor, b.memory) == 0, "a thread"))
+        return;
+    for (unsigned n = 0; n < 2000; ++n) {
+        struct wqe w = wqe(&a, SHMEMX_MLX5_ATOMIC_FA, 0, SIGNALLED);
+        add_remote(&w, b.memory, b.key);
+        add_words(&w, 8, 2, (uint64_t[]){1ull << 40, 0});
+        add_data(&w, a.memory, 8, a.key);
+        post(&a, w);
+        while (n + 1 - done > 10 || (n == 1999 && done < 2000)) {
+            (void)(sim_step(a.nic) | sim_step(b.nic));
+            while (next(&a).opcode == 0)
+                done++;
+        }
+    }
+    atomic_store(&stop_adding, true);
+    pthread_join(thread, &added);
+    memcpy(&word, b.memory, 8);
+    CHECK(word >> 40 == 2000 && (word & ((1ull << 40) - 1)) == (uint64_t)(uintptr_t)added,
+          "added %llu and %llu, there are %llx", 2000ull, (unsigned long long)(uintptr_t)added,
+          (unsigned long long)word);
     finish();
 }
 
@@ -398,6 +439,26 @@ static void datagrams(void)
     finish();
 }
 
+/* M15: memory with relaxed ordering has its bytes by the time of the entry, in whichever order. */
+static void relaxed(void)
+{
+    begin((struct options){0});
+    uint32_t key = sim_key_create(b.nic, PD, (uint64_t)(uintptr_t)b.memory, MEMORY,
+                                  ALL_ACCESS | IBV_ACCESS_RELAXED_ORDERING, false);
+    for (unsigned n = 1; n < 2000; n = n * 2 + 1) {
+        struct wqe w = wqe(&a, SHMEMX_MLX5_RDMA_WRITE, 0, SIGNALLED);
+        add_remote(&w, b.memory + 3, key);
+        add_data(&w, a.memory + n, n, a.key);
+        memset(b.memory, 0xee, 4096);
+        uint16_t index = post(&a, w);
+        run();
+        SUCCESS(&a, index);
+        CHECK(memcmp(b.memory + 3, a.memory + n, n) == 0 && b.memory[2] == 0xee && b.memory[3 + n] == 0xee,
+              "%u bytes in relaxed order", n);
+    }
+    finish();
+}
+
 /* The machine of states. */
 static void states(void)
 {
@@ -440,11 +501,14 @@ int main(void)
     doorbells();
     shared_register();
     opcodes();
-    atomics();
+    atomics(true);
+    atomics(false);
+    atomics_of_both();
     collapsed();
     order();
     reads_under_way();
     datagrams();
+    relaxed();
     states();
     return check_done();
 }

@@ -69,8 +69,8 @@ struct shmemx_ibgda_key {
 
 /* Beside what struct shmemx_device_nic has. */
 struct shmemx_device_ibgda {
-    unsigned count, room;      /* chunks, and how many the tables hold */
-    unsigned most;             /* bytes of one WQE at most */
+    unsigned count, room; /* chunks, and how many the tables hold */
+    unsigned most;        /* bytes of one WQE at most */
     unsigned reserved;
     unsigned long long chunks; /* address of struct shmemx_ibgda_chunk[room] */
     unsigned long long keys;   /* address of struct shmemx_ibgda_key[npes][room] */
