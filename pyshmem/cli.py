@@ -1,5 +1,5 @@
 """The command `pyshmem`: info (what was found and chosen), doctor (what is wrong with the network), config
-(flags for C programs), bench (speed), accuracy (what 8-bit transfers cost)."""
+(flags for C programs), bench (speed), accuracy (what 8-bit transfers cost), model (predicted MoE times)."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from ._report import gather, paths
 from .accuracy.command import accuracy
 from .bench.figures import GPU_GROUPS, GROUPS, Figure, from_json
 from .bench.launch import LaunchError, find_launchers, first_of_job, in_job, processors, python_command, start
+from .model.command import model
 
 if TYPE_CHECKING:
     from .bench.run import Options, Report
@@ -549,3 +550,4 @@ def _title(header: dict[str, Any]) -> str:
 
 
 main.add_command(accuracy)
+main.add_command(model)

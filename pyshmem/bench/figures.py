@@ -21,7 +21,7 @@ __all__ = [
     "with_target",
 ]
 
-Unit = Literal["ns", "GB/s", "x"]
+Unit = Literal["ns", "GB/s", "M/s", "x"]
 
 GROUPS = {
     "put": "put, put + quiet, p; memcpy to the same memory beside them",
@@ -139,7 +139,7 @@ class Figure:
     face: "C", "Python", a library ("mpi4py"), "library / pyshmem": how many times longer it takes there;
     "libshmem / program": between nodes, our figure over the program's; or one of GPU_FACES.
     bytes: of one call, a PE's part in collectives (on GPUs: in all); 0 where nothing is moved. unit: "ns" a
-    call, "GB/s", "x" (ratio).
+    call, "GB/s", "M/s" (million messages a second), "x" (ratio).
     q1, q3: lower and upper quartile. target: None where there is none; met: whether the median reaches it.
     blocks: of the kernel that makes the call, 0 where it is not made in one. form: how, where there are
     several ways ("1024 threads", "native"), or which program of a peer.
