@@ -20,8 +20,17 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from ._report import gather, paths
 from .accuracy.command import accuracy
-from .bench.figures import GPU_GROUPS, GROUPS, Figure, from_json
-from .bench.launch import LaunchError, find_launchers, first_of_job, in_job, processors, python_command, start
+from .bench.figures import GPU_GROUPS, GROUPS, NIC_PATHS, Figure, from_json
+from .bench.launch import (
+    Launcher,
+    LaunchError,
+    find_launchers,
+    first_of_job,
+    in_job,
+    processors,
+    python_command,
+    start,
+)
 from .model.command import model
 
 if TYPE_CHECKING:
@@ -328,10 +337,10 @@ def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
     """Measures in the job that a launcher has started this process in."""
     import pyshmem
 
-    from .bench import gpu, network, others
+    from .bench import gpu, gpu_nic, network, others
     from .bench.run import CoreError, run
 
-    on_gpus = options.device == "cuda"
+    on_gpus = options.device != "cpu"
     try:
         between = not on_gpus and "network" in options.groups
         more = not on_gpus and set(options.groups) != {"network"}
@@ -344,11 +353,13 @@ def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
             )
         first = pyshmem.my_pe() == 0
         if on_gpus:
-            gpu.require(pyshmem.n_pes())
+            gpu.require(pyshmem.n_pes() if options.device == "cuda" else None)
         report = screen.report()
 
         def measure() -> None:
-            if on_gpus:
+            if options.device == "nic":
+                gpu_nic.run(options, report)
+            elif on_gpus:
                 gpu.run(options, report)
             if more:
                 run(options, report, mpi)
@@ -387,8 +398,12 @@ def _in_new_job(options: Options, screen: _Screen, npes: int) -> None:
     screen.note(
         f"starting {npes} PE(s) with {launchers[0].path} ({launchers[0].flavour} {launchers[0].version})"
     )
-    arguments = ["bench", "--stream", "--only", ",".join(options.groups), "--repeat", str(options.rounds),
-                 "--slice-us", f"{options.slice_us:g}"]  # fmt: skip
+    arguments = ["bench", "--stream", "--repeat", str(options.rounds), "--slice-us", f"{options.slice_us:g}"]
+    if options.device == "nic":
+        arguments += ["--gpu-nic", *(["--quick"] if options.quick else [])]
+        _each_path(launchers[0], npes, arguments, screen)
+        return
+    arguments += ["--only", ",".join(options.groups)]
     if options.device == "cuda":  # its peers come afterwards, when the job has left the GPUs
         arguments += ["--device", "cuda", *(["--quick"] if options.quick else [])]
     elif options.peer:
@@ -398,12 +413,30 @@ def _in_new_job(options: Options, screen: _Screen, npes: int) -> None:
             _take(text, screen)
 
 
+def _each_path(launcher: Launcher, npes: int, arguments: list[str], screen: _Screen) -> None:
+    """A job for each path by which kernels reach a NIC; what cannot be taken here is said and left out."""
+    from .bench import gpu_nic
+
+    failed: LaunchError | None = None
+    with screen.open():
+        for path in NIC_PATHS:
+            try:
+                with gpu_nic.with_variables(path):
+                    for text in start(launcher, npes, python_command(*arguments)):
+                        _take(text, screen)
+            except LaunchError as error:
+                failed = error
+                screen.note(f"{path} is left out: {error}")
+    if failed is not None and not screen.figures:
+        raise failed
+
+
 def _options(
     device: str, groups: tuple[str, ...], quick: bool, repeat: int | None, slice_us: float | None, peer: bool
 ) -> Options:
     from .bench.run import Options
 
-    usual, short = (7, 3) if device == "cuda" else (15, 5)
+    usual, short = (15, 5) if device == "cpu" else (7, 3)
     rounds = repeat or (short if quick else usual)
     return Options(groups, rounds, slice_us or (300 if quick else 2000), peer, device, quick)
 
@@ -413,7 +446,7 @@ def _measure(options: Options, screen: _Screen, npes: int | None, stream: bool) 
 
     here = stream or in_job()
     try:
-        gpus = gpu.require(npes) if options.device == "cuda" else None
+        gpus = gpu.require(npes if options.device == "cuda" else None) if options.device != "cpu" else None
     except gpu.GpuError as error:
         if here and not first_of_job():
             sys.exit(1)  # PE 0 says it
@@ -421,7 +454,7 @@ def _measure(options: Options, screen: _Screen, npes: int | None, stream: bool) 
     if here:
         _in_this_job(options, screen, npes)
     else:
-        _in_new_job(options, screen, npes or gpus or 2)
+        _in_new_job(options, screen, npes or (gpus if options.device == "cuda" else None) or 2)
     if options.peer and not gpus and not here:  # two jobs of their own, after ours
         from .bench import openshmem_peer
 
@@ -430,7 +463,7 @@ def _measure(options: Options, screen: _Screen, npes: int | None, stream: bool) 
                 openshmem_peer.run(min(options.rounds, 7), screen.report())
             except openshmem_peer.PeerMissing as why:
                 screen.note(f"another OpenSHMEM is left out: {why}")
-    if gpus and options.peer and first_of_job():
+    if options.device == "cuda" and options.peer and first_of_job():
         from .bench import gpu_peers
 
         with screen.open():
@@ -476,6 +509,10 @@ def _listed(function: Callable[..., None]) -> Callable[..., None]:
               help="PEs to start when no launcher has started this (default 2; GPUs: one each).")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", is_eager=True,
               help="Host memory (default), or GPU memory, kernels and streams, one PE a GPU.")  # fmt: skip
+@click.option("--gpu-nic", is_flag=True,
+              help="From kernels to another node: cost to post, time to completion, message rates, through a "
+                   "proxy and by ibgda (SHMEM_GPU_NIC); each PE is a node (SHMEM_NODE_ID=/1) unless you say "
+                   "otherwise, the NIC the software NIC where there is none.")  # fmt: skip
 @click.option("--only", callback=_groups, metavar="GROUP,...", help="Measure these groups only.")
 @click.option("--quick", is_flag=True, help="A look in seconds: few rounds of short loops.")
 @click.option("--repeat", type=click.IntRange(1, 1001),
@@ -497,6 +534,7 @@ def _listed(function: Callable[..., None]) -> Callable[..., None]:
 def bench(
     npes: int | None,
     device: str,
+    gpu_nic: bool,
     only: tuple[str, ...],
     quick: bool,
     repeat: int | None,
@@ -519,6 +557,8 @@ def bench(
     """
     from .bench import show
 
+    if gpu_nic and (peer or device != "cpu"):
+        raise click.UsageError("--gpu-nic goes with neither --device nor --peer")
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown exclude each other")
     screen = _Screen(as_json or stream, stream)
@@ -528,7 +568,12 @@ def bench(
         if from_file:
             _from_file(from_file, screen)
         else:
-            _measure(_options(device, only, quick, repeat, slice_us, peer), screen, npes, stream)
+            _measure(
+                _options("nic" if gpu_nic else device, only, quick, repeat, slice_us, peer),
+                screen,
+                npes,
+                stream,
+            )
         if not screen.figures or stream:
             return
         if as_markdown:

@@ -17,10 +17,10 @@ def with_figures(path: Path, figures: Iterable[Figure], real_nic: bool = False) 
     From a software NIC only the cost to post is taken: it belongs to the GPU's code, the rest to that NIC's
     thread. `real_nic`: the largest message rate and the time of an 8-byte put and quiet too.
     """
-    mine = [f for f in figures if f.group == "nic" and f.form.split(",")[0] == path.name]
+    mine = [f for f in figures if (f.group, f.face) == ("nic", path.name)]
     rates = []
     for f in mine:
-        if f.op == "post":
+        if f.op == "post" and not f.form:
             path = replace(path, post_us=f.median / 1e3)
         elif real_nic and f.op == "put + quiet":
             path = replace(path, put_quiet_us=f.median / 1e3)

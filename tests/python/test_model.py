@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyshmem import cli, model
-from pyshmem.bench.figures import figure
+from pyshmem.bench.figures import Figure, figure
 from pyshmem.model import hardware, measured, predict, published, traffic
 
 pytestmark = pytest.mark.npes(1)
@@ -158,24 +158,25 @@ def test_what_cannot_be_is_refused(change: dict[str, int], text: str) -> None:
 # ---- figures in place of the documented ones ---------------------------------------------------------------
 
 
-def _nic(op: str, form: str, unit: str, value: float) -> object:
-    return figure("libshmem", "nic", op, 8, 2, unit, [value], blocks=1, form=form)  # type: ignore[arg-type]
+def _nic(op: str, unit: str, value: float, form: str = "") -> Figure:
+    return figure("proxy", "nic", op, 8, 2, unit, [value], blocks=1, form=form)  # type: ignore[arg-type]
 
 
 def test_measured_figures_replace_the_documented(tmp_path: Path) -> None:
     found = [
-        _nic("post", "proxy", "ns", 400.0),
-        _nic("put + quiet", "proxy", "ns", 6000.0),
-        _nic("messages", "proxy, 1 thread", "M/s", 1.0),
-        _nic("messages", "proxy, 32 threads", "M/s", 3.0),
+        _nic("post", "ns", 400.0),
+        _nic("post", "ns", 300.0, form="p"),
+        _nic("put + quiet", "ns", 6000.0),
+        _nic("messages", "M/s", 1.0, form="1 thread"),
+        _nic("messages", "M/s", 3.0, form="32 threads"),
     ]
     base = hardware.PROXY
-    assert measured.with_figures(hardware.IBGDA, found) == hardware.IBGDA  # type: ignore[arg-type]
-    assert measured.with_figures(base, found) == replace(base, post_us=0.4)  # type: ignore[arg-type]
-    real = measured.with_figures(base, found, real_nic=True)  # type: ignore[arg-type]
+    assert measured.with_figures(hardware.IBGDA, found) == hardware.IBGDA
+    assert measured.with_figures(base, found) == replace(base, post_us=0.4)
+    real = measured.with_figures(base, found, real_nic=True)
     assert real == replace(base, post_us=0.4, put_quiet_us=6.0, rate=3.0)
     file = tmp_path / "nic.json"
-    file.write_text("\n".join(f.to_json() for f in found) + "\n")  # type: ignore[attr-defined]
+    file.write_text("\n".join(f.to_json() for f in found) + "\n")
     slow = json.loads(invoke("--json", "--gpus", "64", "--figures", str(file), "--real-nic").output)
     fast = json.loads(invoke("--json", "--gpus", "64").output)
     by = [{(p["mode"], p["call"], p["path"]): p["us"] for p in got["predictions"]} for got in (slow, fast)]
