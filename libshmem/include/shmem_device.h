@@ -34,6 +34,12 @@
  * A release at system scope costs 1.5 us over NVLink (H100) and a relaxed store nothing, so: sync publishes
  * nothing, barrier = quiet + sync, put_signal has one release, packets have none.
  *
+ * PEs of other hosts. Where a PE's copy cannot be mapped, the same calls go through a NIC: by commands to a thread of the
+ * host, or by work that the kernel itself posts (device/nic.h; docs, "GPU and NIC"). What differs there: ptr is null; nbi
+ * forms use the source until quiet; put of more than 8 bytes of the heap waits for the peer, so that the source is free;
+ * a scope's quiet and fence are for what its block has posted. With SHMEM_DEVICE_MAPPED defined none of this is compiled,
+ * for kernels that are only ever run where all is mapped: they need fewer registers.
+ *
  * Errors never trap. A wait that meets its deadline (SHMEM_TIMEOUT) returns false and leaves a note for the
  * host (the mailbox, struct shmemx_device_error: first error only); so does a wrong team. With
  * SHMEM_DEVICE_CHECKS defined, PEs and addresses of every call are checked too; a refused call has no effect
@@ -159,7 +165,8 @@ SHMEMX_DEVICE_FN int team_my_pe(team t);
 SHMEMX_DEVICE_FN int team_n_pes(team t);
 /* The number in `to` of member `pe` of `from`, or -1. */
 SHMEMX_DEVICE_FN int team_translate_pe(team from, int pe, team to);
-/* Where this PE can load and store pe's copy of p; null if p is not symmetric or there is no such PE. */
+/* Where this PE can load and store pe's copy of p; null if p is not symmetric, there is no such PE, or its copy is not
+ * mapped here. */
 template <class T> SHMEMX_DEVICE_FN T *ptr(T *p, int pe);
 
 /* ---- put and get --------------------------------------------------------------------------------------- */
@@ -188,9 +195,11 @@ SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, s
 
 /* ---- order --------------------------------------------------------------------------------------------- */
 
-/* The scope's puts so far are complete, on every PE. Begins and ends with a barrier of the scope. */
-template <class Scope> SHMEMX_DEVICE_FN void quiet(const Scope &scope);
-/* The scope's puts so far come before its later ones, on each PE. Costs what quiet costs. */
+/* The scope's puts so far are complete, on every PE; gets_nbi have their data. Begins and ends with a barrier of the scope.
+ * False, in all threads, after an error of a NIC's path, which the mailbox has; where all is mapped always true. */
+template <class Scope> SHMEMX_DEVICE_FN bool quiet(const Scope &scope);
+/* The scope's puts so far come before its later ones, on each PE. Costs what quiet costs where copies are mapped, and waits
+ * for nothing on a NIC's path. */
 template <class Scope> SHMEMX_DEVICE_FN void fence(const Scope &scope);
 
 /* ---- atomics: 32- and 64-bit integers; fetch, set and swap also float and double ----------------------- */
@@ -284,10 +293,14 @@ SHMEMX_DEVICE_CALL bool reduce(const Scope &scope, team t, Op op, T *dst, const 
 } // namespace shmem
 
 #include "device/stage.h"
+#include "device/place.h"
+#include "device/nic.h"
 #include "device/rma.h"
 #include "device/amo.h"
 #include "device/sync.h"
 #include "device/packets.h"
 #include "device/coll.h"
+#include "device/join.h"
+#include "device/reduce.h"
 
 #endif

@@ -64,7 +64,8 @@ def digest() -> str:
 
 
 def compile_ptx(source: str, *options: str) -> str:
-    command = ["nvcc", "-std=c++17", "-O3", "-ptx", "-I", str(ROOT / "include")]
+    # what they reach is mapped, always (device/nic.h)
+    command = ["nvcc", "-std=c++17", "-O3", "-ptx", "-DSHMEM_DEVICE_MAPPED", "-I", str(ROOT / "include")]
     command += [*options, str(SOURCES / source), "-o", "-"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 

@@ -397,6 +397,82 @@ SHMEMX_DEVICE_FN bool lines_load(vec16 (&v)[N], const unsigned char *const (&fro
     return false;
 }
 
+/* ---- queues of a NIC ----------------------------------------------------------------------------------- */
+
+/* The number as a NIC reads it. */
+SHMEMX_DEVICE_FN u32 big(u32 v)
+{
+    return __byte_perm(v, 0, 0x0123);
+}
+SHMEMX_DEVICE_FN u64 big(u64 v)
+{
+    return static_cast<u64>(big(static_cast<u32>(v))) << 32 | big(static_cast<u32>(v >> 32));
+}
+/* What no kernel changes: this may come from a cache that fences do not empty. */
+template <class Word> SHMEMX_DEVICE_FN Word load_constant(const Word *p)
+{
+    return __ldg(p);
+}
+/* Two neighbouring words in one trip. Whoever stored them did so after a fence; the reader's comes after. */
+SHMEMX_DEVICE_FN vec16 load_pair(const u64 *p)
+{
+    return line_load(p);
+}
+/* As fence(), for observers on this GPU alone. */
+SHMEMX_DEVICE_FN void fence_gpu()
+{
+    asm volatile("fence.acq_rel.gpu;" ::: "memory");
+}
+/* *p becomes v if that is more. Observers: threads of this GPU that load it with an acquire. */
+SHMEMX_DEVICE_FN void max_release(u64 *p, u64 v)
+{
+    asm volatile("red.release.gpu.global.max.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
+
+/* Threads of a warp that are here together, with one key. */
+class group
+{
+  public:
+    SHMEMX_DEVICE_FN explicit group(unsigned mask)
+        : mask_(mask), first_(__ffs(static_cast<int>(mask)) - 1),
+          rank_(static_cast<unsigned>(__popc(mask & ((1u << thread_index() % warp_width) - 1))))
+    {
+    }
+    SHMEMX_DEVICE_FN unsigned rank() const
+    {
+        return rank_;
+    }
+    SHMEMX_DEVICE_FN unsigned size() const
+    {
+        return static_cast<unsigned>(__popc(mask_));
+    }
+    /* The value of the thread with rank 0. All of them call it. */
+    SHMEMX_DEVICE_FN u64 from_first(u64 v) const
+    {
+        return __shfl_sync(mask_, v, first_);
+    }
+    SHMEMX_DEVICE_FN void sync() const
+    {
+        __syncwarp(mask_);
+    }
+
+  private:
+    unsigned mask_;
+    int first_;
+    unsigned rank_;
+};
+/* Whichever threads of the warp happen to be here. */
+SHMEMX_DEVICE_FN group group_of(thread_scope, u64 key)
+{
+    return group(__match_any_sync(__activemask(), key));
+}
+/* All threads of the warp come, each with its key. */
+SHMEMX_DEVICE_FN group group_of(warp_scope, u64 key)
+{
+    __syncwarp();
+    return group(__match_any_sync(0xffffffffu, key));
+}
+
 /* ---- bulk copies: the copy engine of the SM (TMA), through shared memory ------------------------------- */
 
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900

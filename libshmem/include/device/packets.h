@@ -411,6 +411,48 @@ SHMEMX_DEVICE_FN bool recv_message(const crew &c, unsigned call, Who who, void *
     return ok;
 }
 
+/* A message's lines, built by a thread each and put. The receiver polls them as it does those that are stored, so a line
+ * must not show its round before its data: all lines go first with round 0, which is none, and again behind a fence. Lines
+ * of pairs need no second time: each half says itself that it is there. */
+template <bool Lines, class Scope>
+SHMEMX_DEVICE_FN void put_lines(const Scope &scope, unsigned char *slot, const unsigned char *src,
+                                unsigned bytes, u64 round, int pe)
+{
+    constexpr unsigned data = Lines ? line_data : 64;
+    const unsigned width = arch::width(scope);
+    SHMEMX_DEVICE_ROLLED
+    for (unsigned line = arch::lane(scope); line * static_cast<u64>(data) < bytes; line += width) {
+        u64 out[16];
+        SHMEMX_DEVICE_ROLLED
+        for (unsigned i = 0; i < data / 8; ++i) {
+            const u64 v = read_bytes(src, line * data + i * 8, bytes), tag = round << 32;
+            if (Lines) {
+                out[i] = v;
+            } else {
+                out[2 * i] = (v & 0xffffffff) | tag;
+                out[2 * i + 1] = v >> 32 | tag;
+            }
+        }
+        if (Lines)
+            out[15] = round;
+        far_put(thread, slot + line * 128ull, out, sizeof out, pe, true);
+    }
+}
+template <class Scope>
+SHMEMX_DEVICE_SLOW void far_put_packets(Scope scope, unsigned char *slot, const unsigned char *src,
+                                        unsigned bytes, u64 round, int pe)
+{
+    if (!lines_here()) {
+        put_lines<false>(scope, slot, src, bytes, round, pe);
+        return;
+    }
+    put_lines<true>(scope, slot, src, bytes, 0, pe);
+    arch::sync(scope);
+    far_fence(scope);
+    arch::sync(scope);
+    put_lines<true>(scope, slot, src, bytes, round, pe);
+}
+
 } // namespace detail
 
 template <class Scope, class T>
@@ -421,8 +463,13 @@ SHMEMX_DEVICE_FN bool put_packets(const Scope &scope, void *packets, const T *sr
     if (!detail::valid(scope, SHMEMX_DEVICE_CALL_PUT_PACKETS, packets, packets_size(bytes), pe, 128) ||
         !detail::has_warp(scope, SHMEMX_DEVICE_CALL_PUT_PACKETS))
         return false;
-    detail::send_message(detail::whole_crew(scope), detail::at(static_cast<unsigned char *>(packets), pe),
-                         src, bytes, round);
+    if (detail::far(pe))
+        detail::far_put_packets(detail::plain(scope), static_cast<unsigned char *>(packets),
+                                reinterpret_cast<const unsigned char *>(src), static_cast<unsigned>(bytes),
+                                round, pe);
+    else
+        detail::send_message(detail::whole_crew(scope), detail::at(static_cast<unsigned char *>(packets), pe),
+                             src, bytes, round);
     arch::sync(scope);
     return true;
 }

@@ -1,4 +1,4 @@
-/* Puts and gets: translate, check, copy. The contract is in shmem_device.h.
+/* Puts and gets: check, copy; or hand over to a NIC's path. The contract is in shmem_device.h.
  * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_RMA_H
 #define SHMEM_DEVICE_RMA_H
@@ -8,114 +8,6 @@ namespace shmem
 
 namespace detail
 {
-
-#ifdef SHMEM_DEVICE_CHECKS
-constexpr bool checks = true;
-#else
-constexpr bool checks = false;
-#endif
-
-/* ---- errors -------------------------------------------------------------------------------------------- */
-
-/* Writes the mailbox if it is still empty. */
-SHMEMX_DEVICE_SLOW void report(unsigned kind, unsigned call, int pe, const volatile void *address, u64 value,
-                               u64 expected)
-{
-    const shmemx_device_state &s = arch::state();
-    auto *box = reinterpret_cast<shmemx_device_error *>(s.mailbox);
-    if (box == nullptr || arch::compare_swap(reinterpret_cast<u32 *>(s.claim), 0u, 1u) != 0)
-        return;
-    box->call = call;
-    box->me = s.me;
-    box->pe = pe;
-    box->block = arch::block_index();
-    box->thread = arch::thread_index();
-    box->address = reinterpret_cast<u64>(address);
-    box->value = value;
-    box->expected = expected;
-    // release; observers: this thread, which wrote the fields, and the host, which polls kind and then reads
-    // them
-    arch::store_release(&box->kind, kind);
-}
-
-/* ---- addresses ----------------------------------------------------------------------------------------- */
-
-SHMEMX_DEVICE_FN u64 my_copy()
-{
-    return arch::state().copy;
-}
-SHMEMX_DEVICE_FN bool symmetric(const volatile void *p, u64 bytes)
-{
-    u64 offset = reinterpret_cast<u64>(p) - my_copy();
-    return offset <= arch::state().bytes && bytes <= arch::state().bytes - offset;
-}
-/* PE's copy of p; no check. */
-template <class T> SHMEMX_DEVICE_FN T *at(T *p, int pe)
-{
-    const shmemx_device_state &s = arch::state();
-    const u64 a = reinterpret_cast<u64>(p);
-    if (s.bases != 0)
-        return reinterpret_cast<T *>(reinterpret_cast<const u64 *>(s.bases)[pe] + (a - s.copy));
-    return reinterpret_cast<T *>(a + static_cast<u64>(static_cast<long long>(pe - s.me)) * s.stride);
-}
-template <class Scope>
-SHMEMX_DEVICE_SLOW bool refuse(Scope scope, unsigned kind, unsigned call, int pe, const volatile void *p,
-                               u64 value)
-{
-    if (arch::lane(scope) == 0)
-        report(kind, call, pe, p, value, 0);
-    return false;
-}
-/* With SHMEM_DEVICE_CHECKS: whether bytes at p exist in PE's copy; the leader reports. Otherwise true. */
-template <class Scope>
-SHMEMX_DEVICE_FN bool valid(Scope scope, unsigned call, const volatile void *p, u64 bytes, int pe,
-                            u64 alignment = 1)
-{
-    if (!checks)
-        return true;
-    if (static_cast<unsigned>(pe) >= static_cast<unsigned>(arch::state().npes))
-        return refuse(scope, SHMEMX_DEVICE_PE, call, pe, p, static_cast<u64>(arch::state().npes));
-    if (!symmetric(p, bytes) || reinterpret_cast<u64>(p) % alignment != 0)
-        return refuse(scope, SHMEMX_DEVICE_ADDRESS, call, pe, p, bytes);
-    return true;
-}
-
-/* ---- values as words ----------------------------------------------------------------------------------- */
-
-template <unsigned Bytes> struct word_of;
-template <> struct word_of<1> {
-    using type = u8;
-};
-template <> struct word_of<2> {
-    using type = u16;
-};
-template <> struct word_of<4> {
-    using type = u32;
-};
-template <> struct word_of<8> {
-    using type = u64;
-};
-template <class T> using word = typename word_of<sizeof(T)>::type;
-
-template <class To, class From> SHMEMX_DEVICE_FN To bits(const From &from)
-{
-    static_assert(sizeof(To) == sizeof(From), "only the type changes");
-    To to;
-    memcpy(static_cast<void *>(&to), &from, sizeof to);
-    return to;
-}
-template <class T> SHMEMX_DEVICE_FN word<T> *words(T *p)
-{
-    return reinterpret_cast<word<T> *>(p);
-}
-template <class T> SHMEMX_DEVICE_FN const word<T> *words(const T *p)
-{
-    return reinterpret_cast<const word<T> *>(p);
-}
-constexpr SHMEMX_DEVICE_FN bool is_word(u64 bytes)
-{
-    return bytes == 1 || bytes == 2 || bytes == 4 || bytes == 8;
-}
 
 /* ---- copies -------------------------------------------------------------------------------------------- */
 
@@ -294,13 +186,20 @@ SHMEMX_DEVICE_FN int n_pes()
 template <class T> SHMEMX_DEVICE_FN T *ptr(T *p, int pe)
 {
     bool ok = static_cast<unsigned>(pe) < static_cast<unsigned>(n_pes()) && detail::symmetric(p, 1);
-    return ok ? detail::at(p, pe) : nullptr;
+    return ok && !detail::far(pe) ? detail::at(p, pe) : nullptr;
 }
 
 template <class T> SHMEMX_DEVICE_FN void p(T *dst, same<T> value, int pe)
 {
     if (!detail::valid(thread, SHMEMX_DEVICE_CALL_P, dst, sizeof(T), pe, alignof(T)))
         return;
+    if (detail::far(pe)) {
+        if constexpr (detail::is_word(sizeof(T)))
+            detail::far_p(dst, detail::bits<detail::word<T>>(value), sizeof(T), pe);
+        else
+            detail::far_put(thread, dst, &value, sizeof(T), pe, true);
+        return;
+    }
     if constexpr (detail::is_word(sizeof(T)))
         arch::store_relaxed(detail::words(detail::at(dst, pe)), detail::bits<detail::word<T>>(value));
     else
@@ -312,6 +211,13 @@ template <class T> SHMEMX_DEVICE_FN T g(const T *src, int pe)
     T value{};
     if (!detail::valid(thread, SHMEMX_DEVICE_CALL_G, src, sizeof(T), pe, alignof(T)))
         return value;
+    if (detail::far(pe)) {
+        if constexpr (detail::is_word(sizeof(T)))
+            value = detail::bits<T>(static_cast<detail::word<T>>(detail::far_g(src, sizeof(T), pe)));
+        else
+            detail::far_get(thread, &value, src, sizeof(T), pe, true);
+        return value;
+    }
     if constexpr (detail::is_word(sizeof(T)))
         value = detail::bits<T>(arch::load_relaxed(detail::words(detail::at(src, pe))));
     else
@@ -319,48 +225,83 @@ template <class T> SHMEMX_DEVICE_FN T g(const T *src, int pe)
     return value;
 }
 
+namespace detail
+{
+
+/* wait: as far_put and far_get. */
+template <class Scope>
+SHMEMX_DEVICE_FN void put_bytes(const Scope &scope, void *dst, const void *src, u64 bytes, int pe, bool wait)
+{
+    if (!valid(scope, SHMEMX_DEVICE_CALL_PUT, dst, bytes, pe))
+        return;
+    if (far(pe))
+        far_put(plain(scope), dst, src, bytes, pe, wait);
+    else
+        copy<from_here>(scope, at(dst, pe), src, bytes);
+}
+template <class Scope>
+SHMEMX_DEVICE_FN void get_bytes(const Scope &scope, void *dst, const void *src, u64 bytes, int pe, bool wait)
+{
+    if (!valid(scope, SHMEMX_DEVICE_CALL_GET, src, bytes, pe))
+        return;
+    if (far(pe))
+        far_get(plain(scope), dst, src, bytes, pe, wait);
+    else
+        copy<from_peer>(scope, dst, at(src, pe), bytes);
+}
+
+} // namespace detail
+
 template <class Scope, class T>
 SHMEMX_DEVICE_FN void put_nbi(const Scope &scope, T *dst, const T *src, size nelems, int pe)
 {
-    if (detail::valid(scope, SHMEMX_DEVICE_CALL_PUT, dst, nelems * sizeof(T), pe))
-        detail::copy<detail::from_here>(scope, detail::at(dst, pe), src, nelems * sizeof(T));
+    detail::put_bytes(scope, dst, src, nelems * sizeof(T), pe, false);
 }
 
 template <class Scope, class T>
 SHMEMX_DEVICE_FN void put(const Scope &scope, T *dst, const T *src, size nelems, int pe)
 {
-    put_nbi(scope, dst, src, nelems, pe);
+    detail::put_bytes(scope, dst, src, nelems * sizeof(T), pe, true);
     arch::sync(scope);
 }
 
 template <class Scope, class T>
 SHMEMX_DEVICE_FN void get_nbi(const Scope &scope, T *dst, const T *src, size nelems, int pe)
 {
-    if (detail::valid(scope, SHMEMX_DEVICE_CALL_GET, src, nelems * sizeof(T), pe))
-        detail::copy<detail::from_peer>(scope, dst, detail::at(src, pe), nelems * sizeof(T));
+    detail::get_bytes(scope, dst, src, nelems * sizeof(T), pe, false);
 }
 
 template <class Scope, class T>
 SHMEMX_DEVICE_FN void get(const Scope &scope, T *dst, const T *src, size nelems, int pe)
 {
-    get_nbi(scope, dst, src, nelems, pe);
+    detail::get_bytes(scope, dst, src, nelems * sizeof(T), pe, true);
     detail::settle_copy(scope);
     arch::sync(scope);
 }
 
-template <class Scope> SHMEMX_DEVICE_FN void quiet(const Scope &scope)
+template <class Scope> SHMEMX_DEVICE_FN bool quiet(const Scope &scope)
 {
+    bool ok = true;
     detail::settle(scope);
     arch::sync(scope);
+    if (detail::some_far())
+        ok = detail::far_quiet(detail::plain(scope), -1);
     if (arch::lane(scope) == 0)
         arch::fence(); // observers: the scope's threads (barriers) and whoever acquires what they store next
     arch::sync(scope);
+    return ok;
 }
 
+/* Over NVLink a put is ordered by waiting for its acknowledgement: there is no cheaper fence. */
 template <class Scope> SHMEMX_DEVICE_FN void fence(const Scope &scope)
 {
-    quiet(
-        scope); // over NVLink a put is ordered by waiting for its acknowledgement: there is no cheaper fence
+    detail::settle(scope);
+    arch::sync(scope);
+    if (detail::some_far())
+        detail::far_fence(detail::plain(scope));
+    if (arch::lane(scope) == 0)
+        arch::fence(); // observers: as quiet's
+    arch::sync(scope);
 }
 
 } // namespace shmem

@@ -9,7 +9,7 @@
 #ifndef SHMEM_DEVICE_STATE_H
 #define SHMEM_DEVICE_STATE_H
 
-enum { SHMEMX_DEVICE_STATE_VERSION = 2 };
+enum { SHMEMX_DEVICE_STATE_VERSION = 3 };
 
 /* shmemx_device_state.flags */
 enum {
@@ -43,6 +43,7 @@ struct shmemx_device_team {
      * distance (table, or the state's bases). */
     unsigned long long bases;
     unsigned long long meetings; /* arrivals that this PE has made, and seen of all others */
+    unsigned long long unmapped; /* members whose copies kernels here cannot load and store */
 };
 
 /* The kernel's view. PE p's copy of my address a is a + (p - me) * stride; or, where the driver chose the
@@ -65,6 +66,9 @@ struct shmemx_device_state {
     /* As teams[0].sync, .packets, .slot_bytes. */
     unsigned long long world_sync, world_packets, world_slot_bytes;
     unsigned long long claim; /* a 32-bit word of the mailbox, in memory of this GPU */
+    /* 0: every PE's copy is mapped where it is said above. Else address of struct shmemx_device_nic (nic_state.h), readable
+     * by kernels: of the PEs that it names unmapped nothing may be loaded or stored. */
+    unsigned long long nic;
 };
 
 /* The calls that an error can name: X(NAME, "name"). */
@@ -92,7 +96,8 @@ struct shmemx_device_state {
     X(COLLECT, "collect")                                                                                    \
     X(MOE_DISPATCH, "moe dispatch")                                                                          \
     X(MOE_COMBINE, "moe combine")                                                                            \
-    X(MOE_LAYOUT, "moe layout")
+    X(MOE_LAYOUT, "moe layout")                                                                              \
+    X(QUIET, "quiet")
 enum shmemx_device_call {
 #define X(name, text) SHMEMX_DEVICE_CALL_##name,
     SHMEMX_DEVICE_CALLS(X)
@@ -111,7 +116,9 @@ enum {
     SHMEMX_DEVICE_EXPERT, /* choice number `value` of topk_idx, at address, is no expert; expected: experts */
     SHMEMX_DEVICE_LIMIT,  /* pe is to receive `value` rows and has room for `expected` */
     SHMEMX_DEVICE_MISMATCH, /* pe is in another call: its word at address is `value`, this PE's `expected` */
-    SHMEMX_DEVICE_NODES /* token `value` of topk_idx, at address, goes to `pe` nodes; expected: at most so many */
+    SHMEMX_DEVICE_NODES, /* token `value` of topk_idx, at address, goes to `pe` nodes; expected: at most so many */
+    SHMEMX_DEVICE_PROXY, /* the proxy's transport to pe (-1: some PE) failed; value: SHMEMX_ERR_* without its sign */
+    SHMEMX_DEVICE_NIC    /* what the NIC did for pe failed: ibgda_state.h says what the fields are then */
 };
 
 /* The mailbox: the first error of this PE's kernels, whose thread has set the word at `claim` from 0 to 1: that

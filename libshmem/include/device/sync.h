@@ -11,63 +11,6 @@ namespace detail
 
 /* ---- waits --------------------------------------------------------------------------------------------- */
 
-/* What a wait that has polled in vain does now and then: the time when it began, once it is known, or
- * `too_late`. Out of line and by value, so that a poll loop keeps its registers. */
-constexpr u64 too_late = ~0ull;
-SHMEMX_DEVICE_SLOW u64 look_at_clock(u64 start, bool nap)
-{
-    if (nap)
-        arch::nap();
-    const u64 limit = arch::state().timeout_ns;
-    if (limit == 0)
-        return 0;
-    const u64 now = arch::nanoseconds();
-    return start == 0 ? now : now - start > limit ? too_late : start;
-}
-
-/* What polls in vain until its time is over: `Own::expired` is asked every 64 polls, so that a short wait never pays for
- * it, and sets `left_` to the polls until the next time. */
-template <class Own> class persistent
-{
-  public:
-    /* Once after each poll that failed: true when the time is over. */
-    SHMEMX_DEVICE_FN bool over()
-    {
-        return tired() && static_cast<Own *>(this)->expired();
-    }
-    /* By a warp whose lanes poll in step: the same answer in all of them. */
-    SHMEMX_DEVICE_FN bool over_in_step()
-    {
-        return tired() && !arch::all(warp, !static_cast<Own *>(this)->expired());
-    }
-
-  protected:
-    u64 start_ = 0;
-    unsigned left_ = 64;
-
-  private:
-    SHMEMX_DEVICE_FN bool tired()
-    {
-        arch::relax();
-        return --left_ == 0;
-    }
-};
-
-/* How long one wait may last: SHMEM_TIMEOUT. A long one naps. */
-class patience : public persistent<patience>
-{
-    friend persistent<patience>;
-    SHMEMX_DEVICE_FN bool expired()
-    {
-        const bool nap = ++turns_ > 128;
-        left_ = nap ? 1 : 64;
-        start_ = look_at_clock(start_, nap);
-        return start_ == too_late;
-    }
-
-    unsigned turns_ = 0;
-};
-
 template <class T> SHMEMX_DEVICE_FN bool compare(T a, cmp op, T b)
 {
     switch (op) {
@@ -177,6 +120,10 @@ enum class order { none, publish };
  * nobody has to know the count before the news are on their way. */
 template <class Scope> SHMEMX_DEVICE_FN void arrive(Scope scope, const members &t, order how)
 {
+    if (some_far()) {
+        arrive_far(scope, t, how);
+        return;
+    }
     SHMEMX_DEVICE_ROLLED
     for (int j = static_cast<int>(arch::lane(scope)); j < t.n; j += static_cast<int>(arch::width(scope))) {
         if (j == t.me)
@@ -188,6 +135,23 @@ template <class Scope> SHMEMX_DEVICE_FN void arrive(Scope scope, const members &
         else
             arch::add_relaxed(word,
                               static_cast<u64>(1)); // nothing to publish: the count is all there is to know
+    }
+}
+/* The same where some PE is far: the news go there as atomics. What the scope has put is complete already. */
+template <class Scope> SHMEMX_DEVICE_SLOW void arrive_far(Scope scope, members t, order how)
+{
+    SHMEMX_DEVICE_ROLLED
+    for (int j = static_cast<int>(arch::lane(scope)); j < t.n; j += static_cast<int>(arch::width(scope))) {
+        u64 *word = area<u64>(t, j, t.sync) + t.me;
+        const int pe = world_pe(t, j);
+        if (j == t.me)
+            continue;
+        if (path_to(pe) != SHMEMX_NIC_MAPPED)
+            (void)far_amo(own_area<u64>(t.sync) + t.me, pe, amo_add, 8, 1, 0, false);
+        else if (how == order::publish)
+            arch::add_release(word, 1); // observers: as in arrive
+        else
+            arch::add_relaxed(word, static_cast<u64>(1));
     }
 }
 /* Waits until every other member has arrived as often as this one. */
@@ -209,13 +173,36 @@ template <class Scope> SHMEMX_DEVICE_FN bool gather(Scope scope, const members &
  * return. */
 template <class Scope> SHMEMX_DEVICE_FN bool meet(Scope scope, const members &t, unsigned call, order how)
 {
+    bool ok = true;
     if (how == order::publish)
         settle(scope);
     arch::sync(scope); // all lanes are here, their stores visible to those that tell
+    if (some_far() && how == order::publish)
+        ok = far_quiet(plain(scope), -1);
     if (t.n == 1)
-        return true;
+        return ok;
     arrive(scope, t, how);
-    return gather(scope, t, call);
+    return gather(scope, t, call) && ok;
+}
+
+/* ---- members whose copies are not mapped ---------------------------------------------------------------- */
+
+/* Has the team any? */
+SHMEMX_DEVICE_FN bool some_far(const members &t)
+{
+    return some_far() && t.home->unmapped != 0;
+}
+
+/* Member's dst gets these bytes: complete, for the member, at the next meeting that publishes. */
+template <class Scope>
+SHMEMX_DEVICE_FN void put_member(const Scope &scope, const members &t, int member, void *dst, const void *src,
+                                 u64 bytes)
+{
+    if (some_far()) {
+        put_bytes(scope, dst, src, bytes, world_pe(t, member), false);
+        return;
+    }
+    copy<from_here>(scope, peer(t, member, static_cast<unsigned char *>(dst)), src, bytes);
 }
 
 } // namespace detail
@@ -297,7 +284,10 @@ template <class S> SHMEMX_DEVICE_FN void signal_op(S *sig, u64 value, signal_kin
     if (!detail::valid(thread, SHMEMX_DEVICE_CALL_SIGNAL_OP, sig, 8, pe, 8))
         return;
     u64 *word = detail::words(detail::at(sig, pe));
-    if (op == signal_set)
+    if (detail::far(pe))
+        (void)detail::far_amo(sig, pe, op == signal_set ? detail::amo_set : detail::amo_add, 8, value, 0,
+                              false);
+    else if (op == signal_set)
         arch::store_relaxed(word, value);
     else
         arch::add_relaxed(word, value);
@@ -313,26 +303,32 @@ SHMEMX_DEVICE_FN bool signal_wait_until(const Scope &scope, const S *sig, cmp op
     return arch::all(scope, ok);
 }
 
-template <class Scope, class T, class S>
-SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, size nelems, S *sig, u64 value,
-                                     signal_kind op, int pe)
+namespace detail
 {
-    static_assert(sizeof(S) == 8, "a signal is a 64-bit word");
-    const u64 bytes = nelems * sizeof(T);
-    if (!detail::valid(scope, SHMEMX_DEVICE_CALL_PUT_SIGNAL, dst, bytes, pe) ||
-        !detail::valid(scope, SHMEMX_DEVICE_CALL_PUT_SIGNAL, sig, 8, pe, 8))
+
+/* wait: as far_put_signal. */
+template <class Scope>
+SHMEMX_DEVICE_FN void put_signal_bytes(const Scope &scope, void *dst, const void *src, u64 bytes, void *sig,
+                                       u64 value, signal_kind op, int pe, bool wait)
+{
+    if (!valid(scope, SHMEMX_DEVICE_CALL_PUT_SIGNAL, dst, bytes, pe) ||
+        !valid(scope, SHMEMX_DEVICE_CALL_PUT_SIGNAL, sig, 8, pe, 8))
         return;
+    if (far(pe)) {
+        far_put_signal(plain(scope), dst, src, bytes, sig, value, op, pe, wait);
+        return;
+    }
     const bool leader = arch::lane(scope) == 0;
     if (bytes <= 16) { // one thread alone: the barrier between the data and the signal falls away
         if (leader)
-            detail::copy_few(detail::at(dst, pe), src, bytes);
+            copy_few(at(dst, pe), src, bytes);
     } else {
-        detail::copy<detail::from_here>(scope, detail::at(dst, pe), src, bytes);
-        detail::settle_copy(scope);
+        copy<from_here>(scope, at(dst, pe), src, bytes);
+        settle_copy(scope);
         arch::sync(scope);
     }
     if (leader) {
-        u64 *word = detail::words(detail::at(sig, pe));
+        u64 *word = static_cast<u64 *>(at(sig, pe));
         // release; observers: this scope's lanes, which stored the data, and the PE that acquires the signal
         if (op == signal_set)
             arch::store_release(word, value);
@@ -341,11 +337,22 @@ SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, s
     }
 }
 
+} // namespace detail
+
+template <class Scope, class T, class S>
+SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, size nelems, S *sig, u64 value,
+                                     signal_kind op, int pe)
+{
+    static_assert(sizeof(S) == 8, "a signal is a 64-bit word");
+    detail::put_signal_bytes(scope, dst, src, nelems * sizeof(T), sig, value, op, pe, false);
+}
+
 template <class Scope, class T, class S>
 SHMEMX_DEVICE_FN void put_signal(const Scope &scope, T *dst, const T *src, size nelems, S *sig, u64 value,
                                  signal_kind op, int pe)
 {
-    put_signal_nbi(scope, dst, src, nelems, sig, value, op, pe);
+    static_assert(sizeof(S) == 8, "a signal is a 64-bit word");
+    detail::put_signal_bytes(scope, dst, src, nelems * sizeof(T), sig, value, op, pe, true);
     if (nelems * sizeof(T) <= 16)
         arch::sync(
             scope); // the others may write the source only now; above 16 bytes they met before the signal

@@ -216,8 +216,7 @@ SHMEMX_DEVICE_C int shmem_device_fence(int scope)
 }
 SHMEMX_DEVICE_C int shmem_device_quiet(int scope)
 {
-    SHMEMX_BY_SCOPE(scope, shmem::quiet(s);)
-    return 1;
+    SHMEMX_BY_SCOPE(scope, return shmem::quiet(s);)
 }
 SHMEMX_DEVICE_C int shmem_device_sync(int scope, unsigned team)
 {

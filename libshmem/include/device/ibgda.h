@@ -1,0 +1,535 @@
+/* Kernels post to an mlx5 NIC themselves. The queues are described in ibgda_state.h, WQEs in ibgda_wqe.h.
+ *
+ * Posting. Blocks of a send queue are reserved by one atomic addition, written by their owners at the same time, and
+ * published in the order of their numbers: whoever is next adds its own to `ready`. A doorbell is rung by whoever
+ * publishes, while it is its turn, so the record never goes back and never announces a block that is not written. It is
+ * left to a later reservation where there is one: that one cannot end without ringing, or leaving it to a still later
+ * one; and never for more than a quarter of the queue, so that whoever waits for room always gets it. Threads of a warp
+ * that post to one queue pair at the same time share a reservation and a doorbell.
+ *
+ * Completion. The last WQE of each reservation has a completion entry. Whoever waits takes entries, in order, as
+ * many threads as like to; none goes past one that is an error, so that its cause is there to be read until the end, and
+ * every later wait fails.
+ *
+ * Queue pairs. A block posts to queue pair (its number modulo how many there are) of each PE, so that what it does to a
+ * PE happens there in order: RDMA writes and atomics of one queue pair do. Callers that choose queue pairs themselves
+ * (`at`) have order within each.
+ *
+ * Local memory. The NIC reads and writes the heap, which is registered, and nothing else of this PE: puts of
+ * other memory (registers, shared memory) go inside of WQEs, SHMEMX_IBGDA_MOST_INLINE bytes each; gets to other memory come
+ * through the queue pair's answers, SHMEMX_IBGDA_ANSWER bytes at a time, and are complete on return.
+ *
+ * Included by shmem_device.h only. */
+#ifndef SHMEM_DEVICE_IBGDA_H
+#define SHMEM_DEVICE_IBGDA_H
+
+#include "ibgda_state.h"
+#include "ibgda_wqe.h"
+
+namespace shmem::detail
+{
+
+struct ibgda {
+    using qp = shmemx_ibgda_qp;
+
+    /* ---- the members that device/nic.h knows of every path ---- */
+
+    /* `src` may change on return where it is no memory of the heap, or has at most 28 bytes; else after quiet. The
+     * leader posts: the scope has met before if others wrote the source. */
+    template <class Scope>
+    SHMEMX_DEVICE_FN static void put(Scope scope, int pe, u64 offset, const void *src, u64 bytes)
+    {
+        if (arch::lane(scope) == 0)
+            put_on(mine(pe), offset, src, bytes);
+    }
+    template <class Scope>
+    SHMEMX_DEVICE_FN static void get(Scope scope, int pe, u64 offset, void *dst, u64 bytes)
+    {
+        if (symmetric(dst, bytes)) {
+            if (arch::lane(scope) == 0)
+                get_on(mine(pe), offset, dst, bytes);
+        } else {
+            bring(mine(pe), offset, dst, bytes, arch::lane(scope), arch::width(scope));
+        }
+    }
+    /* The signal is set or added to behind the data, in the same queue. */
+    template <class Scope>
+    SHMEMX_DEVICE_FN static void put_signal(Scope scope, int pe, u64 offset, const void *src, u64 bytes,
+                                            u64 sig_offset, u64 value, signal_kind op)
+    {
+        if (arch::lane(scope) == 0)
+            put_signal_on(mine(pe), offset, src, bytes, sig_offset, value, op);
+    }
+    SHMEMX_DEVICE_FN static u64 amo(int pe, u64 offset, atomic_op op, unsigned size, u64 value, u64 cond,
+                                    bool fetch)
+    {
+        return amo_on(mine(pe), offset, op, size, value, cond, fetch);
+    }
+    /* Everything that any thread has posted to that PE, by any queue pair, before the call: complete. The lanes share the
+     * queue pairs. Begins and ends with a barrier of the scope. */
+    template <class Scope> SHMEMX_DEVICE_FN static bool quiet(Scope scope, int pe)
+    {
+        const shmemx_device_ibgda &d = view();
+        const u32 each = d.qps;
+        const u32 first = pe < 0 ? 0 : static_cast<u32>(pe) * each;
+        const u32 count = pe < 0 ? static_cast<u32>(arch::state().npes) * each : each;
+        arch::sync(scope);
+        bool ok = true;
+        SHMEMX_DEVICE_ROLLED
+        for (u32 i = arch::lane(scope); i < count; i += arch::width(scope))
+            ok = settle_qp(reinterpret_cast<qp *>(d.qp)[first + i]) && ok;
+        return arch::all(scope, ok);
+    }
+    /* A block's posts to a PE are in one queue, which keeps their order at the target: writes and atomics. */
+    template <class Scope> SHMEMX_DEVICE_FN static void fence(Scope, int) {}
+
+    /* May src change once its put is posted? */
+    SHMEMX_DEVICE_FN static bool captured(const void *src, u64 bytes)
+    {
+        return bytes <= inline_block || !symmetric(src, bytes);
+    }
+
+    /* ---- for callers that choose the queue pair ---- */
+
+    SHMEMX_DEVICE_FN static const shmemx_device_ibgda &view()
+    {
+        return *reinterpret_cast<const shmemx_device_ibgda *>(fixed(nic().ibgda));
+    }
+    /* Queue pair `number` to a PE, 0 to qps - 1. */
+    SHMEMX_DEVICE_FN static qp &at(int pe, u32 number)
+    {
+        const shmemx_device_ibgda &d = view();
+        return reinterpret_cast<qp *>(fixed(d.qp))[static_cast<u32>(pe) *
+                                                                      fixed(d.qps) +
+                                                                  number];
+    }
+    SHMEMX_DEVICE_FN static qp &mine(int pe)
+    {
+        return at(pe, arch::block_index() & (fixed(view().qps) - 1));
+    }
+    SHMEMX_DEVICE_SLOW void put_on(qp &q, u64 offset, const void *src, u64 bytes)
+    {
+        const bool registered = symmetric(src, bytes);
+        const auto *from = static_cast<const unsigned char *>(src);
+        SHMEMX_DEVICE_ROLLED
+        while (bytes != 0) {
+            const u64 n = post_piece(thread, q, offset, from, bytes, registered);
+            offset += n;
+            from += n;
+            bytes -= n;
+        }
+    }
+    /* Every thread of a warp (or of a block of whole warps) has a put of its own, to whichever PEs, of whichever sizes;
+     * those of a warp that go to one queue pair and take as many blocks cost one reservation and one doorbell. By `thread`
+     * that is so for threads that happen to come together. */
+    template <class Scope>
+    SHMEMX_DEVICE_FN static void put_each(Scope, qp &q, u64 offset, const void *src, u64 bytes)
+    {
+        const bool registered = symmetric(src, bytes);
+        const bool single = bytes != 0 && piece(q, offset, src, bytes, registered).n == bytes;
+        if (arch::all(warp, single))
+            (void)post_piece(warp, q, offset, static_cast<const unsigned char *>(src), bytes, registered);
+        else
+            put_on(q, offset, src, bytes);
+    }
+    SHMEMX_DEVICE_SLOW void get_on(qp &q, u64 offset, void *dst, u64 bytes)
+    {
+        auto *to = static_cast<unsigned char *>(dst);
+        SHMEMX_DEVICE_ROLLED
+        while (bytes != 0) {
+            u64 n = bytes < view().most ? bytes : view().most;
+            const nic_place there = remote(q, offset, n), here = local(q, to, n);
+            (void)post(arch::group_of(thread, key(q, 1)), q, 0, 1, SHMEMX_DEVICE_CALL_GET,
+                       [&](u64 block, u32 flags) {
+                           build_read(wqe(q, block), there, here, static_cast<u32>(n), flags);
+                       });
+            offset += n;
+            to += n;
+            bytes -= n;
+        }
+    }
+    /* The data's last piece and the signal are one reservation. */
+    SHMEMX_DEVICE_SLOW void put_signal_on(qp &q, u64 offset, const void *src, u64 bytes,
+                                                        u64 sig_offset, u64 value, signal_kind op)
+    {
+        const bool registered = symmetric(src, bytes);
+        const auto *from = static_cast<const unsigned char *>(src);
+        piece_of_put p = piece(q, offset, from, bytes, registered);
+        SHMEMX_DEVICE_ROLLED
+        for (; p.n < bytes; p = piece(q, offset, from, bytes, registered)) {
+            const u64 n = post_piece(thread, q, offset, from, bytes, registered);
+            offset += n;
+            from += n;
+            bytes -= n;
+        }
+        u64 room = 8;
+        const nic_place signal = remote(q, sig_offset, room);
+        const atomic_op what = op == signal_set ? amo_set : amo_add;
+        const u32 data = bytes == 0 ? 0 : p.blocks, last = blocks_of(amo_ds(what, 8));
+        (void)post(arch::group_of(thread, key(q, data + last)), q, data, last, SHMEMX_DEVICE_CALL_PUT_SIGNAL,
+                   [&](u64 block, u32 flags) {
+                       if (data != 0)
+                           build_piece(q, block, p, from, SHMEMX_MLX5_CE_ERROR);
+                       build_amo(wqe(q, block + data), signal, nobody(q), what, 8, value, 0, flags);
+                   });
+    }
+    /* Returns the old value if `fetch`, 0 otherwise and after an error. */
+    SHMEMX_DEVICE_SLOW u64 amo_on(qp &q, u64 offset, atomic_op op, u32 size, u64 value, u64 cond,
+                                                bool fetch)
+    {
+        u64 room = size, block = 0;
+        const nic_place there = remote(q, offset, room);
+        const u32 blocks = blocks_of(amo_ds(op, size));
+        const u64 end = post(arch::group_of(thread, key(q, blocks)), q, 0, blocks, SHMEMX_DEVICE_CALL_ATOMIC,
+                             [&](u64 first, u32 flags) {
+                                 block = first;
+                                 build_amo(wqe(q, first), there, fetch ? claim(q, first) : nobody(q), op,
+                                           size, value, cond, flags);
+                             });
+        if (!fetch || end == refused)
+            return 0;
+        u64 old = 0;
+        if (wait_done(q, end, SHMEMX_DEVICE_CALL_ATOMIC)) {
+            const u64 at = answer(q, block);
+            old = size == 4 ? arch::big(arch::load_relaxed(reinterpret_cast<const u32 *>(at)))
+                            : arch::load_relaxed(reinterpret_cast<const u64 *>(at));
+        }
+        release(q, block);
+        return old;
+    }
+    /* A write whose arrival the peer's NIC reports: it takes a receive of the peer. src is memory of the heap, within one
+     * chunk. */
+    SHMEMX_DEVICE_SLOW void write_imm(qp &q, u64 offset, const void *src, u64 bytes, u32 imm)
+    {
+        u64 n = bytes;
+        const nic_place there = remote(q, offset, n), here = local(q, src, n);
+        (void)post(arch::group_of(thread, key(q, 1)), q, 0, 1, SHMEMX_DEVICE_CALL_PUT,
+                   [&](u64 block, u32 flags) {
+                       build_write_imm(wqe(q, block), there, here, static_cast<u32>(n), imm, flags);
+                   });
+    }
+    SHMEMX_DEVICE_SLOW void nop(qp &q)
+    {
+        (void)post(arch::group_of(thread, key(q, 1)), q, 0, 1, SHMEMX_DEVICE_CALL_QUIET,
+                   [&](u64 block, u32 flags) { build_nop(wqe(q, block), flags); });
+    }
+    /* What was posted to this queue pair before is complete. By one thread. False after the deadline or an error. */
+    SHMEMX_DEVICE_SLOW bool settle_qp(qp &q)
+    {
+        if (fixed(q.wq) == 0)
+            return true;
+        const u64 target = arch::load_relaxed(&q.reserved); // before what this thread goes on to post
+        return wait_done(q, target, SHMEMX_DEVICE_CALL_QUIET);
+    }
+
+  private:
+    static constexpr u64 refused = ~0ull; // the queue pair has failed
+
+    /* A field that does not change: loaded once, and kept over whatever fences come. */
+    template <class Word> SHMEMX_DEVICE_FN static Word fixed(const Word &field)
+    {
+        return arch::load_constant(&field);
+    }
+    /* What threads must agree in to post together: queue pairs have 256 bytes. */
+    SHMEMX_DEVICE_FN static u64 key(const qp &q, u32 blocks)
+    {
+        return reinterpret_cast<u64>(&q) + blocks;
+    }
+
+    /* ---- places: n shrinks to what lies in one chunk ---- */
+
+    SHMEMX_DEVICE_SLOW u32 chunk_at(u64 offset)
+    {
+        const shmemx_device_ibgda &d = view();
+        const auto *chunk = reinterpret_cast<const shmemx_ibgda_chunk *>(d.chunks);
+        u32 i = 0;
+        while (i + 1 < d.count && offset >= chunk[i].end)
+            ++i;
+        return i;
+    }
+    SHMEMX_DEVICE_FN static nic_place remote(const qp &q, u64 offset, u64 &n)
+    {
+        if (offset + n <= fixed(q.first_end))
+            return nic_place{fixed(q.first_address) + offset, fixed(q.first_key)};
+        const shmemx_device_ibgda &d = view();
+        const u32 i = chunk_at(offset);
+        const u64 end = reinterpret_cast<const shmemx_ibgda_chunk *>(d.chunks)[i].end;
+        if (offset < end && n > end - offset)
+            n = end - offset;
+        const auto &k = reinterpret_cast<const shmemx_ibgda_key *>(d.keys)[static_cast<u32>(fixed(q.pe)) * d.room + i];
+        return nic_place{k.address + offset, k.key};
+    }
+    /* p is in the heap. */
+    SHMEMX_DEVICE_FN static nic_place local(const qp &q, const void *p, u64 &n)
+    {
+        const u64 offset = reinterpret_cast<u64>(p) - my_copy();
+        if (offset + n <= fixed(q.first_end))
+            return nic_place{reinterpret_cast<u64>(p), fixed(q.first_local)};
+        const auto &c = reinterpret_cast<const shmemx_ibgda_chunk *>(view().chunks)[chunk_at(offset)];
+        if (offset < c.end && n > c.end - offset)
+            n = c.end - offset;
+        return nic_place{reinterpret_cast<u64>(p), c.key};
+    }
+    SHMEMX_DEVICE_FN static u64 answer(const qp &q, u64 block)
+    {
+        return fixed(q.answers) + (block & fixed(q.mask)) * SHMEMX_IBGDA_ANSWER;
+    }
+    SHMEMX_DEVICE_FN static nic_place nobody(const qp &q)
+    {
+        return nic_place{fixed(q.answers) + (fixed(q.mask) + 1ull) * SHMEMX_IBGDA_ANSWER, fixed(q.answers_key)};
+    }
+    /* The answer of a reserved block, once the thread that had it before has read it. It has all it waits for: the block
+     * would not be free if its batch were not done. */
+    SHMEMX_DEVICE_FN static nic_place claim(qp &q, u64 block)
+    {
+        u32 *taken = reinterpret_cast<u32 *>(fixed(q.slots)) + fixed(q.mask) + 1 + (block & fixed(q.mask));
+        while (arch::load_acquire(taken) != 0 && arch::load_relaxed(&q.failed) == SHMEMX_IBGDA_WORKS)
+            arch::relax();
+        arch::store_relaxed(taken, 1u);
+        return nic_place{answer(q, block), fixed(q.answers_key)};
+    }
+    SHMEMX_DEVICE_FN static void release(qp &q, u64 block)
+    {
+        arch::fence_gpu(); // observers: this thread, which has read the answer, and whoever claims it next
+        arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.slots)) + fixed(q.mask) + 1 + (block & fixed(q.mask)), 0u);
+    }
+
+    /* ---- what a put becomes ---- */
+
+    struct piece_of_put {
+        nic_place there, here;
+        u64 n;
+        u32 blocks;
+        bool inside; // the WQE
+    };
+    SHMEMX_DEVICE_FN static piece_of_put piece(const qp &q, u64 offset, const void *from, u64 bytes,
+                                               bool registered)
+    {
+        piece_of_put p;
+        p.inside = bytes <= inline_block || !registered;
+        const u64 most = p.inside ? static_cast<u64>(SHMEMX_IBGDA_MOST_INLINE) : view().most;
+        p.n = bytes < most ? bytes : most;
+        p.there = remote(q, offset, p.n);
+        p.here = p.inside ? nic_place{0, 0} : local(q, from, p.n);
+        p.blocks = p.inside ? blocks_of(inline_ds(static_cast<u32>(p.n))) : 1;
+        return p;
+    }
+    SHMEMX_DEVICE_FN static void build_piece(const qp &q, u64 block, const piece_of_put &p, const void *from,
+                                             u32 flags)
+    {
+        const u32 n = static_cast<u32>(p.n);
+        if (p.inside)
+            build_inline(wqe(q, block), p.there, from, n, flags);
+        else
+            build_write(wqe(q, block), p.there, p.here, n, flags);
+    }
+    /* Returns the bytes that are on their way. */
+    template <class Scope>
+    SHMEMX_DEVICE_FN static u64 post_piece(Scope scope, qp &q, u64 offset, const unsigned char *from, u64 bytes,
+                                           bool registered)
+    {
+        const piece_of_put p = piece(q, offset, from, bytes, registered);
+        (void)post(arch::group_of(scope, key(q, p.blocks)), q, 0, p.blocks, SHMEMX_DEVICE_CALL_PUT,
+                   [&](u64 block, u32 flags) { build_piece(q, block, p, from, flags); });
+        return p.n;
+    }
+    /* By lanes of a scope, each its pieces. */
+    SHMEMX_DEVICE_SLOW void bring(qp &q, u64 offset, void *dst, u64 bytes, u32 lane, u32 width)
+    {
+        SHMEMX_DEVICE_ROLLED
+        for (u64 at = lane * static_cast<u64>(SHMEMX_IBGDA_ANSWER); at < bytes;
+             at += width * static_cast<u64>(SHMEMX_IBGDA_ANSWER)) {
+            u64 end = at + SHMEMX_IBGDA_ANSWER < bytes ? at + SHMEMX_IBGDA_ANSWER : bytes, n = 0;
+            for (u64 from = at; from < end; from += n) {
+                n = end - from;
+                if (!bring_piece(q, offset + from, static_cast<unsigned char *>(dst) + from, n))
+                    return;
+            }
+        }
+    }
+    SHMEMX_DEVICE_FN static bool bring_piece(qp &q, u64 offset, unsigned char *to, u64 &n)
+    {
+        u64 block = 0;
+        const nic_place there = remote(q, offset, n);
+        const u32 bytes = static_cast<u32>(n);
+        const u64 end = post(arch::group_of(thread, key(q, 1)), q, 0, 1, SHMEMX_DEVICE_CALL_GET,
+                             [&](u64 first, u32 flags) {
+                                 block = first;
+                                 build_read(wqe(q, first), there, claim(q, first), bytes, flags);
+                             });
+        if (end == refused)
+            return false;
+        const bool ok = wait_done(q, end, SHMEMX_DEVICE_CALL_GET);
+        const auto *from = reinterpret_cast<const unsigned char *>(answer(q, block));
+        for (u32 i = 0; ok && i < bytes; ++i)
+            arch::store_plain(to + i, arch::load_relaxed(from + i));
+        release(q, block);
+        return ok;
+    }
+
+    /* ---- posting ---- */
+
+    /* The threads of a group each post a batch of before + last blocks; its last WQE has `last`. build(first block, flags of
+     * the last WQE) writes it. Returns what `done` will be when the group's WQEs are complete, or `refused`. */
+    template <class Build>
+    SHMEMX_DEVICE_FN static u64 post(const arch::group &g, qp &q, u32 before, u32 last, unsigned call,
+                                     Build build)
+    {
+        const u32 each = before + last, all = each * g.size();
+        u64 base = 0, seen = 0;
+        if (g.rank() == 0)
+            base = reserve(q, all, seen, call);
+        base = g.from_first(base);
+        if (base == refused) {
+            g.sync(); // other groups of the warp do
+            return refused;
+        }
+        const u64 end = base + all;
+        const bool closes = g.rank() + 1 == g.size();
+        build(base + g.rank() * each, closes ? SHMEMX_MLX5_CE_ALWAYS : SHMEMX_MLX5_CE_ERROR);
+        if (closes)
+            arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.slots)) + ((end - last) & fixed(q.mask)), last);
+        g.sync();
+        if (g.rank() == 0)
+            publish(q, base, end, seen, call);
+        return end;
+    }
+    /* `n` blocks, which the NIC has done with; seen: what `ready` was. */
+    SHMEMX_DEVICE_FN static u64 reserve(qp &q, u32 n, u64 &seen, unsigned call)
+    {
+        const u64 base = arch::fetch_add(&q.reserved, static_cast<u64>(n));
+        const arch::vec16 counts = arch::load_pair(&q.ready); // in flight beside the addition
+        seen = counts.x;
+        if (base + n - counts.y > fixed(q.mask) + 1ull && !wait_room(q, base + n - (fixed(q.mask) + 1ull), call))
+            return refused;
+        return base;
+    }
+    SHMEMX_DEVICE_FN static void publish(qp &q, u64 base, u64 end, u64 seen, unsigned call)
+    {
+        const arch::vec16 others = arch::load_pair(&q.reserved); // and `rung`
+        if (seen != base && !wait_turn(q, base, call))
+            return;
+        // it is this thread's turn until it says otherwise
+        if (others.x == end || end - others.y >= (fixed(q.mask) + 1) / 4) {
+            const u32 index = arch::big(static_cast<u32>(end) & 0xffffu);
+            // observers: the group's threads and earlier publishers, which wrote WQEs, and the NIC, which reads them when
+            // it has seen the record or the doorbell
+            arch::fence();
+            arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.record)), index);
+            arch::fence(); // observers: this thread, and the NIC, which reads the record after the doorbell
+            arch::store_relaxed(reinterpret_cast<u64 *>(fixed(q.uar)),
+                                big_pair((static_cast<u32>(end) & 0xffffu) << 8, fixed(q.qpn)));
+            arch::store_relaxed(&q.rung, end);
+        } else {
+            arch::fence_gpu(); // observers: the group and earlier publishers, and who rings for them
+        }
+        arch::store_relaxed(&q.ready, end); // after the fence; observer: the next publisher
+    }
+    SHMEMX_DEVICE_SLOW bool wait_room(qp &q, u64 done, unsigned call)
+    {
+        if (wait_done(q, done, call))
+            return true;
+        leave(q);
+        return false;
+    }
+    /* Blocks below `base` are written. */
+    SHMEMX_DEVICE_SLOW bool wait_turn(qp &q, u64 base, unsigned call)
+    {
+        patience left;
+        u64 ready;
+        while ((ready = arch::load_acquire(&q.ready)) != base) {
+            if (arch::load_relaxed(&q.failed) != SHMEMX_IBGDA_WORKS)
+                return false;
+            if (left.over()) {
+                report(SHMEMX_DEVICE_TIMEOUT, call, fixed(q.pe), &q.ready, ready, base);
+                leave(q);
+                return false;
+            }
+        }
+        return true;
+    }
+    /* Blocks of this thread stay unwritten, so none behind them is ever published. */
+    SHMEMX_DEVICE_FN static void leave(qp &q)
+    {
+        (void)arch::compare_swap(&q.failed, static_cast<u64>(SHMEMX_IBGDA_WORKS),
+                                 static_cast<u64>(SHMEMX_IBGDA_LEFT));
+    }
+
+    /* ---- completion ---- */
+
+    /* acquire; observers: this thread, and the NIC, which has read the sources and written the answers */
+    SHMEMX_DEVICE_SLOW bool wait_done(qp &q, u64 target, unsigned call)
+    {
+        patience left;
+        u64 done;
+        while ((done = arch::load_acquire(&q.done)) < target) {
+            if (!poll(q, call))
+                return false;
+            if (left.over()) {
+                report(SHMEMX_DEVICE_TIMEOUT, call, fixed(q.pe), &q.done, done, target);
+                return false;
+            }
+        }
+        return true;
+    }
+    /* Takes one entry of the completion queue if there is one. False: the queue pair has failed. The opcode is read each
+     * time: an entry speaks of success only if it says so. */
+    SHMEMX_DEVICE_FN static bool poll(qp &q, unsigned call)
+    {
+        const arch::vec16 counts = arch::load_pair(&q.entries); // and `failed`
+        const u64 number = counts.x;
+        if (counts.y != SHMEMX_IBGDA_WORKS)
+            return false;
+        const u32 *entry = entry_at(q, number);
+        const u32 tail = arch::load_acquire(entry + 15); // observers: this thread, and the NIC, which wrote it last
+        const u32 opcode = tail >> 28, owner = tail >> 24 & 1;
+        if (opcode == SHMEMX_MLX5_CQE_INVALID || owner != (number >> fixed(q.log_cq) & 1))
+            return true;
+        if (opcode != SHMEMX_MLX5_CQE_REQUEST)
+            return !fail(q, number, tail, call);
+        // numbers of blocks under way differ by less than 2^16, from `done` on
+        const u64 done = arch::load_relaxed(&q.done);
+        const u64 block = done + ((counter(tail) - static_cast<u32>(done)) & 0xffffu);
+        const u32 blocks = arch::load_relaxed(reinterpret_cast<const u32 *>(fixed(q.slots)) + (block & fixed(q.mask)));
+        if (arch::compare_swap(&q.entries, number, number + 1) == number)
+            arch::max_release(&q.done, block + blocks); // observers: this thread, and who waits for `done`
+        return true;
+    }
+    SHMEMX_DEVICE_FN static const u32 *entry_at(const qp &q, u64 number)
+    {
+        return reinterpret_cast<const u32 *>(fixed(q.cq) +
+                                             (number & ((1ull << fixed(q.log_cq)) - 1)) * SHMEMX_MLX5_CQE);
+    }
+    SHMEMX_DEVICE_FN static u32 counter(u32 tail)
+    {
+        return arch::big(tail) >> 16;
+    }
+    /* Entry `number` is an error, unless others have taken it meanwhile: then false. It stays for everybody to see. */
+    SHMEMX_DEVICE_SLOW bool fail(qp &q, u64 number, u32 tail, unsigned call)
+    {
+        const u32 *entry = entry_at(q, number);
+        const u32 syndromes = arch::big(arch::load_relaxed(entry + 13));
+        const u32 opcode = arch::big(arch::load_relaxed(entry + 14)) >> 24;
+        if (arch::load_acquire(&q.entries) != number)
+            return false;
+        u64 address = 0;
+        if (opcode != SHMEMX_MLX5_NOP) {
+            const u64 at = fixed(q.wq) + (counter(tail) & fixed(q.mask)) * SHMEMX_MLX5_BLOCK;
+            address = arch::big(arch::load_relaxed(reinterpret_cast<const u64 *>(at) + 2));
+        }
+        // the report first: who finds `failed` set may end the kernel, and the host look
+        report(SHMEMX_DEVICE_NIC, call, fixed(q.pe), reinterpret_cast<const void *>(address),
+               SHMEMX_IBGDA_ERROR_VALUE(syndromes & 0xff, syndromes >> 8 & 0xff, opcode, tail >> 28,
+                                        counter(tail)),
+               fixed(q.qpn) >> 8);
+        if (const u64 word = nic().failed)
+            arch::store_relaxed(reinterpret_cast<u32 *>(word), 1u);
+        (void)arch::compare_swap(&q.failed, static_cast<u64>(SHMEMX_IBGDA_WORKS),
+                                 static_cast<u64>(SHMEMX_IBGDA_ERROR));
+        return true;
+    }
+};
+
+} // namespace shmem::detail
+
+#endif

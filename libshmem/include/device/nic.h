@@ -1,0 +1,168 @@
+/* PEs whose copy of the heap is not mapped here: which path goes to each, and one function for each kind of operation
+ * that takes it. With every copy mapped (state.nic 0: one host, NVLink) a caller asks some_far() alone, one load of
+ * constant memory; all else is out of line.
+ *
+ * The paths are structs with the same static members, in bytes and offsets into the peer's copy; all lanes of the scope
+ * call:
+ *
+ *   put(scope, pe, offset, src, bytes)       done with src at quiet, or on return if captured(src, bytes)
+ *   get(scope, pe, offset, dst, bytes)       complete at quiet, or on return if dst is not in the heap
+ *   put_signal(scope, pe, offset, src, bytes, sig_offset, value, op)
+ *                                            whoever sees the signal sees the bytes; bytes may be 0: then the puts
+ *                                            that the scope's lanes have posted to that PE come before it
+ *   amo(pe, offset, op, size, value, cond, fetch)
+ *                                            op: atomic_op; one thread; fetch: waits for the old value
+ *   quiet(scope, pe)                         what the scope's block has posted to pe (-1: to all) is complete; false,
+ *                                            in all lanes, after an error or the deadline, which the mailbox has
+ *   fence(scope, pe)                         orders that for pe; waits for nothing
+ *
+ * None begins or ends with a barrier of the scope unless it needs one.
+ * Included by shmem_device.h only. */
+#ifndef SHMEM_DEVICE_NIC_H
+#define SHMEM_DEVICE_NIC_H
+
+#include "nic_state.h"
+
+namespace shmem
+{
+
+namespace detail
+{
+
+/* As enum shmemx_amo of shmemx.h. */
+enum atomic_op { amo_fetch, amo_set, amo_swap, amo_compare_swap, amo_add, amo_and, amo_or, amo_xor };
+
+/* A stage stands for its block. */
+template <class Scope> SHMEMX_DEVICE_FN Scope plain(Scope scope)
+{
+    return scope;
+}
+SHMEMX_DEVICE_FN block_scope plain(const stage &)
+{
+    return block;
+}
+
+/* Is any PE's copy not mapped? The library's own kernels, which serve mapped memory alone, are compiled without the
+ * question. */
+SHMEMX_DEVICE_FN bool some_far()
+{
+#ifdef SHMEM_DEVICE_MAPPED
+    return false;
+#else
+    return __builtin_expect(arch::state().nic != 0, 0);
+#endif
+}
+SHMEMX_DEVICE_FN const shmemx_device_nic &nic()
+{
+    return *reinterpret_cast<const shmemx_device_nic *>(arch::state().nic);
+}
+/* SHMEMX_NIC_* of a PE; only where some_far(). */
+SHMEMX_DEVICE_FN unsigned path_to(int pe)
+{
+    return reinterpret_cast<const u8 *>(nic().path)[pe];
+}
+SHMEMX_DEVICE_FN bool far(int pe)
+{
+    return some_far() && path_to(pe) != SHMEMX_NIC_MAPPED;
+}
+/* Waits for an error of a path that the host has not asked for yet? */
+SHMEMX_DEVICE_FN bool nic_failed()
+{
+    const u64 word = nic().failed;
+    return word != 0 && arch::load_relaxed(reinterpret_cast<const u32 *>(word)) != 0;
+}
+SHMEMX_DEVICE_FN u64 offset_of(const volatile void *p)
+{
+    return reinterpret_cast<u64>(p) - my_copy();
+}
+
+} // namespace detail
+
+} // namespace shmem
+
+#include "patience.h"
+
+#include "ibgda.h"
+#include "proxy.h"
+
+namespace shmem
+{
+
+namespace detail
+{
+
+/* A call of the member of the path that goes to pe. */
+#define SHMEMX_BY_PATH(pe, member, ...)                                                                      \
+    (path_to(pe) == SHMEMX_NIC_PROXY ? proxy::member(__VA_ARGS__) : ibgda::member(__VA_ARGS__))
+
+/* The scope has posted; true: all of it is complete, on pe (-1: everywhere). */
+template <class Scope> SHMEMX_DEVICE_SLOW bool far_quiet(Scope scope, int pe)
+{
+    if (pe >= 0)
+        return SHMEMX_BY_PATH(pe, quiet, scope, pe);
+    bool ok = true;
+    if (nic().used & 1u << SHMEMX_NIC_PROXY)
+        ok = proxy::quiet(scope, -1);
+    if (nic().used & 1u << SHMEMX_NIC_IBGDA)
+        ok = ibgda::quiet(scope, -1) && ok;
+    return ok;
+}
+template <class Scope> SHMEMX_DEVICE_SLOW void far_fence(Scope scope)
+{
+    if (nic().used & 1u << SHMEMX_NIC_PROXY)
+        proxy::fence(scope, -1);
+    if (nic().used & 1u << SHMEMX_NIC_IBGDA)
+        ibgda::fence(scope, -1);
+}
+
+/* The following are for PEs that are far. wait: on return src may be written again, or dst has the data. */
+template <class Scope>
+SHMEMX_DEVICE_SLOW void far_put(Scope scope, void *dst, const void *src, u64 bytes, int pe, bool wait)
+{
+    SHMEMX_BY_PATH(pe, put, scope, pe, offset_of(dst), src, bytes);
+    if (wait && !SHMEMX_BY_PATH(pe, captured, src, bytes)) {
+        arch::sync(scope); // all lanes have posted what the first will wait for
+        (void)SHMEMX_BY_PATH(pe, quiet, scope, pe);
+    }
+}
+template <class Scope>
+SHMEMX_DEVICE_SLOW void far_get(Scope scope, void *dst, const void *src, u64 bytes, int pe, bool wait)
+{
+    SHMEMX_BY_PATH(pe, get, scope, pe, offset_of(src), dst, bytes);
+    if (wait && symmetric(dst, bytes)) {
+        arch::sync(scope);
+        (void)SHMEMX_BY_PATH(pe, quiet, scope, pe);
+    }
+}
+template <class Scope>
+SHMEMX_DEVICE_SLOW void far_put_signal(Scope scope, void *dst, const void *src, u64 bytes, void *sig,
+                                       u64 value, signal_kind op, int pe, bool wait)
+{
+    SHMEMX_BY_PATH(pe, put_signal, scope, pe, offset_of(dst), src, bytes, offset_of(sig), value, op);
+    if (wait && !SHMEMX_BY_PATH(pe, captured, src, bytes)) {
+        arch::sync(scope);
+        (void)SHMEMX_BY_PATH(pe, quiet, scope, pe);
+    }
+}
+/* A value of 1, 2, 4 or 8 bytes, by one thread. */
+SHMEMX_DEVICE_SLOW void far_p(void *dst, u64 value, unsigned bytes, int pe)
+{
+    SHMEMX_BY_PATH(pe, put, thread, pe, offset_of(dst), &value, bytes); // the lowest byte comes first
+}
+SHMEMX_DEVICE_SLOW u64 far_g(const void *src, unsigned bytes, int pe)
+{
+    u64 value = 0;
+    far_get(thread, &value, src, bytes, pe, true);
+    return value;
+}
+SHMEMX_DEVICE_SLOW u64 far_amo(const volatile void *p, int pe, atomic_op op, unsigned size, u64 value,
+                               u64 cond, bool fetch)
+{
+    return SHMEMX_BY_PATH(pe, amo, pe, offset_of(p), op, size, value, cond, fetch);
+}
+
+} // namespace detail
+
+} // namespace shmem
+
+#endif
