@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from . import _show
 from ._report import gather, paths
 from .accuracy.command import accuracy
 from .bench.figures import GPU_GROUPS, GROUPS, NIC_PATHS, Figure, from_json
@@ -74,7 +74,7 @@ def info(as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(found, indent=2))
         else:
-            _show_info(found)
+            _show.info(found)
     if error is None:
         import pyshmem
 
@@ -83,74 +83,23 @@ def info(as_json: bool) -> None:
         sys.exit(1)
 
 
-def _section(console: Console, title: str, rows: list[tuple[str, str]]) -> None:
-    console.print(f"[bold]{title}[/]", highlight=False)
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
-        console.print(f"  {name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _colon(line: str) -> tuple[str, str]:
-    name, _, value = line.partition(":")
-    return name, value.strip()
-
-
-def _show_info(found: dict[str, Any]) -> None:
-    console = Console()
-    library, python, machine, job, mpi = (found[k] for k in ("library", "python", "machine", "job", "mpi"))
-    rows = [("libshmem", library["version"] or "?"), ("path", library["path"] or "missing")]
-    _section(console, "library", [*rows, ("int8", found["int8"] or "?")])
-    rows = [("python", f"{python['version']}  {python['executable']}")]
-    packages = {n: python[n] for n in ("sushmem", "numpy", "cffi", "ml_dtypes")} | found["modules"]
-    _section(console, "python", rows + [(n, v or "not installed") for n, v in packages.items()])
-    usable = f"{machine['usable']} ({', '.join(map(str, machine['affinity']))})"
-    rows = [("system", machine["system"])]
-    _section(console, "machine", [*rows, ("processors", f"{machine['cpus']}, this process may use {usable}")])
-    rows = [
-        ("job", job["text"] or "?"),
-        ("failed", job["error"]),
-        ("node", job["node"]),
-        ("heap", found["heap"]),
-    ]
-    _section(console, "job", [(name, value) for name, value in rows if value])
-    _section(console, "bootstraps, in the order they are tried", [_colon(x) for x in found["bootstraps"]])
-    _section(console, "transports, in the order of choice", [_colon(x) for x in found["transports"]])
-    _section(console, "routes", [_colon(line) for line in found["routes"]])
-    rows = [("mpirun", f"{m['flavour']} {m['version']}  {m['path']}") for m in mpi["mpirun"]]
-    if not rows:
-        rows = [
-            ("mpirun", "not found: pip install 'sushmem[mpi]' brings Open MPI's, 'sushmem[mpich]' MPICH's")
-        ]
-    one = mpi["mpi4py"]
-    rows.append(("mpi4py", f"{one['version']}, {one['library']}" if one["library"] else one["why_not"]))
-    if mpi["note"]:
-        rows.append(("note", mpi["note"]))
-    _section(console, "MPI, first mpirun is used", rows)
-    rows = []
-    for name, lib in found["libraries"].items():
-        where = lib["found"] or f"not found: {lib['why_not']}"
-        rows.append((name, f"{where}  ({lib['purpose']})"))
-    _section(console, "libraries opened when needed", rows)
-    rows = []
-    for v in found["variables"]:
-        value = f"{v['value'] or 'empty'}{' (set)' if v['set'] else ''}"
-        rows.append((v["name"], f"{value}  {v['text']}; default {v['default'] or 'empty'}"))
-    _section(console, "environment variables", rows)
-
-
 # ---- doctor ------------------------------------------------------------------------------------------------
-
-_MARKS = {"ok": "[green]ok  [/]", "none": "[dim]-   [/]", "warn": "[yellow]warn[/]", "bad": "[red]bad [/]"}
 
 
 @main.command()
+@click.option("--gpu", is_flag=True,
+              help="Measure instead what the GPU and its driver offer: mapping, releases, atomics, pinned "
+                   "memory, dmabuf, waiting kernels (docs, Porting).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
-def doctor(as_json: bool) -> None:
+def doctor(gpu: bool, as_json: bool) -> None:
     """Checks each link between PEs: devices, ports, GIDs, MTU, limits, libraries; then pings every peer.
 
     Under mpirun PE 0 shows what each host found. Ends with status 1 if something is broken, or no job can
-    be started.
+    be started; with --gpu, which needs no job, if there is no GPU.
     """
+    if gpu:
+        _doctor_gpu(as_json)
+        return
     text, error, prints = _started()
     if error is not None:
         raise click.ClickException(f"no job can be started here: {error}")
@@ -166,38 +115,29 @@ def doctor(as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps({"state": state, "hosts": hosts, "ping_seconds": seconds}, indent=2))
         else:
-            _show_doctor(hosts, every[0]["routes"], seconds)
+            _show.doctor(hosts, every[0]["routes"], seconds)
     pyshmem.finalize()
     if state == "bad":
         sys.exit(1)
 
 
-def _show_doctor(hosts: dict[str, Any], routes: list[str], seconds: list[list[float]]) -> None:
-    console = Console()
-    for host, report in sorted(hosts.items()):
-        console.print(
-            f"[bold]{escape(host)}[/]: {escape(report['node'] or '?')}", highlight=False, soft_wrap=True
-        )
-        width = max(len(check["name"]) for check in report["checks"])
-        for check in report["checks"]:
-            line = f"{_MARKS[check['state']]}  {check['name']:<{width}}  {escape(check['found'])}"
-            console.print("  " + line, highlight=False, soft_wrap=True)
-            if check["advice"]:
-                console.print(
-                    f"        {'':<{width}}  -> {escape(check['advice'])}", highlight=False, soft_wrap=True
-                )
-    _section(console, "routes of PE 0", [_colon(line) for line in routes])
-    shown = range(min(len(seconds), 16))
-    header = "".join(f"{f'to {peer}':>9}" for peer in shown)
-    rows = [("", header)] + [
-        (f"PE {pe}", "".join(f"{seconds[pe][k] * 1e6:9.2f}" for k in shown)) for pe in shown
-    ]
-    _section(console, "8-byte put and quiet from Python, microseconds, median", rows)
-    if len(seconds) > len(shown):
-        slow = max((t, pe, peer) for pe, row in enumerate(seconds) for peer, t in enumerate(row))
-        console.print(
-            f"  slowest of all {len(seconds)} PEs: PE {slow[1]} to {slow[2]}, {slow[0] * 1e6:.2f} us"
-        )
+def _doctor_gpu(as_json: bool) -> None:
+    """In a job its first process alone: the others would measure each other."""
+    if in_job() and not first_of_job():
+        return
+    from . import doctor_gpu
+    from .doctor import worst
+
+    errors = Console(stderr=True)
+    with errors.status("starting") as status:
+        rows = doctor_gpu.look(lambda name: status.update(f"measuring: {name}"))
+    state = worst(row["state"] for row in rows)
+    if as_json:
+        click.echo(json.dumps({"state": state, "checks": rows}, indent=2))
+    else:
+        doctor_gpu.show(rows, Console(width=None if sys.stdout.isatty() else 140))
+    if state in ("bad", "none"):  # none: no GPU
+        sys.exit(1)
 
 
 # ---- config ------------------------------------------------------------------------------------------------
