@@ -8,6 +8,7 @@
 
 #include "base/gpu.h"
 #include "gpu/gpu_state.h"
+#include "gpu_nic.h"
 #include "team.h"
 
 static struct {
@@ -150,6 +151,8 @@ int shmemi_heap_gpu_open(const char *call)
     if (rc == 0)
         rc = choose(call);
     if (rc == 0)
+        rc = shmemi_gpu_nic_agree(call);
+    if (rc == 0)
         rc = shmemi_gpu_lines_agree(call);
     if (rc == 0)
         rc = shmemi_all_well(call, gpu.sharing->open(call));
@@ -161,6 +164,7 @@ int shmemi_heap_gpu_open(const char *call)
         rc = shmemi_all_well(call, open_heap(call));
     gpu.open = rc == 0;
     if (rc) {
+        shmemi_gpu_nic_close();
         shmemi_buffer_withdraw();
         shmemi_route_close_gpu();
         if (rc != SHMEMX_ERR_TIMEOUT && rc != SHMEMX_ERR_PEER_DEAD)

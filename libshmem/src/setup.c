@@ -12,6 +12,7 @@
 #include "checks.h"
 #include "globals.h"
 #include "gpu/gpu_state.h"
+#include "gpu_nic.h"
 #include "heap.h"
 #include "quant.h"
 #include "team.h"
@@ -63,6 +64,7 @@ int shmemi_bad_address(const char *call, const char *what, const void *addr, siz
 static void tear_down(void)
 {
     struct shmemi_world *w = &shmemi_world;
+    shmemi_gpu_nic_close(); /* its thread uses all the rest */
     w->npes = 0;
     shmemi_checks_close();
     shmemi_team_close();
@@ -84,7 +86,8 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
     struct shmemi_world *w = &shmemi_world;
     int rc, fd = -1;
     if ((rc = shmemi_env_read(call)) != 0 || (rc = shmemi_heap_gpu_settings(call)) != 0 ||
-        (rc = shmemi_gpu_lines_settings(call)) != 0 || (rc = shmemi_route_settings(call)) != 0)
+        (rc = shmemi_gpu_lines_settings(call)) != 0 || (rc = shmemi_gpu_nic_settings(call)) != 0 ||
+        (rc = shmemi_route_settings(call)) != 0)
         return rc;
     size_t bytes;
     if ((rc = shmemi_heap_bytes(call, &bytes)) != 0 || (rc = shmemi_bootstrap_open(&w->boot, request)) != 0)
@@ -184,6 +187,7 @@ static int finalize(bool fatal)
         return shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call,
                            "process %d was forked by PE %d and is no PE itself", (int)getpid(),
                            shmemi_world.me);
+    shmemi_gpu_nic_drain(); /* kernels have ended, what they posted may not have */
     /* also where the job goes on: the specification makes every finalize a barrier */
     rc = shmemi_barrier(call, SHMEM_TEAM_WORLD);
     if (rc == SHMEMX_ERR_NOT_INITIALIZED)
@@ -411,6 +415,8 @@ size_t shmemx_info(char *text, size_t size)
     say(&s, "transports:\n%s", part);
     shmemi_route_table(part, sizeof part);
     say(&s, "routes:\n%s", part);
+    shmemi_gpu_nic_table(part, sizeof part);
+    say(&s, "%s", part);
     say(&s, "int8: %s\n", shmemx_int8_isa());
     say(&s, "variables:\n");
 #define SHMEM_ENV(name, kind, dflt, help)                                                                    \

@@ -129,7 +129,7 @@ template <class Scope>
 SHMEMX_DEVICE_SLOW void far_get(Scope scope, void *dst, const void *src, u64 bytes, int pe, bool wait)
 {
     SHMEMX_BY_PATH(pe, get, scope, pe, offset_of(src), dst, bytes);
-    if (wait && symmetric(dst, bytes)) {
+    if (wait && symmetric(dst, 1)) {
         arch::sync(scope);
         (void)SHMEMX_BY_PATH(pe, quiet, scope, pe);
     }

@@ -2,7 +2,7 @@
  * posts a command by one atomic in the GPU's memory and a few stores of 8 bytes to pinned host memory; a release only where
  * the command names memory that this GPU has written. proxy_state.h has the layout, src/proxy.c the other end.
  *
- * The NIC's side of a put or get may be the heap alone, by address. Anything else, shared memory and registers' spill
+ * The NIC's side of a put or get may be the heap alone, by address; what begins in the heap must end there. Anything else, shared memory and registers' spill
  * included, goes as a value (8 bytes at most) or through the pinned bytes beside a slot, 512 at a time.
  *
  * No wait here has a deadline of its own: the host's thread executes every command, and its transport ends what takes
@@ -140,7 +140,7 @@ struct proxy {
 
     SHMEMX_DEVICE_FN static bool captured(const void *src, u64 bytes)
     {
-        return bytes <= 8 || !symmetric(src, bytes);
+        return bytes <= 8 || !symmetric(src, 1);
     }
 
     /* By one thread; the host's side is past this SM's cache anyway, and new each time. */
@@ -205,7 +205,7 @@ struct proxy {
     }
     template <class Scope> SHMEMX_DEVICE_SLOW void get(Scope scope, int pe, u64 offset, void *dst, u64 bytes)
     {
-        if (symmetric(dst, bytes)) {
+        if (symmetric(dst, 1)) {
             if (arch::lane(scope) == 0 && bytes != 0)
                 post(head(SHMEMX_PROXY_GET, local_too, pe), offset, bytes, reinterpret_cast<u64>(dst), 0, 0,
                      0, true);

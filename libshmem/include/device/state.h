@@ -118,7 +118,7 @@ enum {
     SHMEMX_DEVICE_MISMATCH, /* pe is in another call: its word at address is `value`, this PE's `expected` */
     SHMEMX_DEVICE_NODES, /* token `value` of topk_idx, at address, goes to `pe` nodes; expected: at most so many */
     SHMEMX_DEVICE_PROXY, /* the proxy's transport to pe (-1: some PE) failed; value: SHMEMX_ERR_* without its sign */
-    SHMEMX_DEVICE_NIC    /* what the NIC did for pe failed: ibgda_state.h says what the fields are then */
+    SHMEMX_DEVICE_NIC /* what the NIC did for pe failed: ibgda_state.h says what the fields are then */
 };
 
 /* The mailbox: the first error of this PE's kernels, whose thread has set the word at `claim` from 0 to 1: that

@@ -233,7 +233,8 @@ static int sort_cards(const char *call, const struct card *mine, const struct ca
             first++;
         n->node_of[pe] = first == pe ? n->nodes++ : n->node_of[first];
         n->index_of[pe] = n->node_npes[n->node_of[pe]]++;
-        n->host_npes += same_host(&all[pe], mine);
+        n->on_host[pe] = same_host(&all[pe], mine);
+        n->host_npes += n->on_host[pe];
         if (strcmp(all[pe].machine, mine->machine) == 0) {
             CPU_OR(&together, &together, &all[pe].cpus);
             n->neighbours++;
@@ -278,9 +279,10 @@ int shmemi_node_learn(const char *call, struct shmemi_bootstrap *b, size_t heap_
     n->node_of = malloc(sizeof(int) * npes);
     n->index_of = malloc(sizeof(int) * npes);
     n->node_npes = calloc(npes, sizeof(int));
+    n->on_host = calloc(npes, sizeof(bool));
     node.world_of = malloc(sizeof(int) * npes);
     struct card *all = malloc(sizeof *all * npes);
-    if (!n->local_of || !n->node_of || !n->index_of || !n->node_npes || !node.world_of || !all)
+    if (!n->local_of || !n->node_of || !n->index_of || !n->node_npes || !n->on_host || !node.world_of || !all)
         rc = out_of_memory(call, b->size);
     else if ((rc = b->allgather(b, &mine, all, sizeof mine)) == 0)
         rc = sort_cards(call, &mine, all);
@@ -373,6 +375,7 @@ void shmemi_node_close(void)
     free(shmemi_node.node_of);
     free(shmemi_node.index_of);
     free(shmemi_node.node_npes);
+    free(shmemi_node.on_host);
     node.world_of = NULL;
     memset(&shmemi_node, 0, sizeof shmemi_node);
 }

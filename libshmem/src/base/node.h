@@ -16,6 +16,7 @@ struct shmemi_node {
     int nodes, my_node;      /* numbered by their first PE */
     int *node_of, *index_of; /* [npes] node, and number on it */
     int *node_npes;          /* [nodes] */
+    bool *on_host;           /* [npes] counted in host_npes */
     int host_npes;  /* PEs that may pass descriptors: this node's, and those that SHMEM_NODE_ID puts beside */
     int neighbours; /* PEs on this machine, in all its nodes */
     int processors; /* that those may use together */

@@ -32,6 +32,7 @@ void shmemi_wait_networks(bool (*progress)(void), int (*lost)(char *why, size_t 
 }
 
 static int (*_Atomic interrupt)(void);
+_Thread_local bool shmemi_wait_in_background;
 
 void shmemx_set_interrupt(int (*pending)(void)); /* shmemx.h */
 
@@ -51,25 +52,30 @@ static void describe(const struct shmemi_wait *w, char *text, size_t n)
         snprintf(text, n, "waits for %s", who);
 }
 
-static int look(struct shmemi_wait *w, double now)
+int shmemi_wait_find_lost(char *why, size_t n)
 {
-    char what[96];
     int pid, dead = shmemi_node_find_dead(&pid);
     if (dead >= 0) {
-        describe(w, what, sizeof what);
-        return shmemi_fail(SHMEMX_ERR_PEER_DEAD, w->call,
-                           "PE %d (process %d) ended without shmem_finalize; this PE %s since %.1f s", dead,
-                           pid, what, now - w->since);
+        snprintf(why, n, "PE %d (process %d) ended without shmem_finalize", dead, pid);
+        return dead;
     }
-    char why[160];
-    dead = find_lost ? find_lost(why, sizeof why) : -1;
-    if (dead >= 0) {
+    char cause[160];
+    dead = find_lost ? find_lost(cause, sizeof cause) : -1;
+    if (dead >= 0)
+        snprintf(why, n, "PE %d is lost: %s", dead, cause);
+    return dead;
+}
+
+static int look(struct shmemi_wait *w, double now)
+{
+    char what[96], why[224];
+    if (shmemi_wait_find_lost(why, sizeof why) >= 0) {
         describe(w, what, sizeof what);
-        return shmemi_fail(SHMEMX_ERR_PEER_DEAD, w->call, "PE %d is lost: %s; this PE %s since %.1f s", dead,
-                           why, what, now - w->since);
+        return shmemi_fail(SHMEMX_ERR_PEER_DEAD, w->call, "%s; this PE %s since %.1f s", why, what,
+                           now - w->since);
     }
     int (*pending)(void) = atomic_load_explicit(&interrupt, memory_order_acquire);
-    if (pending && pending()) {
+    if (pending && !shmemi_wait_in_background && pending()) {
         describe(w, what, sizeof what);
         return shmemi_fail(SHMEMX_ERR_INTERRUPTED, w->call,
                            "interrupted by a signal; this PE %s since %.1f s", what, now - w->since);

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/gpu.h"
+#include "gpu_nic.h"
 #include "heap.h"
 #include "shmemx_stream.h"
 
@@ -70,10 +71,16 @@ static size_t packet_bytes(int npes)
     return (size_t)2 * (size_t)npes * slot_bytes(npes);
 }
 
+/* For PEs that are not mapped. */
+static size_t nic_at(int npes)
+{
+    return packets_at(npes) + packet_bytes(npes) * PACKET_TEAMS;
+}
+
 size_t shmemi_gpu_internal_bytes(int npes)
 {
     const size_t page = 65536;
-    return (packets_at(npes) + packet_bytes(npes) * PACKET_TEAMS + page - 1) / page * page;
+    return (nic_at(npes) + shmemi_gpu_nic_bytes(npes) + page - 1) / page * page;
 }
 
 /* ---- teams ---------------------------------------------------------------------------------------------------------------- */
@@ -130,6 +137,7 @@ static int write_team(const char *call, int slot, const struct shmemi_team *t)
         .start = t->pes[0],
         .stride = t->n > 1 ? t->pes[1] - t->pes[0] : 1,
         .sync = sync_at(npes) + sync_bytes(npes) * (size_t)slot,
+        .unmapped = shmemi_gpu_nic_unmapped(t->pes, t->n),
     };
     if (slot < PACKET_TEAMS) {
         d.packets = packets_at(npes) + packet_bytes(npes) * (size_t)slot;
@@ -167,6 +175,25 @@ size_t shmemi_gpu_packet_bytes(int slot)
     return slot < PACKET_TEAMS && lines ? slot_bytes(shmemi_world.npes) / LINE_BYTES * LINE_DATA : 0;
 }
 
+/* ---- what the paths to other hosts need of a GPU --- */
+
+static int pin(const char *call, size_t bytes, void **p)
+{
+    int rc = shmemi_gpu_host_alloc(call, bytes, p);
+    if (rc == 0)
+        memset(*p, 0, bytes);
+    return rc;
+}
+
+static int write_device(const char *call, void *to, const void *from, size_t bytes)
+{
+    int rc = shmemi_gpu_copy(call, to, from, bytes, shmemi_gpu_stream());
+    return rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
+}
+
+static const struct shmemi_kernel_memory gpu_memory = {SHMEMI_SEGMENT_DEVICE, pin, shmemi_gpu_host_free,
+                                                       write_device};
+
 /* ---- state ------------------------------------------------------------------------------------------------------------------ */
 
 int shmemi_gpu_state_open(const char *call)
@@ -200,6 +227,7 @@ int shmemi_gpu_state_open(const char *call)
         .world_slot_bytes = slot_bytes(w->npes),
         .claim = (uintptr_t)mine(claim_at()),
     };
+    rc = shmemi_gpu_nic_open(call, &gpu_memory, mine(nic_at(w->npes)), &gpu.state.nic);
     for (int slot = 0; slot < SHMEMI_TEAMS && rc == 0; ++slot) {
         struct shmemi_team *t = shmemi_team_in_slot(slot);
         rc = t ? write_team(call, slot, t) : 0;
@@ -210,6 +238,7 @@ int shmemi_gpu_state_open(const char *call)
 
 void shmemi_gpu_state_close(void)
 {
+    shmemi_gpu_nic_close();
     shmemi_gpu_unload_kernels();
     shmemi_gpu_host_free(gpu.cells);
     memset(&gpu, 0, sizeof gpu);
@@ -240,6 +269,17 @@ int shmemx_device_state(void *state, size_t bytes)
 
 /* ---- the mailbox --------------------------------------------------------------------------------------------------------------- */
 
+/* Room for the next note. */
+static void forget_note(const char *call)
+{
+    struct shmemx_device_error *m = gpu.mailbox;
+    if (!m || __atomic_load_n(&m->kind, __ATOMIC_ACQUIRE) == SHMEMX_DEVICE_OK)
+        return;
+    m->kind = SHMEMX_DEVICE_OK;
+    if (shmemi_gpu_fill(call, mine(claim_at()), 0, sizeof(uint32_t), shmemi_gpu_stream()) == 0)
+        (void)shmemi_gpu_sync(call, shmemi_gpu_stream());
+}
+
 int shmemi_gpu_mailbox(const char *call)
 {
     static const char *const calls[] = {
@@ -248,13 +288,15 @@ int shmemi_gpu_mailbox(const char *call)
 #undef X
     };
     struct shmemx_device_error *m = gpu.mailbox, e;
+    char cause[600];
+    int failed = shmemi_gpu_nic_error(cause, sizeof cause);
+    if (SHMEMI_UNLIKELY(failed)) /* what kernels have noted since is what came of it */
+        return forget_note(call), shmemi_fail(failed, call, "a kernel's operation failed: %s", cause);
     /* acquire: pairs with the kernel's release of `kind`; the rest of the report is there */
     if (SHMEMI_LIKELY(!m || __atomic_load_n(&m->kind, __ATOMIC_ACQUIRE) == SHMEMX_DEVICE_OK))
         return SHMEMX_SUCCESS;
     e = *m;
-    m->kind = SHMEMX_DEVICE_OK;
-    if (shmemi_gpu_fill(call, mine(claim_at()), 0, sizeof(uint32_t), shmemi_gpu_stream()) == 0)
-        (void)shmemi_gpu_sync(call, shmemi_gpu_stream());
+    forget_note(call);
     const char *what = e.call < sizeof calls / sizeof *calls ? calls[e.call] : "unknown call";
     char where[96], who[32] = "any PE";
     snprintf(where, sizeof where, "in a kernel, shmem::%s, block %u, thread %u", what, e.block, e.thread);
@@ -295,6 +337,9 @@ int shmemi_gpu_mailbox(const char *call)
             "%s: PE %d makes another call, or with other arguments: its word at 0x%llx is 0x%llx, this PE's "
             "0x%llx",
             where, e.pe, e.address, e.value, e.expected);
+    case SHMEMX_DEVICE_PROXY: /* its own words have been told before */
+        return shmemi_fail(-(int)e.value, call, "%s: the proxy's operation on %s failed: %s", where, who,
+                           shmemx_strerror(-(int)e.value));
     case SHMEMX_DEVICE_TEAM:
         return shmemi_fail(SHMEMX_ERR_TEAM, call, "%s: team %llu is none of this PE", where, e.value);
     default:

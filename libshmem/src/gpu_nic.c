@@ -1,0 +1,219 @@
+#include "gpu_nic.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "team.h"
+
+enum { AUTO, PROXY, IBGDA, OFF };
+static const char *const words[] = {[AUTO] = "auto", [PROXY] = "proxy", [IBGDA] = "ibgda", [OFF] = "off"};
+
+static struct {
+    bool open;
+    unsigned char *path; /* [npes] SHMEMX_NIC_* */
+    const struct shmemi_kernel_memory *memory;
+    uint32_t *failed; /* pinned */
+} nic;
+
+/* ---- settings ---------------------------------------------------------------------------------------------------------- */
+
+/* Number of the variable's word, -1 = none. */
+static int wanted(void)
+{
+    for (int i = AUTO; i <= OFF; ++i)
+        if (strcmp(shmemi_env.GPU_NIC, words[i]) == 0)
+            return i;
+    return -1;
+}
+
+static int power_of_2(const char *call, const char *name, long long value, long long least, long long most)
+{
+    if (value >= least && value <= most && (value & (value - 1)) == 0)
+        return SHMEMX_SUCCESS;
+    return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s=%lld is not a power of 2 from %lld to %lld", name,
+                       value, least, most);
+}
+
+int shmemi_gpu_nic_settings(const char *call)
+{
+    if (wanted() < 0)
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                           "SHMEM_GPU_NIC=%.100s is unknown; choices: auto, proxy, ibgda, off",
+                           shmemi_env.GPU_NIC);
+    int rc = power_of_2(call, "SHMEM_GPU_NIC_RINGS", shmemi_env.GPU_NIC_RINGS, 1, 256);
+    return rc ? rc : power_of_2(call, "SHMEM_GPU_NIC_DEPTH", shmemi_env.GPU_NIC_DEPTH, 4, 65536);
+}
+
+int shmemi_gpu_nic_agree(const char *call)
+{
+    int32_t mine = wanted(), theirs;
+    int rc = 0;
+    struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
+    if (!world || (rc = shmemi_show(call, world, shmemi_tag(SHMEMI_MEMORY, 6, 0), &mine, sizeof mine)) != 0)
+        return rc;
+    for (int j = 0; j < world->n; ++j) {
+        memcpy(&theirs, shmemi_note_of(world, j, world->epoch)->data, sizeof theirs);
+        if (theirs != mine)
+            return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                               "SHMEM_GPU_NIC is %s on PE %d and %s on this PE; set it to the same on all",
+                               words[theirs], j, words[mine]);
+    }
+    return SHMEMX_SUCCESS;
+}
+
+/* ---- the choice ---------------------------------------------------------------------------------------------------------- */
+
+/* Can kernels load and store that PE's copy? */
+static bool mapped(int pe, int segment)
+{
+    if (shmemi_node.local_of[pe] >= 0)
+        return true;
+    /* the nodes that SHMEM_NODE_ID makes of a machine share its GPUs, unless the word asks to see what hosts would */
+    return segment == SHMEMI_SEGMENT_DEVICE && shmemi_node.on_host[pe] &&
+           (wanted() == AUTO || wanted() == OFF);
+}
+
+int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n)
+{
+    if (mapped(pe, segment))
+        return SHMEMX_NIC_MAPPED;
+    if (wanted() == OFF) {
+        snprintf(why, n, "SHMEM_GPU_NIC=off");
+        return SHMEMX_ERR_UNSUPPORTED;
+    }
+    if (wanted() == IBGDA) {
+        snprintf(why, n, "SHMEM_GPU_NIC=ibgda: this build has no control path for it");
+        return SHMEMX_ERR_UNSUPPORTED;
+    }
+    const struct shmemi_transport *const *route =
+        segment == SHMEMI_SEGMENT_DEVICE ? shmemi_world.gpu_route : shmemi_world.route;
+    if (route && route[pe])
+        return SHMEMX_NIC_PROXY;
+    snprintf(why, n, "no transport of SHMEM_TRANSPORTS=%.60s reaches its GPU memory", shmemi_env.TRANSPORTS);
+    return SHMEMX_ERR_UNSUPPORTED;
+}
+
+/* ---- opening ------------------------------------------------------------------------------------------------------------- */
+
+static size_t lines_up(size_t n)
+{
+    return (n + 127) / 128 * 128;
+}
+/* In the kernels' memory: the struct, the paths, and what the proxy wants. */
+static const size_t PATHS_AT = 128;
+_Static_assert(sizeof(struct shmemx_device_nic) <= 128, "the paths begin behind it");
+static size_t proxy_at(int npes)
+{
+    return PATHS_AT + lines_up((size_t)npes);
+}
+
+size_t shmemi_gpu_nic_bytes(int npes)
+{
+    return lines_up(proxy_at(npes) + shmemi_proxy_bytes());
+}
+
+static int choose(const char *call, int segment, struct shmemx_device_nic *view)
+{
+    for (int pe = 0; pe < shmemi_world.npes; ++pe) {
+        char why[160];
+        int path = shmemi_gpu_nic_choice(pe, segment, why, sizeof why);
+        if (path < 0)
+            return shmemi_fail(path, call, "kernels cannot reach PE %d: %s", pe, why);
+        nic.path[pe] = (unsigned char)path;
+        view->unmapped += path != SHMEMX_NIC_MAPPED;
+        view->used |= path == SHMEMX_NIC_MAPPED ? 0 : 1u << path;
+    }
+    return SHMEMX_SUCCESS;
+}
+
+static int start(const char *call, char *device, struct shmemx_device_nic *view)
+{
+    void *word;
+    int rc = nic.memory->pinned(call, sizeof *nic.failed, &word);
+    if (rc)
+        return rc;
+    nic.failed = word;
+    view->failed = (uintptr_t)nic.failed;
+    view->path = (uintptr_t)device + PATHS_AT;
+    if (view->used & 1u << SHMEMX_NIC_PROXY) {
+        char *at = device + proxy_at(shmemi_world.npes);
+        view->proxy = (uintptr_t)at;
+        rc = shmemi_proxy_open(call, nic.memory, at, nic.failed);
+    }
+    if (rc == 0)
+        rc = nic.memory->write(call, device + PATHS_AT, nic.path, (size_t)shmemi_world.npes);
+    return rc ? rc : nic.memory->write(call, device, view, sizeof *view);
+}
+
+int shmemi_gpu_nic_open(const char *call, const struct shmemi_kernel_memory *m, char *device,
+                        unsigned long long *address)
+{
+    struct shmemx_device_nic view = {0};
+    *address = 0;
+    nic.memory = m;
+    nic.path = calloc((size_t)shmemi_world.npes, 1);
+    if (!nic.path)
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", shmemi_world.npes);
+    nic.open = true;
+    int rc = choose(call, m->segment, &view);
+    if (rc == 0 && view.unmapped) {
+        rc = start(call, device, &view);
+        *address = (uintptr_t)device;
+    }
+    if (rc)
+        shmemi_gpu_nic_close();
+    return rc;
+}
+
+unsigned shmemi_gpu_nic_unmapped(const int *pes, int n)
+{
+    unsigned far = 0;
+    for (int i = 0; nic.open && i < n; ++i)
+        far += nic.path[pes[i]] != SHMEMX_NIC_MAPPED;
+    return far;
+}
+
+void shmemi_gpu_nic_drain(void)
+{
+    shmemi_proxy_drain();
+}
+
+void shmemi_gpu_nic_close(void)
+{
+    shmemi_proxy_close();
+    if (nic.failed)
+        nic.memory->unpin(nic.failed);
+    free(nic.path);
+    memset(&nic, 0, sizeof nic);
+}
+
+int shmemi_gpu_nic_error(char *text, size_t n)
+{
+    return shmemi_proxy_error(text, n);
+}
+
+/* ---- for people ---------------------------------------------------------------------------------------------------------- */
+
+void shmemi_gpu_nic_table(char *text, size_t n)
+{
+    static const char *const ways[] = {
+        [SHMEMX_NIC_MAPPED] = "loads and stores",
+        [SHMEMX_NIC_PROXY] = "proxy",
+        [SHMEMX_NIC_IBGDA] = "ibgda",
+    };
+    size_t at = 0;
+    text[0] = 0;
+    for (int from = 0, to; nic.open && from < shmemi_world.npes && at < n; from = to) {
+        char who[48], over[32] = "";
+        for (to = from + 1; to < shmemi_world.npes && nic.path[to] == nic.path[from];)
+            to++;
+        if (to - from == 1)
+            snprintf(who, sizeof who, "PE %d", from);
+        else
+            snprintf(who, sizeof who, "PEs %d to %d", from, to - 1);
+        if (nic.path[from] == SHMEMX_NIC_PROXY)
+            snprintf(over, sizeof over, " over %s", shmemi_route(from, nic.memory->segment, NULL)->name);
+        at += (size_t)snprintf(text + at, n - at, "kernels to %s: %s%s\n", who, ways[nic.path[from]], over);
+    }
+}

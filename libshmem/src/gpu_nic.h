@@ -1,0 +1,33 @@
+/* How this PE's kernels reach the PEs whose memory they cannot load and store: SHMEM_GPU_NIC. Chooses a path for every PE,
+ * keeps struct shmemx_device_nic in the kernels' memory, starts and ends what the paths need. Layer: above the routes, below
+ * gpu/gpu_state.c. */
+#ifndef SHMEMI_GPU_NIC_H
+#define SHMEMI_GPU_NIC_H
+
+#include "device/nic_state.h"
+#include "proxy.h"
+
+/* Is SHMEM_GPU_NIC one of its words, and are the numbers right? */
+int shmemi_gpu_nic_settings(const char *call);
+/* Collective: all PEs have the same word. */
+int shmemi_gpu_nic_agree(const char *call);
+/* Local. SHMEMX_NIC_* for a PE and the segment that kernels' commands are about; negative = it cannot be reached, and
+ * `why` says what is missing. */
+int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n);
+/* Bytes of kernels' memory that it may want. */
+size_t shmemi_gpu_nic_bytes(int npes);
+/* Local, with the segment's routes open. *nic gets the address of struct shmemx_device_nic, which `device`, 64-byte aligned,
+ * has room for; 0 = every PE is mapped. After an error nothing is left. */
+int shmemi_gpu_nic_open(const char *call, const struct shmemi_kernel_memory *m, char *device,
+                        unsigned long long *nic);
+/* Members of a team, by their world numbers, that are not mapped. */
+unsigned shmemi_gpu_nic_unmapped(const int *pes, int n);
+/* Waits until what kernels have posted to the host is done with. */
+void shmemi_gpu_nic_drain(void);
+void shmemi_gpu_nic_close(void);
+/* The first error of a path since it was last asked: its code, with the cause in `text`; 0 = none. */
+int shmemi_gpu_nic_error(char *text, size_t n);
+/* One line for PEs in a row that kernels reach in one way, for shmemx_info; "" without a GPU heap. */
+void shmemi_gpu_nic_table(char *text, size_t n);
+
+#endif

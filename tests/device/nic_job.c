@@ -1,0 +1,224 @@
+#include "nic_job.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "gpu_nic.h"
+#include "team.h"
+
+enum { SLOT_BYTES = 2048, AREA_BYTES = 64 << 10 };
+
+static struct {
+    struct shmemx_device_state state;
+    struct shmemx_device_team teams[NIC_JOB_TEAMS];
+    struct shmemx_device_error box;
+    unsigned claim;
+    unsigned long long *bases; /* [npes] */
+    unsigned long long *members[NIC_JOB_TEAMS];
+    int *table[NIC_JOB_TEAMS];
+    char *device, *symmetric;
+    const struct shmemi_transport **route; /* as it was */
+    struct shmemi_transport broken;
+    int error;
+} job;
+
+/* ---- kernels' memory ------------------------------------------------------------------------------------ */
+
+static int pin(const char *call, size_t bytes, void **p)
+{
+    bytes = (bytes + 63) / 64 * 64;
+    *p = aligned_alloc(64, bytes);
+    if (!*p)
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %zu bytes", bytes);
+    memset(*p, 0, bytes);
+    return 0;
+}
+static int write_here(const char *call, void *to, const void *from, size_t bytes)
+{
+    (void)call;
+    memcpy(to, from, bytes);
+    return 0;
+}
+static const struct shmemi_kernel_memory memory = {SHMEMI_SEGMENT_HOST, pin, free, write_here};
+
+static void must(int rc, const char *what)
+{
+    if (rc) {
+        fprintf(stderr, "%s: %s: %s\n", what, shmemx_error_name(rc), shmemx_last_error());
+        shmem_global_exit(1);
+    }
+}
+
+/* ---- the state ------------------------------------------------------------------------------------------ */
+
+static uint64_t copy_of(int pe)
+{
+    const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
+    int local = shmemi_node.local_of[pe];
+    return local < 0 ? 0 : (uintptr_t)shmemi_copy_at(s, local);
+}
+
+/* pes: members in their order, n of them; this PE may be none. The area has the arrivals, then two slots a member. */
+static void make_team(int number, const int *pes, int n, bool slots, size_t area)
+{
+    struct shmemx_device_team *t = &job.teams[number];
+    int me = -1;
+    for (int j = 0; j < n; ++j)
+        me = pes[j] == shmemi_world.me ? j : me;
+    if (me < 0)
+        return;
+    job.table[number] = malloc(sizeof(int) * (size_t)n);
+    job.members[number] = malloc(sizeof(unsigned long long) * (size_t)n);
+    for (int j = 0; j < n; ++j) {
+        job.table[number][j] = pes[j];
+        job.members[number][j] = copy_of(pes[j]);
+    }
+    *t = (struct shmemx_device_team){
+        .me = me,
+        .n = n,
+        .start = pes[0],
+        .stride = n > 1 ? pes[1] - pes[0] : 1,
+        .table = (uintptr_t)job.table[number],
+        .bases = (uintptr_t)job.members[number],
+        .sync = area,
+        .packets = area + 4096,
+        .slot_bytes = slots ? SLOT_BYTES : 0,
+        .unmapped = shmemi_gpu_nic_unmapped(pes, n),
+    };
+}
+
+static void make_teams(size_t area)
+{
+    int n = shmemi_world.npes, pes[64], count = 0;
+    for (int pe = 0; pe < n; ++pe)
+        pes[pe] = pe;
+    make_team(0, pes, n, true, area);
+    for (int pe = 0; pe < n; ++pe)
+        if (shmemi_node.local_of[pe] >= 0)
+            pes[count++] = pe;
+    make_team(1, pes, count, true, area + AREA_BYTES);
+    count = 0;
+    for (int pe = 0; pe < n; pe += 2)
+        pes[count++] = pe;
+    make_team(NIC_JOB_EVEN, pes, count, true, area + 2 * AREA_BYTES);
+    for (int pe = 0; pe < n; ++pe)
+        pes[pe] = n - 1 - pe;
+    make_team(NIC_JOB_REVERSED, pes, n, false, area + 3 * AREA_BYTES);
+}
+
+int nic_job_init(void)
+{
+    return shmemx_init();
+}
+const char *nic_job_last_error(void)
+{
+    return shmemx_last_error();
+}
+const char *nic_job_error_name(int code)
+{
+    return shmemx_error_name(code);
+}
+void nic_job_finalize(void)
+{
+    shmem_finalize();
+}
+void nic_job_log(int on)
+{
+    shmemx_log_errors(on);
+}
+
+struct shmemx_device_state *nic_job_open(unsigned long bytes, void **user, double timeout)
+{
+    const char *call = "nic_job_open";
+    struct shmemi_world *w = &shmemi_world;
+    const struct shmemi_segment *s = &w->segments[SHMEMI_SEGMENT_HOST];
+    job.symmetric = shmem_align(4096, NIC_JOB_TEAMS * AREA_BYTES + bytes);
+    memset(job.symmetric, 0, NIC_JOB_TEAMS * AREA_BYTES + bytes);
+    *user = job.symmetric + NIC_JOB_TEAMS * AREA_BYTES;
+    job.device = aligned_alloc(128, shmemi_gpu_nic_bytes(w->npes));
+    memset(job.device, 0, shmemi_gpu_nic_bytes(w->npes));
+    job.bases = malloc(sizeof *job.bases * (size_t)w->npes);
+    for (int pe = 0; pe < w->npes; ++pe)
+        job.bases[pe] = copy_of(pe);
+    must(shmemi_gpu_nic_agree(call), call);
+    job.state = (struct shmemx_device_state){
+        .version = SHMEMX_DEVICE_STATE_VERSION,
+        .me = w->me,
+        .npes = w->npes,
+        .flags = SHMEMX_DEVICE_LINES128,
+        .bytes = s->bytes,
+        .mailbox = (uintptr_t)&job.box,
+        .timeout_ns = (unsigned long long)(timeout * 1e9),
+        .teams = (uintptr_t)job.teams,
+        .nteams = NIC_JOB_TEAMS,
+        .copy = (uintptr_t)s->base,
+        .bases = (uintptr_t)job.bases,
+        .claim = (uintptr_t)&job.claim,
+    };
+    must(shmemi_gpu_nic_open(call, &memory, job.device, &job.state.nic), call);
+    make_teams((size_t)(job.symmetric - s->base));
+    job.state.world_sync = job.teams[0].sync;
+    job.state.world_packets = job.teams[0].packets;
+    job.state.world_slot_bytes = job.teams[0].slot_bytes;
+    shmem_barrier_all();
+    return &job.state;
+}
+
+void nic_job_meet(void)
+{
+    shmemi_gpu_nic_drain();
+    must(shmemx_barrier(SHMEM_TEAM_WORLD), "barrier");
+}
+
+int nic_job_error(char *text, unsigned long n)
+{
+    return shmemi_gpu_nic_error(text, n);
+}
+const struct shmemx_device_error *nic_job_note(void)
+{
+    return &job.box;
+}
+void nic_job_forget_note(void)
+{
+    job.box.kind = 0;
+    job.claim = 0;
+}
+
+static int broken_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
+{
+    (void)segment, (void)source, (void)n, (void)nbi;
+    return shmemi_fail(job.error, "put", "the wire to PE %d is cut at offset %llu", pe,
+                       (unsigned long long)offset);
+}
+
+void nic_job_break(int pe, int error)
+{
+    static const struct shmemi_transport *before;
+    if (!before)
+        before = shmemi_world.route[pe];
+    job.broken = *before;
+    job.broken.put = broken_put;
+    job.error = error;
+    shmemi_world.route[pe] = error ? &job.broken : before;
+    if (!error)
+        before = NULL;
+}
+
+void nic_job_ways(char *text, unsigned long n)
+{
+    shmemi_gpu_nic_table(text, n);
+}
+
+void nic_job_close(void)
+{
+    shmemi_gpu_nic_close();
+    shmem_free(job.symmetric);
+    free(job.device);
+    free(job.bases);
+    for (int i = 0; i < NIC_JOB_TEAMS; ++i) {
+        free(job.table[i]);
+        free(job.members[i]);
+    }
+    memset(&job, 0, sizeof job);
+}

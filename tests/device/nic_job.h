@@ -1,0 +1,42 @@
+/* A job of processes whose "kernels" are CPU threads over the host heap: what kernels know of it, with the PEs of other
+ * nodes unmapped, so that the device API takes the path of SHMEM_GPU_NIC. For the tests of those paths. */
+#ifndef NIC_JOB_H
+#define NIC_JOB_H
+
+#include "device/nic_state.h"
+#include "device/state.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Device teams of every job: those of shmem_device.h, the even PEs, and all PEs in reverse order, by a table and without
+ * packet slots. */
+enum { NIC_JOB_EVEN = 2, NIC_JOB_REVERSED = 3, NIC_JOB_TEAMS = 4 };
+
+/* shmemx_init and what it says, with the log off; finalize. (C++ that names the struct shmemx_device_state cannot include
+ * shmemx.h, which has a function of that name.) */
+int nic_job_init(void);
+const char *nic_job_last_error(void);
+const char *nic_job_error_name(int code);
+void nic_job_finalize(void);
+void nic_job_log(int on);
+
+/* Collective, after nic_job_init. `bytes` of symmetric memory for the test, in *memory, zeroed. */
+struct shmemx_device_state *nic_job_open(unsigned long bytes, void **memory, double timeout);
+/* The kernels have ended: what they posted is done with. Then a barrier of all PEs. */
+void nic_job_meet(void);
+/* The first error of a path since it was last asked, 0 = none. */
+int nic_job_error(char *text, unsigned long n);
+const struct shmemx_device_error *nic_job_note(void);
+void nic_job_forget_note(void);
+/* From now on this PE's transport to that one fails with this error in every put, or, with 0, works again. */
+void nic_job_break(int pe, int error);
+/* One line for each way that kernels take. */
+void nic_job_ways(char *text, unsigned long n);
+void nic_job_close(void);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
