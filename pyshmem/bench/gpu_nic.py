@@ -28,6 +28,7 @@ from .run import Options, Report
 
 __all__ = ["KERNELS", "path_in_use", "run", "variables"]
 
+DEVICES = Path("/sys/class/infiniband")
 KERNELS = Path(__file__).with_name("gpu_nic_kernels.cu")
 _THREADS = ((1, 1), (1, 32), (1, 256), (8, 128), (32, 128), (128, 128))  # blocks, threads of one
 _BYTES = (8, 64, 512, 4096, 14336)
@@ -37,14 +38,12 @@ _KINDS = {1: "proxy", 2: "ibgda"}  # SHMEMX_NIC_* of device/nic_state.h
 
 def variables(path: str, environment: dict[str, str]) -> dict[str, str]:
     """What a job that measures `path` sets besides: each PE a node of its own and, on a machine without an
-    RDMA device, the package's software NIC; nothing that the caller has set."""
+    RDMA device, the software NIC; nothing that the caller has set."""
     found = {"SHMEM_GPU_NIC": path}
     if "SHMEM_NODE_ID" not in environment:
         found["SHMEM_NODE_ID"] = "/1"
-    simulator = Path(__file__).resolve().parents[1] / "lib" / "libshmem_sim.so"
-    real = any(Path("/sys/class/infiniband").glob("*"))
-    if "SHMEM_IBVERBS_LIB" not in environment and not real and simulator.exists():
-        found["SHMEM_IBVERBS_LIB"] = str(simulator)
+    if "SHMEM_IBVERBS_LIB" not in environment and not any(DEVICES.glob("*")):
+        found["SHMEM_IBVERBS_LIB"] = "sim"
     return found
 
 

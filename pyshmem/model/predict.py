@@ -153,7 +153,9 @@ def normal(
     gpu_uneven = traffic.unevenness(traffic.copies_to_gpus / shape.gpus)
     half = max(sms // 2, 1)
     chunks = max(shape.tokens / half / _CHUNK, 1.0)  # each pair of SMs sends its part of the tokens in turn
-    messages = 2 * remote / _CHUNK  # the chunk, and how far it goes
+    pairs = half * (traffic.nodes - 1)  # a sending SM and a node
+    rows = remote / pairs if pairs else 0.0
+    messages = 2 * pairs * max(rows / _CHUNK, min(rows, 1.0))  # the chunk, and how far it goes
     staged = to_nodes if traffic.nodes > 1 else 0.0
     stages = _stages(
         hardware, path, half, messages, remote * row * nic_uneven, within * row * gpu_uneven,

@@ -62,10 +62,13 @@ def test_kernels_compile(arch: str) -> None:
 
 
 def test_each_pe_is_a_node_and_the_nic_the_software_nic_unless_said_otherwise(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    own = gpu_nic.variables("proxy", {})
-    assert own["SHMEM_GPU_NIC"] == "proxy" and own["SHMEM_NODE_ID"] == "/1"
+    monkeypatch.setattr(gpu_nic, "DEVICES", tmp_path)
+    own = {"SHMEM_GPU_NIC": "proxy", "SHMEM_NODE_ID": "/1"}
+    assert gpu_nic.variables("proxy", {}) == {**own, "SHMEM_IBVERBS_LIB": "sim"}
+    (tmp_path / "mlx5_0").mkdir()
+    assert gpu_nic.variables("proxy", {}) == own
     given = {"SHMEM_NODE_ID": "/2", "SHMEM_IBVERBS_LIB": "mine"}
     assert gpu_nic.variables("ibgda", given) == {"SHMEM_GPU_NIC": "ibgda"}
     monkeypatch.delenv("SHMEM_GPU_NIC", raising=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +33,29 @@ def invoke(*arguments: str) -> Result:
 @pytest.mark.parametrize("c", published.compare(), ids=lambda c: f"{c.row.mode}-{c.row.call}-{c.row.gpus}")
 def test_published_rows_within_a_quarter(c: published.Comparison) -> None:
     assert abs(c.error) <= 0.25, f"{c.row}: predicted {c.predicted:.1f}"
+
+
+def test_the_table_in_the_docs_is_the_models() -> None:
+    text = (Path(__file__).resolve().parents[2] / "docs" / "moe-model.md").read_text()
+    rows = re.findall(
+        r"^\|[^|]*\| (\d+) \| (\d+) \| (\d+), (\S+) % \| (\d+) \| (\d+), (\S+) % \|$", text, re.M
+    )
+    shown = [
+        (call, *(float(x.replace("−", "-")) for x in (row[0], *row[i : i + 3])))
+        for call, i in (("dispatch", 1), ("combine", 4))
+        for row in rows
+    ]
+    model = [
+        (
+            c.row.call,
+            float(c.row.gpus),
+            c.row.value,
+            float(f"{c.predicted:.0f}"),
+            float(f"{100 * c.error:.0f}"),
+        )
+        for c in published.compare()
+    ]
+    assert sorted(shown) == sorted(model)
 
 
 def test_no_figure_is_there_for_one_row() -> None:
