@@ -174,11 +174,15 @@ def _mapping() -> Result:
     pair = []
     for rank in range(2):
         variables = {**environment(), **place, "RANK": str(rank), "WORLD_SIZE": "2", "SHMEM_BOOTSTRAP": "env",
-                     "SHMEM_TIMEOUT": "20", "SHMEM_DEVICE_SYMMETRIC_SIZE": "64M"}  # fmt: skip
+                     "SHMEM_TIMEOUT": "20"}  # fmt: skip
         pair.append(
             subprocess.Popen(run, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         )
-    texts = [process.communicate(timeout=50) for process in pair]
+    try:
+        texts = [process.communicate(timeout=50) for process in pair]
+    finally:
+        for process in pair:
+            process.kill()  # nothing where it has ended
     for process, (_, errors) in zip(pair, texts, strict=True):
         if process.returncode:
             why = (errors.strip().splitlines() or [f"status {process.returncode}"])[-1]
@@ -403,13 +407,18 @@ def _warp() -> Result:
 def _beside() -> Result:
     import cupy
 
-    flag, out = cupy.zeros(1, "uint64"), cupy.zeros(2, "uint64")
-    cupy.cuda.runtime.deviceSynchronize()
+    flags, out = cupy.zeros(2, "uint64"), cupy.zeros(2, "uint64")
     waits, sets = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
-    with waits:
-        _kernels().get_function("k_wait")((1,), (1,), (flag, out))
-    with sets:
-        _kernels().get_function("k_set")((1,), (1,), (flag,))
+    wait, release = _kernels().get_function("k_wait"), _kernels().get_function("k_set")
+    for flag, order in ((flags[:1], (sets, waits)), (flags[1:], (waits, sets))):
+        # First in the order that never waits: loading a kernel may wait for those that run.
+        cupy.cuda.runtime.deviceSynchronize()
+        for stream in order:
+            with stream:
+                if stream is waits:
+                    wait((1,), (1,), (flag, out))
+                else:
+                    release((1,), (1,), (flag,))
     cupy.cuda.runtime.deviceSynchronize()
     if int(out[1]):
         return (
@@ -447,6 +456,7 @@ def main() -> None:
     """Measures the items that the command line names."""
     for name in sys.argv[1:]:
         print(json.dumps({"begin": name}), flush=True)
+        spoilt = False
         try:
             state, found, advice, figures = ITEMS[name][1]()
         except ImportError as error:
@@ -454,8 +464,11 @@ def main() -> None:
             advice = "pip install 'sushmem[cuda13]', or 'sushmem[cuda12]'"
         except Exception as error:  # whatever a driver or compiler raises is what was found
             state, found, advice, figures = BAD, f"{type(error).__name__}: {error}", "", {}
+            spoilt = True
         row = {"name": name, "state": state, "found": found, "advice": advice, "figures": figures}
         print(json.dumps(row), flush=True)
+        if spoilt:
+            return  # the context may be: the caller starts another process for the rest
 
 
 if __name__ == "__main__":

@@ -69,15 +69,15 @@ extern "C" __global__ void k_meet(u64 *counter, int n, u64 *out)
 {
     __shared__ bool ok;
     const u64 begin = arch::nanoseconds();
-    if (threadIdx.x == 0)
-        ok = true;
-    __syncthreads();
-    for (int i = 1; i <= n && ok; ++i) {
+    bool goes = true;
+    for (int i = 1; i <= n && goes; ++i) {
         if (threadIdx.x == 0) {
             arch::add_release(counter, 1);
             ok = wait(counter, (u64)i * gridDim.x, out);
         }
         __syncthreads();
+        goes = ok;
+        __syncthreads(); // all have read it
     }
     if (blockIdx.x == 0 && threadIdx.x == 0)
         out[0] = arch::nanoseconds() - begin;

@@ -46,6 +46,14 @@ def child(mishap: str, at: str) -> object:
     return lambda names: [sys.executable, "-c", code, "x", *names]
 
 
+def test_a_process_that_stops_after_a_row_is_followed_by_another(with_gpu: None) -> None:
+    """As the real one does after an item that may have spoilt its context."""
+    code = _CHILD.replace("for i, name in enumerate(sys.argv[2:])", "for name in sys.argv[2:3]")
+    code = code.replace("MISHAP", "pass")
+    rows = doctor_gpu.look(command=lambda names: [sys.executable, "-c", code, "x", *names])
+    assert [(row["name"], row["state"]) for row in rows] == [(name, "ok") for name in _NAMES]
+
+
 @pytest.fixture
 def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor_gpu, "require_driver", lambda: 1)
@@ -111,13 +119,15 @@ def test_an_item_that_raises_is_bad_and_one_without_its_package_is_none(
     def broken() -> probe.Result:
         raise probe.DriverError("cuSomething: CUDA_ERROR_X (1)")
 
-    monkeypatch.setattr(probe, "ITEMS", {"a": ("p2p", missing), "b": ("proxy", broken)})
-    monkeypatch.setattr(sys, "argv", ["probe", "a", "b"])
+    monkeypatch.setattr(
+        probe, "ITEMS", {"a": ("p2p", missing), "b": ("proxy", broken), "c": ("p2p", missing)}
+    )
+    monkeypatch.setattr(sys, "argv", ["probe", "a", "b", "c"])
     probe.main()
     rows: Sequence[dict[str, str]] = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [row.get("begin") for row in rows] == ["a", None, "b", None]
     assert rows[1]["state"] == "none" and "sushmem[cuda" in rows[1]["advice"]
-    assert rows[3]["state"] == "bad" and "CUDA_ERROR_X" in rows[3]["found"]
+    assert rows[3]["state"] == "bad" and "CUDA_ERROR_X" in rows[3]["found"]  # c: in another process
 
 
 def test_the_porting_guide_has_every_item() -> None:
