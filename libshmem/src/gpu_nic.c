@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "team.h"
+#include "transport/ibgda.h"
 
 enum { AUTO, PROXY, IBGDA, OFF };
 static const char *const words[] = {[AUTO] = "auto", [PROXY] = "proxy", [IBGDA] = "ibgda", [OFF] = "off"};
@@ -14,6 +15,8 @@ static struct {
     unsigned char *path; /* [npes] SHMEMX_NIC_* */
     const struct shmemi_kernel_memory *memory;
     uint32_t *failed; /* pinned */
+    char *device;     /* where `view` is written to */
+    struct shmemx_device_nic view;
 } nic;
 
 /* ---- settings ---------------------------------------------------------------------------------------------------------- */
@@ -82,8 +85,10 @@ int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n)
         snprintf(why, n, "SHMEM_GPU_NIC=off");
         return SHMEMX_ERR_UNSUPPORTED;
     }
+    if (shmemi_ibgda_is_open())
+        return SHMEMX_NIC_IBGDA;
     if (wanted() == IBGDA) {
-        snprintf(why, n, "SHMEM_GPU_NIC=ibgda: this build has no control path for it");
+        snprintf(why, n, "SHMEM_GPU_NIC=ibgda: it is not open");
         return SHMEMX_ERR_UNSUPPORTED;
     }
     const struct shmemi_transport *const *route =
@@ -111,6 +116,21 @@ static size_t proxy_at(int npes)
 size_t shmemi_gpu_nic_bytes(int npes)
 {
     return lines_up(proxy_at(npes) + shmemi_proxy_bytes());
+}
+
+/* All PEs have the same word, and one that is not mapped sees none mapped: so they come here together or not at all. */
+static int try_ibgda(const char *call, int segment)
+{
+    int npes = shmemi_world.npes, rc = SHMEMX_SUCCESS, count = 0;
+    bool *far = calloc((size_t)npes, sizeof *far);
+    if (!far)
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", npes);
+    for (int pe = 0; pe < npes; ++pe)
+        count += far[pe] = !mapped(pe, segment);
+    if (count > 0 && (wanted() == AUTO || wanted() == IBGDA))
+        rc = shmemi_gpu_nic_ibgda_open(call, segment, far, wanted() == IBGDA);
+    free(far);
+    return rc;
 }
 
 static int choose(const char *call, int segment, struct shmemx_device_nic *view)
@@ -141,6 +161,10 @@ static int start(const char *call, char *device, struct shmemx_device_nic *view)
         view->proxy = (uintptr_t)at;
         rc = shmemi_proxy_open(call, nic.memory, at, nic.failed);
     }
+    if (rc == 0 && view->used & 1u << SHMEMX_NIC_IBGDA)
+        rc = shmemi_gpu_nic_ibgda_resize(call, &view->ibgda);
+    nic.device = device;
+    nic.view = *view;
     if (rc == 0)
         rc = nic.memory->write(call, device + PATHS_AT, nic.path, (size_t)shmemi_world.npes);
     return rc ? rc : nic.memory->write(call, device, view, sizeof *view);
@@ -156,7 +180,9 @@ int shmemi_gpu_nic_open(const char *call, const struct shmemi_kernel_memory *m, 
     if (!nic.path)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", shmemi_world.npes);
     nic.open = true;
-    int rc = choose(call, m->segment, &view);
+    int rc = try_ibgda(call, m->segment);
+    if (rc == 0)
+        rc = choose(call, m->segment, &view);
     if (rc == 0 && view.unmapped) {
         rc = start(call, device, &view);
         *address = (uintptr_t)device;
@@ -174,14 +200,24 @@ unsigned shmemi_gpu_nic_unmapped(const int *pes, int n)
     return far;
 }
 
+int shmemi_gpu_nic_resize(const char *call)
+{
+    if (!nic.open || !shmemi_gpu_nic_ibgda_stale())
+        return SHMEMX_SUCCESS;
+    int rc = shmemi_gpu_nic_ibgda_resize(call, &nic.view.ibgda);
+    return rc ? rc : nic.memory->write(call, nic.device, &nic.view, sizeof nic.view);
+}
+
 void shmemi_gpu_nic_drain(void)
 {
     shmemi_proxy_drain();
+    shmemi_ibgda_drain();
 }
 
 void shmemi_gpu_nic_close(void)
 {
     shmemi_proxy_close();
+    shmemi_gpu_nic_ibgda_close();
     if (nic.failed)
         nic.memory->unpin(nic.failed);
     free(nic.path);
@@ -190,7 +226,11 @@ void shmemi_gpu_nic_close(void)
 
 int shmemi_gpu_nic_error(char *text, size_t n)
 {
-    return shmemi_proxy_error(text, n);
+    int rc = shmemi_proxy_error(text, n);
+    /* queue pairs' errors are notes of kernels, in the mailbox: the word is for other waits of theirs */
+    if (rc == 0 && nic.failed && shmemi_ibgda_is_open())
+        __atomic_store_n(nic.failed, 0, __ATOMIC_RELAXED);
+    return rc;
 }
 
 /* ---- for people ---------------------------------------------------------------------------------------------------------- */

@@ -25,9 +25,20 @@ unsigned shmemi_gpu_nic_unmapped(const int *pes, int n);
 /* Waits until what kernels have posted to the host is done with. */
 void shmemi_gpu_nic_drain(void);
 void shmemi_gpu_nic_close(void);
+/* Collective: the segment has grown or shrunk; kernels reach all of it afterwards. None may run meanwhile. */
+int shmemi_gpu_nic_resize(const char *call);
 /* The first error of a path since it was last asked: its code, with the cause in `text`; 0 = none. */
 int shmemi_gpu_nic_error(char *text, size_t n);
 /* One line for PEs in a row that kernels reach in one way, for shmemx_info; "" without a GPU heap. */
 void shmemi_gpu_nic_table(char *text, size_t n);
+
+/* ---- gpu_nic_ibgda.c; `far`, [npes]: who is to be reached so ---- */
+/* Collective. Opens it on all PEs or on none: then only = true makes that an error. */
+int shmemi_gpu_nic_ibgda_open(const char *call, int segment, const bool *far, bool only);
+/* Has the segment another size than what is registered? The same on all PEs. */
+bool shmemi_gpu_nic_ibgda_stale(void);
+/* Collective: registers what is new, gives up what is gone; what kernels see, for shmemx_device_nic.ibgda. */
+int shmemi_gpu_nic_ibgda_resize(const char *call, unsigned long long *view);
+void shmemi_gpu_nic_ibgda_close(void);
 
 #endif

@@ -205,7 +205,8 @@ int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroe
     if (at == SHMEMI_ALLOC_NONE) {
         size_t before = segment()->bytes;
         /* the free tail of the heap does not count: a new chunk holds the whole block, aligned */
-        if ((rc = gpu.sharing->grow(call, size > SIZE_MAX - align ? SIZE_MAX : size + align)) != 0)
+        if ((rc = gpu.sharing->grow(call, size > SIZE_MAX - align ? SIZE_MAX : size + align)) != 0 ||
+            (rc = shmemi_gpu_nic_resize(call)) != 0)
             return rc;
         if (!shmemi_alloc_extend(&gpu.alloc, segment()->bytes - before) ||
             (at = shmemi_alloc_take(&gpu.alloc, size, align)) == SHMEMI_ALLOC_NONE)
@@ -230,6 +231,7 @@ void shmemi_heap_gpu_give(struct shmemi_block *b)
 {
     shmemi_alloc_give(&gpu.alloc, b);
     gpu.sharing->trim(&gpu.alloc);
+    (void)shmemi_gpu_nic_resize("shmem_free"); /* has said what is wrong */
 }
 
 void shmemi_heap_gpu_info(size_t *total, size_t *used, size_t *largest)

@@ -6,6 +6,7 @@
 
 #include "gpu_nic.h"
 #include "team.h"
+#include "transport/ibgda.h"
 
 enum { SLOT_BYTES = 2048, AREA_BYTES = 64 << 10 };
 
@@ -173,7 +174,12 @@ void nic_job_meet(void)
 
 int nic_job_error(char *text, unsigned long n)
 {
-    return shmemi_gpu_nic_error(text, n);
+    int rc = shmemi_gpu_nic_error(text, n);
+    return rc == 0 && job.box.kind == SHMEMX_DEVICE_NIC ? shmemi_ibgda_explain(&job.box, text, n) : rc;
+}
+void nic_job_unregister(void)
+{
+    (void)shmemi_ibgda_forget(0);
 }
 const struct shmemx_device_error *nic_job_note(void)
 {

@@ -28,6 +28,8 @@ struct shmemx_device_state *nic_job_open(unsigned long bytes, void **memory, dou
 void nic_job_meet(void);
 /* The first error of a path since it was last asked, 0 = none. */
 int nic_job_error(char *text, unsigned long n);
+/* Path ibgda: this PE's memory is no longer for its peers' NICs, as if it were freed. */
+void nic_job_unregister(void);
 const struct shmemx_device_error *nic_job_note(void);
 void nic_job_forget_note(void);
 /* From now on this PE's transport to that one fails with this error in every put, or, with 0, works again. */

@@ -436,7 +436,9 @@ static void test_errors()
     const int pe = (state->me + 1) % state->npes;
     std::atomic<bool> ok{true};
     nic_job_log(0);
-    if (state->npes > 1 && state->nic != 0) {
+    const auto *nic = reinterpret_cast<const shmemx_device_nic *>(state->nic);
+    const bool proxies = nic != nullptr && nic->used == 1u << SHMEMX_NIC_PROXY; // others: test_nic_errors
+    if (state->npes > 1 && proxies) {
         run(1, 1, [&ok, pe] {
             const u64 beyond = state->copy + state->bytes;
             p(reinterpret_cast<u64 *>(beyond + 64), 1, pe);

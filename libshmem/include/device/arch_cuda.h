@@ -434,9 +434,10 @@ class group
 {
   public:
     SHMEMX_DEVICE_FN explicit group(unsigned mask)
-        : mask_(mask), first_(__ffs(static_cast<int>(mask)) - 1),
-          rank_(static_cast<unsigned>(__popc(mask & ((1u << thread_index() % warp_width) - 1))))
     {
+        mask_ = mask; // not by initializers: nvcc gives those to the host's compiler too
+        first_ = __ffs(static_cast<int>(mask)) - 1;
+        rank_ = static_cast<unsigned>(__popc(mask & ((1u << thread_index() % warp_width) - 1)));
     }
     SHMEMX_DEVICE_FN unsigned rank() const
     {

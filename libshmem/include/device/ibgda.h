@@ -26,6 +26,11 @@
 #include "ibgda_state.h"
 #include "ibgda_wqe.h"
 
+/* For programs that measure: 0, a doorbell is about to be rung; 1, all but the register is written. */
+#ifndef SHMEMX_IBGDA_MARK
+#define SHMEMX_IBGDA_MARK(what) (void)0
+#endif
+
 namespace shmem::detail
 {
 
@@ -45,7 +50,7 @@ struct ibgda {
     template <class Scope>
     SHMEMX_DEVICE_FN static void get(Scope scope, int pe, u64 offset, void *dst, u64 bytes)
     {
-        if (symmetric(dst, bytes)) {
+        if (registers(dst)) {
             if (arch::lane(scope) == 0)
                 get_on(mine(pe), offset, dst, bytes);
         } else {
@@ -86,7 +91,7 @@ struct ibgda {
     /* May src change once its put is posted? */
     SHMEMX_DEVICE_FN static bool captured(const void *src, u64 bytes)
     {
-        return bytes <= inline_block || !symmetric(src, bytes);
+        return bytes <= inline_block || !registers(src);
     }
 
     /* ---- for callers that choose the queue pair ---- */
@@ -99,9 +104,7 @@ struct ibgda {
     SHMEMX_DEVICE_FN static qp &at(int pe, u32 number)
     {
         const shmemx_device_ibgda &d = view();
-        return reinterpret_cast<qp *>(fixed(d.qp))[static_cast<u32>(pe) *
-                                                                      fixed(d.qps) +
-                                                                  number];
+        return reinterpret_cast<qp *>(fixed(d.qp))[static_cast<u32>(pe) * fixed(d.qps) + number];
     }
     SHMEMX_DEVICE_FN static qp &mine(int pe)
     {
@@ -109,11 +112,15 @@ struct ibgda {
     }
     SHMEMX_DEVICE_SLOW void put_on(qp &q, u64 offset, const void *src, u64 bytes)
     {
-        const bool registered = symmetric(src, bytes);
+        if (oversized(q, SHMEMX_DEVICE_CALL_PUT, src, bytes))
+            return;
+        const bool registered = registers(src);
         const auto *from = static_cast<const unsigned char *>(src);
         SHMEMX_DEVICE_ROLLED
         while (bytes != 0) {
             const u64 n = post_piece(thread, q, offset, from, bytes, registered);
+            if (n == 0)
+                return;
             offset += n;
             from += n;
             bytes -= n;
@@ -125,7 +132,7 @@ struct ibgda {
     template <class Scope>
     SHMEMX_DEVICE_FN static void put_each(Scope, qp &q, u64 offset, const void *src, u64 bytes)
     {
-        const bool registered = symmetric(src, bytes);
+        const bool registered = registers(src);
         const bool single = bytes != 0 && piece(q, offset, src, bytes, registered).n == bytes;
         if (arch::all(warp, single))
             (void)post_piece(warp, q, offset, static_cast<const unsigned char *>(src), bytes, registered);
@@ -134,30 +141,37 @@ struct ibgda {
     }
     SHMEMX_DEVICE_SLOW void get_on(qp &q, u64 offset, void *dst, u64 bytes)
     {
+        if (oversized(q, SHMEMX_DEVICE_CALL_GET, dst, bytes))
+            return;
         auto *to = static_cast<unsigned char *>(dst);
         SHMEMX_DEVICE_ROLLED
         while (bytes != 0) {
             u64 n = bytes < view().most ? bytes : view().most;
             const nic_place there = remote(q, offset, n), here = local(q, to, n);
-            (void)post(arch::group_of(thread, key(q, 1)), q, 0, 1, SHMEMX_DEVICE_CALL_GET,
-                       [&](u64 block, u32 flags) {
-                           build_read(wqe(q, block), there, here, static_cast<u32>(n), flags);
-                       });
+            if (post(arch::group_of(thread, key(q, 1)), q, 0, 1, SHMEMX_DEVICE_CALL_GET,
+                     [&](u64 block, u32 flags) {
+                         build_read(wqe(q, block), there, here, static_cast<u32>(n), flags);
+                     }) == refused)
+                return;
             offset += n;
             to += n;
             bytes -= n;
         }
     }
     /* The data's last piece and the signal are one reservation. */
-    SHMEMX_DEVICE_SLOW void put_signal_on(qp &q, u64 offset, const void *src, u64 bytes,
-                                                        u64 sig_offset, u64 value, signal_kind op)
+    SHMEMX_DEVICE_SLOW void put_signal_on(qp &q, u64 offset, const void *src, u64 bytes, u64 sig_offset,
+                                          u64 value, signal_kind op)
     {
-        const bool registered = symmetric(src, bytes);
+        if (oversized(q, SHMEMX_DEVICE_CALL_PUT_SIGNAL, src, bytes))
+            return;
+        const bool registered = registers(src);
         const auto *from = static_cast<const unsigned char *>(src);
         piece_of_put p = piece(q, offset, from, bytes, registered);
         SHMEMX_DEVICE_ROLLED
         for (; p.n < bytes; p = piece(q, offset, from, bytes, registered)) {
             const u64 n = post_piece(thread, q, offset, from, bytes, registered);
+            if (n == 0)
+                return;
             offset += n;
             from += n;
             bytes -= n;
@@ -174,8 +188,7 @@ struct ibgda {
                    });
     }
     /* Returns the old value if `fetch`, 0 otherwise and after an error. */
-    SHMEMX_DEVICE_SLOW u64 amo_on(qp &q, u64 offset, atomic_op op, u32 size, u64 value, u64 cond,
-                                                bool fetch)
+    SHMEMX_DEVICE_SLOW u64 amo_on(qp &q, u64 offset, atomic_op op, u32 size, u64 value, u64 cond, bool fetch)
     {
         u64 room = size, block = 0;
         const nic_place there = remote(q, offset, room);
@@ -230,6 +243,17 @@ struct ibgda {
     {
         return arch::load_constant(&field);
     }
+    /* More than there is: nothing of it is posted. */
+    SHMEMX_DEVICE_FN static bool oversized(const qp &q, unsigned call, const void *p, u64 bytes)
+    {
+        return bytes > arch::state().bytes &&
+               !refuse(thread, SHMEMX_DEVICE_ADDRESS, call, fixed(q.pe), p, bytes);
+    }
+    /* Is it memory of the heap? What begins there and is longer than the heap is the NIC's to refuse. */
+    SHMEMX_DEVICE_FN static bool registers(const void *p)
+    {
+        return symmetric(p, 1);
+    }
     /* What threads must agree in to post together: queue pairs have 256 bytes. */
     SHMEMX_DEVICE_FN static u64 key(const qp &q, u32 blocks)
     {
@@ -256,7 +280,8 @@ struct ibgda {
         const u64 end = reinterpret_cast<const shmemx_ibgda_chunk *>(d.chunks)[i].end;
         if (offset < end && n > end - offset)
             n = end - offset;
-        const auto &k = reinterpret_cast<const shmemx_ibgda_key *>(d.keys)[static_cast<u32>(fixed(q.pe)) * d.room + i];
+        const auto &k =
+            reinterpret_cast<const shmemx_ibgda_key *>(d.keys)[static_cast<u32>(fixed(q.pe)) * d.room + i];
         return nic_place{k.address + offset, k.key};
     }
     /* p is in the heap. */
@@ -276,7 +301,8 @@ struct ibgda {
     }
     SHMEMX_DEVICE_FN static nic_place nobody(const qp &q)
     {
-        return nic_place{fixed(q.answers) + (fixed(q.mask) + 1ull) * SHMEMX_IBGDA_ANSWER, fixed(q.answers_key)};
+        return nic_place{fixed(q.answers) + (fixed(q.mask) + 1ull) * SHMEMX_IBGDA_ANSWER,
+                         fixed(q.answers_key)};
     }
     /* The answer of a reserved block, once the thread that had it before has read it. It has all it waits for: the block
      * would not be free if its batch were not done. */
@@ -291,7 +317,8 @@ struct ibgda {
     SHMEMX_DEVICE_FN static void release(qp &q, u64 block)
     {
         arch::fence_gpu(); // observers: this thread, which has read the answer, and whoever claims it next
-        arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.slots)) + fixed(q.mask) + 1 + (block & fixed(q.mask)), 0u);
+        arch::store_relaxed(
+            reinterpret_cast<u32 *>(fixed(q.slots)) + fixed(q.mask) + 1 + (block & fixed(q.mask)), 0u);
     }
 
     /* ---- what a put becomes ---- */
@@ -323,15 +350,15 @@ struct ibgda {
         else
             build_write(wqe(q, block), p.there, p.here, n, flags);
     }
-    /* Returns the bytes that are on their way. */
+    /* Returns the bytes that are on their way, 0 = the queue pair has failed. */
     template <class Scope>
-    SHMEMX_DEVICE_FN static u64 post_piece(Scope scope, qp &q, u64 offset, const unsigned char *from, u64 bytes,
-                                           bool registered)
+    SHMEMX_DEVICE_FN static u64 post_piece(Scope scope, qp &q, u64 offset, const unsigned char *from,
+                                           u64 bytes, bool registered)
     {
         const piece_of_put p = piece(q, offset, from, bytes, registered);
-        (void)post(arch::group_of(scope, key(q, p.blocks)), q, 0, p.blocks, SHMEMX_DEVICE_CALL_PUT,
-                   [&](u64 block, u32 flags) { build_piece(q, block, p, from, flags); });
-        return p.n;
+        const u64 end = post(arch::group_of(scope, key(q, p.blocks)), q, 0, p.blocks, SHMEMX_DEVICE_CALL_PUT,
+                             [&](u64 block, u32 flags) { build_piece(q, block, p, from, flags); });
+        return end == refused ? 0 : p.n;
     }
     /* By lanes of a scope, each its pieces. */
     SHMEMX_DEVICE_SLOW void bring(qp &q, u64 offset, void *dst, u64 bytes, u32 lane, u32 width)
@@ -388,7 +415,8 @@ struct ibgda {
         const bool closes = g.rank() + 1 == g.size();
         build(base + g.rank() * each, closes ? SHMEMX_MLX5_CE_ALWAYS : SHMEMX_MLX5_CE_ERROR);
         if (closes)
-            arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.slots)) + ((end - last) & fixed(q.mask)), last);
+            arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.slots)) + ((end - last) & fixed(q.mask)),
+                                last);
         g.sync();
         if (g.rank() == 0)
             publish(q, base, end, seen, call);
@@ -400,7 +428,8 @@ struct ibgda {
         const u64 base = arch::fetch_add(&q.reserved, static_cast<u64>(n));
         const arch::vec16 counts = arch::load_pair(&q.ready); // in flight beside the addition
         seen = counts.x;
-        if (base + n - counts.y > fixed(q.mask) + 1ull && !wait_room(q, base + n - (fixed(q.mask) + 1ull), call))
+        if (base + n - counts.y > fixed(q.mask) + 1ull &&
+            !wait_room(q, base + n - (fixed(q.mask) + 1ull), call))
             return refused;
         return base;
     }
@@ -412,11 +441,13 @@ struct ibgda {
         // it is this thread's turn until it says otherwise
         if (others.x == end || end - others.y >= (fixed(q.mask) + 1) / 4) {
             const u32 index = arch::big(static_cast<u32>(end) & 0xffffu);
+            SHMEMX_IBGDA_MARK(0);
             // observers: the group's threads and earlier publishers, which wrote WQEs, and the NIC, which reads them when
             // it has seen the record or the doorbell
             arch::fence();
             arch::store_relaxed(reinterpret_cast<u32 *>(fixed(q.record)), index);
             arch::fence(); // observers: this thread, and the NIC, which reads the record after the doorbell
+            SHMEMX_IBGDA_MARK(1);
             arch::store_relaxed(reinterpret_cast<u64 *>(fixed(q.uar)),
                                 big_pair((static_cast<u32>(end) & 0xffffu) << 8, fixed(q.qpn)));
             arch::store_relaxed(&q.rung, end);
@@ -481,7 +512,8 @@ struct ibgda {
         if (counts.y != SHMEMX_IBGDA_WORKS)
             return false;
         const u32 *entry = entry_at(q, number);
-        const u32 tail = arch::load_acquire(entry + 15); // observers: this thread, and the NIC, which wrote it last
+        const u32 tail =
+            arch::load_acquire(entry + 15); // observers: this thread, and the NIC, which wrote it last
         const u32 opcode = tail >> 28, owner = tail >> 24 & 1;
         if (opcode == SHMEMX_MLX5_CQE_INVALID || owner != (number >> fixed(q.log_cq) & 1))
             return true;
@@ -490,7 +522,8 @@ struct ibgda {
         // numbers of blocks under way differ by less than 2^16, from `done` on
         const u64 done = arch::load_relaxed(&q.done);
         const u64 block = done + ((counter(tail) - static_cast<u32>(done)) & 0xffffu);
-        const u32 blocks = arch::load_relaxed(reinterpret_cast<const u32 *>(fixed(q.slots)) + (block & fixed(q.mask)));
+        const u32 blocks =
+            arch::load_relaxed(reinterpret_cast<const u32 *>(fixed(q.slots)) + (block & fixed(q.mask)));
         if (arch::compare_swap(&q.entries, number, number + 1) == number)
             arch::max_release(&q.done, block + blocks); // observers: this thread, and who waits for `done`
         return true;

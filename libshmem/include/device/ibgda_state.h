@@ -5,7 +5,7 @@
 #define SHMEM_DEVICE_IBGDA_STATE_H
 
 enum {
-    SHMEMX_IBGDA_LEAST_DEPTH = 128, /* blocks: a warp's 32 WQEs of two blocks are at most half of a queue */
+    SHMEMX_IBGDA_LEAST_DEPTH = 128,  /* blocks: a warp's 32 WQEs of two blocks are at most half of a queue */
     SHMEMX_IBGDA_MOST_DEPTH = 32768, /* numbers of blocks have 16 bits, and their order must be clear */
     SHMEMX_IBGDA_ANSWER = 64,        /* bytes of a block's answer: what a fetch or a small get brings */
     SHMEMX_IBGDA_MOST_INLINE = 220   /* bytes in a WQE of four blocks */
@@ -23,31 +23,34 @@ enum {
  * memory of the GPU. */
 struct shmemx_ibgda_qp {
     /* What does not change; wq 0: there is no queue pair. */
-    unsigned long long wq;      /* address of 64-byte blocks */
-    unsigned long long record;  /* address of the doorbell record's word for sends */
-    unsigned long long uar;     /* address of the UAR's register */
-    unsigned long long cq;      /* address of 64-byte entries, 0xff at first */
-    unsigned long long answers; /* address of u8[mask + 2][SHMEMX_IBGDA_ANSWER], fit for the NIC: for what a block's WQE
+    unsigned long long wq;     /* address of 64-byte blocks */
+    unsigned long long record; /* address of the doorbell record's word for sends */
+    unsigned long long uar;    /* address of the UAR's register */
+    unsigned long long cq;     /* address of 64-byte entries, 0xff at first */
+    unsigned long long
+        answers; /* address of u8[mask + 2][SHMEMX_IBGDA_ANSWER], fit for the NIC: for what a block's WQE
                                  * brings; the last one is for what nobody wants */
-    unsigned long long slots; /* address of u32[2][mask + 1]: blocks of the WQE at the end of a batch; 1 while a thread
+    unsigned long long
+        slots;       /* address of u32[2][mask + 1]: blocks of the WQE at the end of a batch; 1 while a thread
                                * has yet to read the block's answer */
-    unsigned qpn;             /* number << 8 */
-    unsigned mask;            /* blocks of the send queue - 1 */
-    unsigned log_cq;          /* 2^log_cq entries, at least as many as blocks */
-    unsigned answers_key;     /* local key, as it stands in a WQE */
-    int pe;                   /* at the other end */
-    unsigned number;          /* among the queue pairs to it */
+    unsigned qpn;    /* number << 8 */
+    unsigned mask;   /* blocks of the send queue - 1 */
+    unsigned log_cq; /* 2^log_cq entries, at least as many as blocks */
+    unsigned answers_key; /* local key, as it stands in a WQE */
+    int pe;               /* at the other end */
+    unsigned number;      /* among the queue pairs to it */
     /* The heap's first chunk, of which mostly there is no other: a copy of what the tables below say. */
     unsigned long long first_end, first_address;
     unsigned first_key, first_local;
     unsigned room[8];
     /* What kernels count. Pairs are read by one load. */
-    unsigned long long ready; /* blocks below are written, by the order of their numbers */
-    unsigned long long done;  /* the NIC is done with blocks below */
+    unsigned long long ready;    /* blocks below are written, by the order of their numbers */
+    unsigned long long done;     /* the NIC is done with blocks below */
     unsigned long long reserved; /* blocks below belong to somebody */
     unsigned long long rung;     /* the NIC was told of blocks below */
-    unsigned long long entries;  /* of the completion queue, taken so far; stays at the first one that is an error */
-    unsigned long long failed;   /* SHMEMX_IBGDA_*: it takes no more */
+    unsigned long long
+        entries; /* of the completion queue, taken so far; stays at the first one that is an error */
+    unsigned long long failed; /* SHMEMX_IBGDA_*: it takes no more */
     unsigned long long room2[10];
 };
 

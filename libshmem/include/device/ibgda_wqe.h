@@ -168,7 +168,7 @@ SHMEMX_DEVICE_FN void build_amo(const wqe &w, const nic_place &there, const nic_
     const u32 ds = amo_ds(op, size);
     const bool swaps = amo_swaps(op), compares = op == amo_compare_swap;
     const bool native = size == 8 && (compares || op == amo_fetch || op == amo_add);
-    const u32 opcode = native ? (compares ? SHMEMX_MLX5_ATOMIC_CS : SHMEMX_MLX5_ATOMIC_FA)
+    const u32 opcode = native  ? (compares ? SHMEMX_MLX5_ATOMIC_CS : SHMEMX_MLX5_ATOMIC_FA)
                        : swaps ? SHMEMX_MLX5_ATOMIC_MASKED_CS
                                : SHMEMX_MLX5_ATOMIC_MASKED_FA;
     const u32 opmod = native ? 0 : size == 4 ? SHMEMX_MLX5_OPMOD_4 : SHMEMX_MLX5_OPMOD_8;

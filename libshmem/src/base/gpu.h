@@ -98,4 +98,17 @@ void shmemi_gpu_host_free(void *p);
 int shmemi_gpu_host_register(const char *call, void *p, size_t bytes);
 void shmemi_gpu_host_unregister(void *p);
 
+/* ---- for NICs (gpu_rdma.c) ---- */
+/* The driver's function of that name, the device's context current; NULL: it has none, or no GPU is open. */
+void *shmemi_gpu_driver(const char *name);
+/* Memory of the device for this process alone, zeroed. */
+int shmemi_gpu_alloc(const char *call, size_t bytes, char **p);
+void shmemi_gpu_free(char *p);
+/* A descriptor (the caller's) by which another device gets at GPU memory; 0 = there is none, `why` says why. */
+int shmemi_gpu_dmabuf(const char *p, size_t bytes, int *fd, char *why, size_t n);
+/* Maps the page of another device's register, mapped in this process at p, for kernels: *seen is where they find the
+ * register. 1; 0 = it cannot be, `why` says why. */
+int shmemi_gpu_map_register(void *p, uint64_t *seen, char *why, size_t n);
+void shmemi_gpu_unmap_register(void *p);
+
 #endif

@@ -31,6 +31,8 @@ static struct {
     CUstream stream, side;
     size_t granularity, total;
     const char *lacks; /* for chunks */
+    bool rdma;         /* NICs may be given them */
+    void *lib;
     unsigned bulk_bytes;
     int processors;
     struct pinned *pinned; /* host memory of this job */
@@ -68,6 +70,7 @@ static bool load(void)
     }
     DRIVER(X)
 #undef X
+    gpu.lib = lib;
     int devices = 0;
     CUresult code = cu.init(0);
     if (code == 0)
@@ -96,8 +99,10 @@ int shmemi_gpu_probe(char *why, size_t n)
 
 static CUmemAllocationProp properties(void)
 {
-    return (CUmemAllocationProp){
-        .type = MEMORY_PINNED, .handle_types = HANDLE_FD, .location = {LOCATION_DEVICE, gpu.device}};
+    return (CUmemAllocationProp){.type = MEMORY_PINNED,
+                                 .handle_types = HANDLE_FD,
+                                 .location = {LOCATION_DEVICE, gpu.device},
+                                 .flags = {.rdma = gpu.rdma}};
 }
 
 /* 227 KiB on an H100, 99 on an RTX 50: 1 KiB is for the kernels' static variables, and 200 KiB is all that was measured. */
@@ -124,6 +129,8 @@ static int open_device(const char *call, int local_rank)
     CHECKED(call, "cuDeviceGetAttribute", cu.device_attribute(&shared, ATTRIBUTE_SHARED, gpu.device));
     CHECKED(call, "cuDeviceGetAttribute",
             cu.device_attribute(&gpu.processors, ATTRIBUTE_PROCESSORS, gpu.device));
+    int rdma = 0;
+    gpu.rdma = cu.device_attribute(&rdma, ATTRIBUTE_RDMA, gpu.device) == 0 && rdma != 0;
     gpu.bulk_bytes = major >= 9 ? bulk_room(shared) : 0;
     gpu.lacks = !vmm ? "virtual memory management" : !fd ? "POSIX descriptors for its memory" : NULL;
     CHECKED(call, "cuDevicePrimaryCtxRetain", cu.primary_retain(&gpu.context, gpu.device));
@@ -248,6 +255,11 @@ static int enter(const char *call)
         if (SHMEMI_UNLIKELY(rc_ != 0))                                                                       \
             return rc_;                                                                                      \
     } while (0)
+
+void *shmemi_gpu_driver(const char *name)
+{
+    return gpu.open && enter("libshmem") == 0 ? dlsym(gpu.lib, name) : NULL;
+}
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
 

@@ -9,6 +9,7 @@
 #include "gpu_nic.h"
 #include "heap.h"
 #include "shmemx_stream.h"
+#include "transport/ibgda.h"
 
 /* Packet slots cost 2 * n * slot_bytes a team in every PE's heap: world, shared and the first few others have them, the
  * rest take the path by puts and barriers. */
@@ -337,6 +338,11 @@ int shmemi_gpu_mailbox(const char *call)
             "%s: PE %d makes another call, or with other arguments: its word at 0x%llx is 0x%llx, this PE's "
             "0x%llx",
             where, e.pe, e.address, e.value, e.expected);
+    case SHMEMX_DEVICE_NIC: {
+        char text[400];
+        int code = shmemi_ibgda_explain(&e, text, sizeof text);
+        return shmemi_fail(code, call, "%s: the NIC: %s", where, text);
+    }
     case SHMEMX_DEVICE_PROXY: /* its own words have been told before */
         return shmemi_fail(-(int)e.value, call, "%s: the proxy's operation on %s failed: %s", where, who,
                            shmemx_strerror(-(int)e.value));

@@ -35,7 +35,7 @@ static int first_probe;
 static int verbs_probe(char *why, size_t n)
 {
     struct verbs_port port;
-    if (!shmemi_verbs_choose(&port, 0, why, n))
+    if (!shmemi_verbs_choose(&port, 0, NULL, why, n))
         return 0;
     (void)shmemi_verbs_lib(why, n)->close_device(port.context);
     return 1;
@@ -96,7 +96,7 @@ static int verbs_open(const struct shmemi_job *job)
     struct shmemi_verbs *v = &shmemi_verbs;
     char why[400];
     v->job = job;
-    if (!shmemi_verbs_choose(&v->port, job->local_of[job->me], why, sizeof why)) {
+    if (!shmemi_verbs_choose(&v->port, job->local_of[job->me], NULL, why, sizeof why)) {
         release();
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s", why);
     }

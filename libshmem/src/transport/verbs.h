@@ -142,17 +142,24 @@ struct shmemi_verbs {
 extern struct shmemi_verbs shmemi_verbs;
 
 /* ---- verbs_device.c ------------------------------------------------------------------------------------ */
-/* The port that PE number `local` of a node should use, opened; 0 = none, `why` says what each lacks. On
- * success `why` describes it. */
-int shmemi_verbs_choose(struct verbs_port *port, int local, char *why, size_t n);
+/* Opens a device; NULL: `why` goes on after its name. */
+typedef struct ibv_context *(*verbs_opener)(struct ibv_device *device, char *why, size_t n);
+/* The port that PE number `local` of a node should use, opened by `opener`, NULL = any device will do; 0 = none, `why` says
+ * what each lacks. On success `why` describes it. */
+int shmemi_verbs_choose(struct verbs_port *port, int local, verbs_opener opener, char *why, size_t n);
 /* GID, partition, and the limits of the settings. */
 int shmemi_verbs_settings(const char *call, struct verbs_port *port);
+/* The way from a port to a peer's. */
+struct ibv_ah_attr shmemi_verbs_path(const struct verbs_port *port, uint16_t lid, const uint8_t gid[16]);
 
 /* ---- verbs_memory.c ------------------------------------------------------------------------------------ */
 /* Bounce slots, landings, receives: made and registered. */
 int shmemi_verbs_memory_open(const char *call);
 void shmemi_verbs_memory_close(void);
 int shmemi_verbs_register(const char *call, void *addr, size_t n, int access, struct ibv_mr **mr);
+/* The same for another opener of a port. */
+int shmemi_verbs_register_in(const char *call, const struct verbs_port *port, struct ibv_pd *pd, void *addr,
+                             size_t n, int access, struct ibv_mr **mr);
 int shmemi_verbs_expose(int segment, uint64_t offset, size_t n, void *key, size_t room);
 int shmemi_verbs_learn(int pe, int segment, uint64_t offset, size_t n, const void *key, size_t key_bytes);
 int shmemi_verbs_buffer_register(void *addr, size_t n);
@@ -182,8 +189,6 @@ int shmemi_verbs_qp_create(const char *call, struct verbs_peer *p, struct ibv_qp
 int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, uint32_t number);
 /* Queue pairs of PEs that other transports serve. */
 void shmemi_verbs_qp_drop_idle(void);
-/* The way to a peer's port. */
-struct ibv_ah_attr shmemi_verbs_path(const struct verbs_card *card);
 /* Everything under way to this peer is given up; `why`, allocated, or NULL, is its text. */
 void shmemi_verbs_break(struct verbs_peer *p, int code, char *why);
 

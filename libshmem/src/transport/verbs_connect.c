@@ -119,7 +119,7 @@ static int say(struct verbs_peer *p, struct hello h)
     int n = ibv_poll_cq(hello.sent, SENDS, wc);
     hello.under_way -= n > 0 ? (unsigned)n : 0;
     if (!p->ah) {
-        struct ibv_ah_attr to = shmemi_verbs_path(&p->card);
+        struct ibv_ah_attr to = shmemi_verbs_path(&shmemi_verbs.port, p->card.lid, p->card.gid);
         if (!(p->ah = v->lib->create_ah(v->pd, &to)))
             return errno ? errno : EHOSTUNREACH;
     }

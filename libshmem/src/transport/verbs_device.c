@@ -103,14 +103,24 @@ static int better(const struct candidate *a, const struct candidate *b)
 
 enum { MOST_PORTS = 64 };
 
+static struct ibv_context *open_plainly(struct ibv_device *device, char *why, size_t n)
+{
+    struct ibv_context *context = lib->open_device(device);
+    if (!context)
+        snprintf(why, n, "cannot be opened: %s", strerror(errno));
+    return context;
+}
+
 /* Adds a device's usable ports; `why` collects what the others lack. */
-static int look_at(struct ibv_device *device, struct candidate *found, int count, char *why, size_t n)
+static int look_at(struct ibv_device *device, verbs_opener opener, struct candidate *found, int count,
+                   char *why, size_t n)
 {
     const char *name = lib->get_device_name(device);
+    char lacks[300] = "";
     struct ibv_device_attr attr;
-    struct ibv_context *context = lib->open_device(device);
+    struct ibv_context *context = opener(device, lacks, sizeof lacks);
     if (!context || lib->query_device(context, &attr) != 0) {
-        say(why, n, "%s%s cannot be opened: %s", why[0] ? "; " : "", name, strerror(errno));
+        say(why, n, "%s%s %s", why[0] ? "; " : "", name, context ? strerror(errno) : lacks);
         if (context)
             lib->close_device(context);
         return count;
@@ -150,9 +160,12 @@ static struct candidate choose(const struct candidate *found, int count, int loc
     return best[local % equals];
 }
 
-int shmemi_verbs_choose(struct verbs_port *port, int local, char *why, size_t n)
+int shmemi_verbs_choose(struct verbs_port *port, int local, verbs_opener opener, char *why, size_t n)
 {
+    char lacks[300];
     why[0] = 0;
+    if (!opener)
+        opener = open_plainly;
     lib = shmemi_verbs_lib(why, n);
     if (!lib)
         return 0;
@@ -160,10 +173,10 @@ int shmemi_verbs_choose(struct verbs_port *port, int local, char *why, size_t n)
     int devices = 0, count = 0;
     struct ibv_device **list = lib->get_device_list(&devices);
     for (int i = 0; list && i < devices; ++i)
-        count = look_at(list[i], found, count, why, n);
+        count = look_at(list[i], opener, found, count, why, n);
     if (count) {
         struct candidate c = choose(found, count, local);
-        *port = (struct verbs_port){.context = lib->open_device(c.device), .number = c.port};
+        *port = (struct verbs_port){.context = opener(c.device, lacks, sizeof lacks), .number = c.port};
         const char *name = lib->get_device_name(c.device);
         snprintf(port->name, sizeof port->name, "%s:%d", name, c.port);
         if (!port->context || lib->query_device(port->context, &port->device) != 0 ||
@@ -192,6 +205,10 @@ static int roce_version(const struct verbs_port *port, int index)
 {
     char type[64];
     int name = (int)strcspn(port->name, ":");
+    struct ibv_gid_entry e;
+    if (lib->query_gid_entry &&
+        lib->query_gid_entry(port->context, port->number, (uint32_t)index, &e, 0, sizeof e) == 0)
+        return e.gid_type == IBV_GID_TYPE_ROCE_V2 ? 2 : e.gid_type == IBV_GID_TYPE_ROCE_V1 ? 1 : 0;
     sysfs(type, sizeof type, "%.*s/ports/%d/gid_attrs/types/%d", name, port->name, port->number, index);
     return strstr(type, "v2") ? 2 : type[0] ? 1 : 0;
 }
@@ -319,4 +336,18 @@ int shmemi_verbs_settings(const char *call, struct verbs_port *port)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
                            "SHMEM_IB_CONNECT=%s; auto, lazy and eager are possible", connect);
     return (rc = choose_gid(call, port)) != 0 ? rc : choose_pkey(call, port);
+}
+
+struct ibv_ah_attr shmemi_verbs_path(const struct verbs_port *port, uint16_t lid, const uint8_t gid[16])
+{
+    struct ibv_ah_attr a = {.dlid = lid,
+                            .sl = (uint8_t)shmemi_env.IB_SERVICE_LEVEL,
+                            .port_num = port->number,
+                            .is_global = port->ethernet || shmemi_env.IB_GID_INDEX >= 0 ||
+                                         memcmp(gid, port->gid.raw, 8) != 0, /* another subnet */
+                            .grh = {.sgid_index = (uint8_t)port->gid_index,
+                                    .hop_limit = 64,
+                                    .traffic_class = (uint8_t)shmemi_env.IB_TRAFFIC_CLASS}};
+    memcpy(a.grh.dgid.raw, gid, 16);
+    return a;
 }

@@ -42,7 +42,17 @@ struct shmemi_verbs_lib {
 #define X(type, name, parameters) type(*name) parameters;
     SHMEMI_VERBS_CALLS(X)
 #undef X
+    /* NULL in libraries before rdma-core 32: sysfs says the type of a GID as well */
+    int (*query_gid_entry)(struct ibv_context *context, uint32_t port, uint32_t index,
+                           struct ibv_gid_entry *entry, uint32_t flags, size_t bytes);
+    /* For a GPU's memory; NULL: rdma-core before 34. */
+    struct ibv_mr *(*reg_dmabuf_mr)(struct ibv_pd *pd, uint64_t offset, size_t n, uint64_t iova, int fd,
+                                    int access);
 };
+
+/* The file to open for a library of rdma-core, `usual` unless SHMEM_IBVERBS_LIB says otherwise. The text stays until the
+ * thread's next call. */
+const char *shmemi_verbs_file(const char *usual);
 
 /* The library, NULL when it is not there: `why` says what was tried. It stays open. */
 const struct shmemi_verbs_lib *shmemi_verbs_lib(char *why, size_t n);

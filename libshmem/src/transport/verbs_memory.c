@@ -31,7 +31,13 @@ static struct {
 
 int shmemi_verbs_register(const char *call, void *addr, size_t n, int access, struct ibv_mr **mr)
 {
-    *mr = shmemi_verbs.lib->reg_mr(shmemi_verbs.pd, addr, n, access);
+    return shmemi_verbs_register_in(call, &shmemi_verbs.port, shmemi_verbs.pd, addr, n, access, mr);
+}
+
+int shmemi_verbs_register_in(const char *call, const struct verbs_port *port, struct ibv_pd *pd, void *addr,
+                             size_t n, int access, struct ibv_mr **mr)
+{
+    *mr = shmemi_verbs_lib(NULL, 0)->reg_mr(pd, addr, n, access);
     if (*mr)
         return SHMEMX_SUCCESS;
     int err = errno;
@@ -40,9 +46,8 @@ int shmemi_verbs_register(const char *call, void *addr, size_t n, int access, st
     if (getrlimit(RLIMIT_MEMLOCK, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY)
         snprintf(most, sizeof most, "%llu KiB", (unsigned long long)limit.rlim_cur >> 10);
     bool locked = err == ENOMEM || err == EAGAIN || err == EPERM;
-    return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s cannot register %zu bytes at %p: %s%s%s%s",
-                       shmemi_verbs.port.name, n, addr, strerror(err),
-                       locked ? "; this process may lock " : "", locked ? most : "",
+    return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s cannot register %zu bytes at %p: %s%s%s%s", port->name, n,
+                       addr, strerror(err), locked ? "; this process may lock " : "", locked ? most : "",
                        locked ? " of memory (`ulimit -l`, /etc/security/limits.conf, or a smaller "
                                 "SHMEM_SYMMETRIC_SIZE)"
                               : "");

@@ -143,21 +143,6 @@ static uint8_t smaller(int a, int b)
     return (uint8_t)(a < b ? a : b);
 }
 
-struct ibv_ah_attr shmemi_verbs_path(const struct verbs_card *card)
-{
-    const struct verbs_port *port = &shmemi_verbs.port;
-    struct ibv_ah_attr a = {.dlid = card->lid,
-                            .sl = (uint8_t)shmemi_env.IB_SERVICE_LEVEL,
-                            .port_num = port->number,
-                            .is_global = port->ethernet || shmemi_env.IB_GID_INDEX >= 0 ||
-                                         memcmp(card->gid, port->gid.raw, 8) != 0, /* another subnet */
-                            .grh = {.sgid_index = (uint8_t)port->gid_index,
-                                    .hop_limit = 64,
-                                    .traffic_class = (uint8_t)shmemi_env.IB_TRAFFIC_CLASS}};
-    memcpy(a.grh.dgid.raw, card->gid, sizeof card->gid);
-    return a;
-}
-
 static int to_receive(struct verbs_peer *p)
 {
     const struct verbs_port *port = &shmemi_verbs.port;
@@ -168,7 +153,7 @@ static int to_receive(struct verbs_peer *p)
         .rq_psn = p->card.psn,
         .max_dest_rd_atomic = smaller(port->device.max_qp_rd_atom, 16),
         .min_rnr_timer = 12, /* 0.64 ms; never needed, a receive is always there */
-        .ah_attr = shmemi_verbs_path(&p->card),
+        .ah_attr = shmemi_verbs_path(port, p->card.lid, p->card.gid),
     };
     return lib->modify_qp(p->qp, &a,
                           IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN |

@@ -1,0 +1,133 @@
+/* Path ibgda of kernels: PEs in step open it, hand around what each must know of the others, and register the heap's
+ * chunks. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "gpu_nic.h"
+#include "transport/ibgda.h"
+
+enum { KEY_BYTES = 64 };
+
+static struct {
+    int segment;
+    bool *far;        /* [npes] reached so */
+    uint64_t covered; /* bytes of the segment that are registered */
+} path;
+
+static int allgather(const void *mine, void *all, size_t n)
+{
+    return shmemi_world.boot.allgather(&shmemi_world.boot, mine, all, n);
+}
+
+/* Everybody's result: 0 if all are well, else the first PE's that is not; *who is that PE. */
+static int agree(int mine, int *who)
+{
+    int npes = shmemi_world.npes, *all = malloc(sizeof *all * (size_t)npes);
+    int rc = all ? allgather(&mine, all, sizeof mine) : SHMEMX_ERR_SYSTEM;
+    *who = shmemi_world.me;
+    for (int pe = 0; rc == 0 && pe < npes; ++pe)
+        if (all[pe] < 0) {
+            rc = all[pe];
+            *who = pe;
+        }
+    free(all);
+    return rc;
+}
+
+/* Cards of all, and a connection to each PE that is far. */
+static int connect_all(const char *call)
+{
+    int npes = shmemi_world.npes;
+    size_t bytes = shmemi_ibgda_card_bytes(npes);
+    char *card = malloc(bytes), *cards = malloc(bytes * (size_t)npes);
+    int rc = card && cards ? shmemi_ibgda_card(card, bytes)
+                           : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", npes);
+    if (rc >= 0)
+        rc = allgather(card, cards, bytes);
+    for (int pe = 0; pe < npes && rc == 0; ++pe)
+        if (path.far[pe])
+            rc = shmemi_ibgda_connect(call, pe, cards + (size_t)pe * bytes, bytes);
+    free(card);
+    free(cards);
+    return rc;
+}
+
+/* The part of the heap that is not registered yet, if there is one; the same on all PEs. */
+static int cover(const char *call)
+{
+    int npes = shmemi_world.npes, rc, who;
+    const struct shmemi_segment *s = &shmemi_world.segments[path.segment];
+    uint64_t from = path.covered;
+    size_t n = s->bytes - (size_t)from;
+    struct {
+        int bytes;
+        char key[KEY_BYTES];
+    } mine = {0}, *all;
+    if (n == 0)
+        return SHMEMX_SUCCESS;
+    all = malloc(sizeof *all * (size_t)npes);
+    mine.bytes = all ? shmemi_ibgda_expose(from, n, mine.key, sizeof mine.key) : SHMEMX_ERR_SYSTEM;
+    rc = all ? allgather(&mine, all, sizeof mine) : SHMEMX_ERR_SYSTEM;
+    for (int pe = 0; pe < npes && rc == 0; ++pe)
+        rc = all[pe].bytes < 0 ? all[pe].bytes
+                               : shmemi_ibgda_learn(pe, from, n, all[pe].key, (size_t)all[pe].bytes);
+    free(all);
+    path.covered = s->bytes;
+    rc = agree(rc, &who);
+    if (rc && who != shmemi_world.me)
+        return shmemi_fail(
+            rc, call, "PE %d cannot register its memory for kernels' queue pairs; its own message says why",
+            who);
+    return rc;
+}
+
+int shmemi_gpu_nic_ibgda_open(const char *call, int segment, const bool *far, bool only)
+{
+    char why[400];
+    int who, rc = SHMEMX_SUCCESS;
+    /* a machine without is usual: not worth an error, unless it was asked for */
+    if (!only && !shmemi_ibgda_probe(why, sizeof why)) {
+        shmemi_debug("ibgda: %s", why);
+        rc = SHMEMX_ERR_UNSUPPORTED;
+    }
+    path.segment = segment;
+    path.covered = 0;
+    path.far = malloc((size_t)shmemi_world.npes * sizeof *far);
+    if (rc == 0)
+        rc = path.far ? shmemi_ibgda_open(call, &shmemi_world.job, segment)
+                      : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", shmemi_world.npes);
+    if (path.far)
+        memcpy(path.far, far, (size_t)shmemi_world.npes * sizeof *far);
+    if ((rc = agree(rc, &who)) == 0 && (rc = agree(connect_all(call), &who)) == 0 && (rc = cover(call)) == 0)
+        return SHMEMX_SUCCESS;
+    shmemi_gpu_nic_ibgda_close();
+    if (!only) {
+        shmemi_debug("ibgda: PE %d has it not; kernels go by the proxy", who);
+        return SHMEMX_SUCCESS;
+    }
+    return who == shmemi_world.me
+               ? rc
+               : shmemi_fail(rc, call, "SHMEM_GPU_NIC=ibgda: PE %d has it not; its own message says why",
+                             who);
+}
+
+bool shmemi_gpu_nic_ibgda_stale(void)
+{
+    return shmemi_ibgda_is_open() && path.covered != shmemi_world.segments[path.segment].bytes;
+}
+
+int shmemi_gpu_nic_ibgda_resize(const char *call, unsigned long long *view)
+{
+    uint64_t end = shmemi_world.segments[path.segment].bytes;
+    if (path.covered > end)
+        path.covered = shmemi_ibgda_forget(end);
+    int rc = cover(call);
+    return rc ? rc : shmemi_ibgda_view(call, view);
+}
+
+void shmemi_gpu_nic_ibgda_close(void)
+{
+    shmemi_ibgda_close();
+    free(path.far);
+    path.far = NULL;
+}

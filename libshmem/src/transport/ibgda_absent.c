@@ -1,0 +1,68 @@
+/* Queue pairs of kernels, where rdma-core's headers were not there at build time (libibverbs-dev, rdma-core-devel). */
+#include <stdio.h>
+
+#include "ibgda.h"
+
+int shmemi_ibgda_probe(char *why, size_t n)
+{
+    snprintf(why, n, "built without: no <infiniband/verbs.h> (libibverbs-dev)");
+    return 0;
+}
+
+int shmemi_ibgda_open(const char *call, const struct shmemi_job *job, int segment)
+{
+    (void)job, (void)segment;
+    char why[100];
+    (void)shmemi_ibgda_probe(why, sizeof why);
+    return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "ibgda: %s", why);
+}
+
+bool shmemi_ibgda_is_open(void)
+{
+    return false;
+}
+
+int shmemi_ibgda_card(void *card, size_t room)
+{
+    (void)card, (void)room;
+    return SHMEMX_ERR_UNSUPPORTED;
+}
+
+size_t shmemi_ibgda_card_bytes(int npes)
+{
+    (void)npes;
+    return 0;
+}
+
+int shmemi_ibgda_connect(const char *call, int pe, const void *card, size_t n)
+{
+    (void)call, (void)pe, (void)card, (void)n;
+    return SHMEMX_ERR_UNSUPPORTED;
+}
+
+int shmemi_ibgda_expose(uint64_t offset, size_t n, void *key, size_t room)
+{
+    (void)offset, (void)n, (void)key, (void)room;
+    return SHMEMX_ERR_UNSUPPORTED;
+}
+
+int shmemi_ibgda_learn(int pe, uint64_t offset, size_t n, const void *key, size_t key_bytes)
+{
+    (void)pe, (void)offset, (void)n, (void)key, (void)key_bytes;
+    return SHMEMX_ERR_UNSUPPORTED;
+}
+
+uint64_t shmemi_ibgda_forget(uint64_t end)
+{
+    return end;
+}
+
+void shmemi_ibgda_drain(void) {}
+
+int shmemi_ibgda_view(const char *call, unsigned long long *view)
+{
+    (void)call, (void)view;
+    return SHMEMX_ERR_UNSUPPORTED;
+}
+
+void shmemi_ibgda_close(void) {}
