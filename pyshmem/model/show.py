@@ -16,7 +16,12 @@ from .published import Comparison
 
 __all__ = ["as_json", "plot", "published", "table"]
 
-_MODES = {"normal": "normal", "low_latency": "low latency", "pure_rdma": "low latency, NIC only"}
+_MODES = {
+    "normal": "normal",
+    "normal_v2": "normal, V2",
+    "low_latency": "low latency",
+    "pure_rdma": "low latency, NIC only",
+}
 _COLOURS = {"ibgda": "#1f5fa8", "proxy": "#c8541b", "published": "#333333"}
 _WITHIN = 0.25
 
@@ -85,7 +90,7 @@ def table(hardware: Hardware, predictions: Sequence[Prediction], console: Consol
 
 def published(compared: Sequence[Comparison], console: Console) -> None:
     """DeepEP's table beside the model."""
-    shown = Table(title="DeepEP V1 on H800 and CX7, published and predicted", title_justify="left",
+    shown = Table(title="DeepEP, published and predicted", title_justify="left",
                   title_style="bold")  # fmt: skip
     for name in ("kernels", "call", "GPUs", "published", "predicted", "unit", "error", "bound by"):
         shown.add_column(name, justify="left" if name[0] in "kcub" else "right", no_wrap=True)
