@@ -1,16 +1,20 @@
 #include "nic_job.h"
 
+#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "gpu/gpu_state.h"
 #include "gpu_nic.h"
 #include "team.h"
+#include "transport/amo_cpu.h"
 #include "transport/ibgda.h"
 
 enum { SLOT_BYTES = 2048, AREA_BYTES = 64 << 10 };
 
 static struct {
+    bool gpu;
     struct shmemx_device_state state;
     struct shmemx_device_team teams[NIC_JOB_TEAMS];
     struct shmemx_device_error box;
@@ -19,7 +23,6 @@ static struct {
     unsigned long long *members[NIC_JOB_TEAMS];
     int *table[NIC_JOB_TEAMS];
     char *device, *symmetric;
-    const struct shmemi_transport **route; /* as it was */
     struct shmemi_transport broken;
     int error;
 } job;
@@ -129,9 +132,53 @@ void nic_job_log(int on)
     shmemx_log_errors(on);
 }
 
+/* ---- the GPU heap ---------------------------------------------------------------------------------------- */
+
+/* The kernels by which transport cuda does atomics and signals, on the fake device. */
+static void launched(const char *name, unsigned blocks, unsigned threads, unsigned shared, void **a)
+{
+    (void)blocks, (void)threads, (void)shared;
+    const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_DEVICE];
+    if (strcmp(name, "shmem_k_atomic") == 0) {
+        struct shmemi_amo amo = {*(int *)a[0], (size_t)*(int *)a[1], *(uint64_t *)a[3], *(uint64_t *)a[4],
+                                 *(void **)a[6]};
+        shmemi_amo_cpu(shmemi_copy_at(s, *(int *)a[5]) + (*(char **)a[2] - s->base), &amo);
+    } else if (strcmp(name, "shmem_k_signal") == 0) {
+        uint64_t *word = (void *)(shmemi_copy_at(s, *(int *)a[3]) + (*(char **)a[0] - s->base));
+        if (*(int *)a[2] == SHMEM_SIGNAL_SET)
+            __atomic_store_n(word, *(uint64_t *)a[1], __ATOMIC_RELEASE);
+        else
+            __atomic_fetch_add(word, *(uint64_t *)a[1], __ATOMIC_RELEASE);
+    }
+}
+
+static struct shmemx_device_state *open_gpu(unsigned long bytes, void **user, double timeout)
+{
+    void (*on_launch)(void (*)(const char *, unsigned, unsigned, unsigned, void **));
+    *(void **)&on_launch = dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fake_cuda_on_launch");
+    on_launch(launched);
+    job.symmetric = *user = shmemx_malloc(bytes, SHMEMX_MEM_DEVICE);
+    must(job.symmetric ? 0 : SHMEMX_ERR_NO_MEMORY, "GPU heap");
+    memset(job.symmetric, 0, bytes);
+    shmem_team_t even, all;
+    int n = shmemi_world.npes;
+    shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 2, (n + 1) / 2, NULL, 0, &even);
+    shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, n, NULL, 0, &all);
+    if ((shmemi_world.me % 2 == 0 && shmemx_team_device(even) != NIC_JOB_EVEN) ||
+        shmemx_team_device(all) != NIC_JOB_REVERSED)
+        must(SHMEMX_ERR_TEAM, "numbers of teams");
+    job.state = *shmemi_gpu_state();
+    job.state.timeout_ns = (unsigned long long)(timeout * 1e9);
+    shmem_barrier_all();
+    return &job.state;
+}
+
 struct shmemx_device_state *nic_job_open(unsigned long bytes, void **user, double timeout)
 {
-    const char *call = "nic_job_open";
+    const char *call = "nic_job_open", *where = getenv("NIC_JOB_MEMORY");
+    job.gpu = where && strcmp(where, "gpu") == 0;
+    if (job.gpu)
+        return open_gpu(bytes, user, timeout);
     struct shmemi_world *w = &shmemi_world;
     const struct shmemi_segment *s = &w->segments[SHMEMI_SEGMENT_HOST];
     job.symmetric = shmem_align(4096, NIC_JOB_TEAMS * AREA_BYTES + bytes);
@@ -183,12 +230,12 @@ void nic_job_unregister(void)
 }
 const struct shmemx_device_error *nic_job_note(void)
 {
-    return &job.box;
+    return (void *)(uintptr_t)job.state.mailbox;
 }
 void nic_job_forget_note(void)
 {
-    job.box.kind = 0;
-    job.claim = 0;
+    ((struct shmemx_device_error *)(uintptr_t)job.state.mailbox)->kind = 0;
+    *(unsigned *)(uintptr_t)job.state.claim = 0;
 }
 
 static int broken_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
@@ -201,12 +248,13 @@ static int broken_put(int pe, int segment, uint64_t offset, const void *source, 
 void nic_job_break(int pe, int error)
 {
     static const struct shmemi_transport *before;
+    const struct shmemi_transport **route = job.gpu ? shmemi_world.gpu_route : shmemi_world.route;
     if (!before)
-        before = shmemi_world.route[pe];
+        before = route[pe];
     job.broken = *before;
     job.broken.put = broken_put;
     job.error = error;
-    shmemi_world.route[pe] = error ? &job.broken : before;
+    route[pe] = error ? &job.broken : before;
     if (!error)
         before = NULL;
 }
@@ -218,7 +266,8 @@ void nic_job_ways(char *text, unsigned long n)
 
 void nic_job_close(void)
 {
-    shmemi_gpu_nic_close();
+    if (!job.gpu)
+        shmemi_gpu_nic_close();
     shmem_free(job.symmetric);
     free(job.device);
     free(job.bases);

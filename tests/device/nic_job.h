@@ -1,5 +1,6 @@
-/* A job of processes whose "kernels" are CPU threads over the host heap: what kernels know of it, with the PEs of other
- * nodes unmapped, so that the device API takes the path of SHMEM_GPU_NIC. For the tests of those paths. */
+/* A job of processes whose "kernels" are CPU threads: what kernels know of it, with the PEs of other nodes unmapped, so that
+ * the device API takes the path of SHMEM_GPU_NIC. For the tests of those paths. The memory is the host heap, or, with
+ * NIC_JOB_MEMORY=gpu in the environment, the GPU heap on tests/c/fake_cuda.c, whose memory CPU threads reach. */
 #ifndef NIC_JOB_H
 #define NIC_JOB_H
 
@@ -11,7 +12,7 @@ extern "C" {
 #endif
 
 /* Device teams of every job: those of shmem_device.h, the even PEs, and all PEs in reverse order, by a table and without
- * packet slots. */
+ * packet slots (in the GPU heap: all PEs once more). */
 enum { NIC_JOB_EVEN = 2, NIC_JOB_REVERSED = 3, NIC_JOB_TEAMS = 4 };
 
 /* shmemx_init and what it says, with the log off; finalize. (C++ that names the struct shmemx_device_state cannot include
