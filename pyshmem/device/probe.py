@@ -398,9 +398,11 @@ def _meet() -> Result:
 
 
 def _warp() -> Result:
-    _, late = _run("k_warp", 1, 32)
+    (_, late), (_, starved) = (_run("k_warp", 1, 32, np.int32(naps)) for naps in (1, 0))
     if late:
         return BAD, "a thread that waits for another one of its warp keeps it from running", "", {}
+    if starved:
+        return OK, "a thread that waits keeps the others of its warp from running, unless it naps", "", {}
     return OK, "each thread of a warp goes on by itself", "", {}
 
 
