@@ -1,5 +1,6 @@
 """The command `pyshmem`: info (what was found and chosen), doctor (what is wrong with the network), config
-(flags for C programs), bench (speed), accuracy (what 8-bit transfers cost), nic-trace (what a NIC saw)."""
+(flags for C programs), bench (speed), accuracy (what 8-bit transfers cost), model (predicted MoE times),
+nic-trace (what a NIC saw)."""
 
 from __future__ import annotations
 
@@ -15,13 +16,23 @@ from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
+from . import _show
 from ._report import gather, paths
 from .accuracy.command import accuracy
-from .bench.figures import GPU_GROUPS, GROUPS, Figure, from_json
-from .bench.launch import LaunchError, find_launchers, first_of_job, in_job, processors, python_command, start
+from .bench.figures import GPU_GROUPS, GROUPS, NIC_PATHS, Figure, from_json
+from .bench.launch import (
+    Launcher,
+    LaunchError,
+    find_launchers,
+    first_of_job,
+    in_job,
+    processors,
+    python_command,
+    start,
+)
+from .model.command import model
 from .nic_trace.command import nic_trace
 
 if TYPE_CHECKING:
@@ -65,7 +76,7 @@ def info(as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps(found, indent=2))
         else:
-            _show_info(found)
+            _show.info(found)
     if error is None:
         import pyshmem
 
@@ -74,74 +85,23 @@ def info(as_json: bool) -> None:
         sys.exit(1)
 
 
-def _section(console: Console, title: str, rows: list[tuple[str, str]]) -> None:
-    console.print(f"[bold]{title}[/]", highlight=False)
-    width = max((len(name) for name, _ in rows), default=0)
-    for name, value in rows:
-        console.print(f"  {name:<{width}}  {value}", markup=False, highlight=False, soft_wrap=True)
-
-
-def _colon(line: str) -> tuple[str, str]:
-    name, _, value = line.partition(":")
-    return name, value.strip()
-
-
-def _show_info(found: dict[str, Any]) -> None:
-    console = Console()
-    library, python, machine, job, mpi = (found[k] for k in ("library", "python", "machine", "job", "mpi"))
-    rows = [("libshmem", library["version"] or "?"), ("path", library["path"] or "missing")]
-    _section(console, "library", [*rows, ("int8", found["int8"] or "?")])
-    rows = [("python", f"{python['version']}  {python['executable']}")]
-    packages = {n: python[n] for n in ("sushmem", "numpy", "cffi", "ml_dtypes")} | found["modules"]
-    _section(console, "python", rows + [(n, v or "not installed") for n, v in packages.items()])
-    usable = f"{machine['usable']} ({', '.join(map(str, machine['affinity']))})"
-    rows = [("system", machine["system"])]
-    _section(console, "machine", [*rows, ("processors", f"{machine['cpus']}, this process may use {usable}")])
-    rows = [
-        ("job", job["text"] or "?"),
-        ("failed", job["error"]),
-        ("node", job["node"]),
-        ("heap", found["heap"]),
-    ]
-    _section(console, "job", [(name, value) for name, value in rows if value])
-    _section(console, "bootstraps, in the order they are tried", [_colon(x) for x in found["bootstraps"]])
-    _section(console, "transports, in the order of choice", [_colon(x) for x in found["transports"]])
-    _section(console, "routes", [_colon(line) for line in found["routes"]])
-    rows = [("mpirun", f"{m['flavour']} {m['version']}  {m['path']}") for m in mpi["mpirun"]]
-    if not rows:
-        rows = [
-            ("mpirun", "not found: pip install 'sushmem[mpi]' brings Open MPI's, 'sushmem[mpich]' MPICH's")
-        ]
-    one = mpi["mpi4py"]
-    rows.append(("mpi4py", f"{one['version']}, {one['library']}" if one["library"] else one["why_not"]))
-    if mpi["note"]:
-        rows.append(("note", mpi["note"]))
-    _section(console, "MPI, first mpirun is used", rows)
-    rows = []
-    for name, lib in found["libraries"].items():
-        where = lib["found"] or f"not found: {lib['why_not']}"
-        rows.append((name, f"{where}  ({lib['purpose']})"))
-    _section(console, "libraries opened when needed", rows)
-    rows = []
-    for v in found["variables"]:
-        value = f"{v['value'] or 'empty'}{' (set)' if v['set'] else ''}"
-        rows.append((v["name"], f"{value}  {v['text']}; default {v['default'] or 'empty'}"))
-    _section(console, "environment variables", rows)
-
-
 # ---- doctor ------------------------------------------------------------------------------------------------
-
-_MARKS = {"ok": "[green]ok  [/]", "none": "[dim]-   [/]", "warn": "[yellow]warn[/]", "bad": "[red]bad [/]"}
 
 
 @main.command()
+@click.option("--gpu", is_flag=True,
+              help="Measure instead what the GPU and its driver offer: mapping, releases, atomics, pinned "
+                   "memory, dmabuf, waiting kernels (docs, Porting).")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
-def doctor(as_json: bool) -> None:
+def doctor(gpu: bool, as_json: bool) -> None:
     """Checks each link between PEs: devices, ports, GIDs, MTU, limits, libraries; then pings every peer.
 
     Under mpirun PE 0 shows what each host found. Ends with status 1 if something is broken, or no job can
-    be started.
+    be started; with --gpu, which needs no job, if there is no GPU.
     """
+    if gpu:
+        _doctor_gpu(as_json)
+        return
     text, error, prints = _started()
     if error is not None:
         raise click.ClickException(f"no job can be started here: {error}")
@@ -157,38 +117,29 @@ def doctor(as_json: bool) -> None:
         if as_json:
             click.echo(json.dumps({"state": state, "hosts": hosts, "ping_seconds": seconds}, indent=2))
         else:
-            _show_doctor(hosts, every[0]["routes"], seconds)
+            _show.doctor(hosts, every[0]["routes"], seconds)
     pyshmem.finalize()
     if state == "bad":
         sys.exit(1)
 
 
-def _show_doctor(hosts: dict[str, Any], routes: list[str], seconds: list[list[float]]) -> None:
-    console = Console()
-    for host, report in sorted(hosts.items()):
-        console.print(
-            f"[bold]{escape(host)}[/]: {escape(report['node'] or '?')}", highlight=False, soft_wrap=True
-        )
-        width = max(len(check["name"]) for check in report["checks"])
-        for check in report["checks"]:
-            line = f"{_MARKS[check['state']]}  {check['name']:<{width}}  {escape(check['found'])}"
-            console.print("  " + line, highlight=False, soft_wrap=True)
-            if check["advice"]:
-                console.print(
-                    f"        {'':<{width}}  -> {escape(check['advice'])}", highlight=False, soft_wrap=True
-                )
-    _section(console, "routes of PE 0", [_colon(line) for line in routes])
-    shown = range(min(len(seconds), 16))
-    header = "".join(f"{f'to {peer}':>9}" for peer in shown)
-    rows = [("", header)] + [
-        (f"PE {pe}", "".join(f"{seconds[pe][k] * 1e6:9.2f}" for k in shown)) for pe in shown
-    ]
-    _section(console, "8-byte put and quiet from Python, microseconds, median", rows)
-    if len(seconds) > len(shown):
-        slow = max((t, pe, peer) for pe, row in enumerate(seconds) for peer, t in enumerate(row))
-        console.print(
-            f"  slowest of all {len(seconds)} PEs: PE {slow[1]} to {slow[2]}, {slow[0] * 1e6:.2f} us"
-        )
+def _doctor_gpu(as_json: bool) -> None:
+    """In a job its first process alone: the others would measure each other."""
+    if in_job() and not first_of_job():
+        return
+    from . import doctor_gpu
+    from .doctor import worst
+
+    errors = Console(stderr=True)
+    with errors.status("starting") as status:
+        rows = doctor_gpu.look(lambda name: status.update(f"measuring: {name}"))
+    state = worst(row["state"] for row in rows)
+    if as_json:
+        click.echo(json.dumps({"state": state, "checks": rows}, indent=2))
+    else:
+        doctor_gpu.show(rows, Console(width=None if sys.stdout.isatty() else 140))
+    if state in ("bad", "none"):  # none: no GPU
+        sys.exit(1)
 
 
 # ---- config ------------------------------------------------------------------------------------------------
@@ -328,10 +279,10 @@ def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
     """Measures in the job that a launcher has started this process in."""
     import pyshmem
 
-    from .bench import gpu, network, others
+    from .bench import gpu, gpu_nic, network, others
     from .bench.run import CoreError, run
 
-    on_gpus = options.device == "cuda"
+    on_gpus = options.device != "cpu"
     try:
         between = not on_gpus and "network" in options.groups
         more = not on_gpus and set(options.groups) != {"network"}
@@ -344,11 +295,13 @@ def _in_this_job(options: Options, screen: _Screen, npes: int | None) -> None:
             )
         first = pyshmem.my_pe() == 0
         if on_gpus:
-            gpu.require(pyshmem.n_pes())
+            gpu.require(pyshmem.n_pes() if options.device == "cuda" else None)
         report = screen.report()
 
         def measure() -> None:
-            if on_gpus:
+            if options.device == "nic":
+                gpu_nic.run(options, report)
+            elif on_gpus:
                 gpu.run(options, report)
             if more:
                 run(options, report, mpi)
@@ -387,8 +340,12 @@ def _in_new_job(options: Options, screen: _Screen, npes: int) -> None:
     screen.note(
         f"starting {npes} PE(s) with {launchers[0].path} ({launchers[0].flavour} {launchers[0].version})"
     )
-    arguments = ["bench", "--stream", "--only", ",".join(options.groups), "--repeat", str(options.rounds),
-                 "--slice-us", f"{options.slice_us:g}"]  # fmt: skip
+    arguments = ["bench", "--stream", "--repeat", str(options.rounds), "--slice-us", f"{options.slice_us:g}"]
+    if options.device == "nic":
+        arguments += ["--gpu-nic", *(["--quick"] if options.quick else [])]
+        _each_path(launchers[0], npes, arguments, screen)
+        return
+    arguments += ["--only", ",".join(options.groups)]
     if options.device == "cuda":  # its peers come afterwards, when the job has left the GPUs
         arguments += ["--device", "cuda", *(["--quick"] if options.quick else [])]
     elif options.peer:
@@ -398,12 +355,30 @@ def _in_new_job(options: Options, screen: _Screen, npes: int) -> None:
             _take(text, screen)
 
 
+def _each_path(launcher: Launcher, npes: int, arguments: list[str], screen: _Screen) -> None:
+    """A job for each path by which kernels reach a NIC; what cannot be taken here is said and left out."""
+    from .bench import gpu_nic
+
+    failed: LaunchError | None = None
+    with screen.open():
+        for path in NIC_PATHS:
+            try:
+                with gpu_nic.with_variables(path):
+                    for text in start(launcher, npes, python_command(*arguments)):
+                        _take(text, screen)
+            except LaunchError as error:
+                failed = error
+                screen.note(f"{path} is left out: {error}")
+    if failed is not None and not screen.figures:
+        raise failed
+
+
 def _options(
     device: str, groups: tuple[str, ...], quick: bool, repeat: int | None, slice_us: float | None, peer: bool
 ) -> Options:
     from .bench.run import Options
 
-    usual, short = (7, 3) if device == "cuda" else (15, 5)
+    usual, short = (15, 5) if device == "cpu" else (7, 3)
     rounds = repeat or (short if quick else usual)
     return Options(groups, rounds, slice_us or (300 if quick else 2000), peer, device, quick)
 
@@ -413,7 +388,7 @@ def _measure(options: Options, screen: _Screen, npes: int | None, stream: bool) 
 
     here = stream or in_job()
     try:
-        gpus = gpu.require(npes) if options.device == "cuda" else None
+        gpus = gpu.require(npes if options.device == "cuda" else None) if options.device != "cpu" else None
     except gpu.GpuError as error:
         if here and not first_of_job():
             sys.exit(1)  # PE 0 says it
@@ -421,7 +396,7 @@ def _measure(options: Options, screen: _Screen, npes: int | None, stream: bool) 
     if here:
         _in_this_job(options, screen, npes)
     else:
-        _in_new_job(options, screen, npes or gpus or 2)
+        _in_new_job(options, screen, npes or (gpus if options.device == "cuda" else None) or 2)
     if options.peer and not gpus and not here:  # two jobs of their own, after ours
         from .bench import openshmem_peer
 
@@ -430,7 +405,7 @@ def _measure(options: Options, screen: _Screen, npes: int | None, stream: bool) 
                 openshmem_peer.run(min(options.rounds, 7), screen.report())
             except openshmem_peer.PeerMissing as why:
                 screen.note(f"another OpenSHMEM is left out: {why}")
-    if gpus and options.peer and first_of_job():
+    if options.device == "cuda" and options.peer and first_of_job():
         from .bench import gpu_peers
 
         with screen.open():
@@ -476,6 +451,10 @@ def _listed(function: Callable[..., None]) -> Callable[..., None]:
               help="PEs to start when no launcher has started this (default 2; GPUs: one each).")  # fmt: skip
 @click.option("--device", type=click.Choice(["cpu", "cuda"]), default="cpu", is_eager=True,
               help="Host memory (default), or GPU memory, kernels and streams, one PE a GPU.")  # fmt: skip
+@click.option("--gpu-nic", is_flag=True,
+              help="From kernels to another node: cost to post, time to completion, message rates, through a "
+                   "proxy and by ibgda (SHMEM_GPU_NIC); each PE is a node (SHMEM_NODE_ID=/1) unless you say "
+                   "otherwise, the NIC the software NIC where there is none.")  # fmt: skip
 @click.option("--only", callback=_groups, metavar="GROUP,...", help="Measure these groups only.")
 @click.option("--quick", is_flag=True, help="A look in seconds: few rounds of short loops.")
 @click.option("--repeat", type=click.IntRange(1, 1001),
@@ -497,6 +476,7 @@ def _listed(function: Callable[..., None]) -> Callable[..., None]:
 def bench(
     npes: int | None,
     device: str,
+    gpu_nic: bool,
     only: tuple[str, ...],
     quick: bool,
     repeat: int | None,
@@ -519,6 +499,8 @@ def bench(
     """
     from .bench import show
 
+    if gpu_nic and (peer or device != "cpu"):
+        raise click.UsageError("--gpu-nic goes with neither --device nor --peer")
     if as_json and as_markdown:
         raise click.UsageError("--json and --markdown exclude each other")
     screen = _Screen(as_json or stream, stream)
@@ -528,7 +510,12 @@ def bench(
         if from_file:
             _from_file(from_file, screen)
         else:
-            _measure(_options(device, only, quick, repeat, slice_us, peer), screen, npes, stream)
+            _measure(
+                _options("nic" if gpu_nic else device, only, quick, repeat, slice_us, peer),
+                screen,
+                npes,
+                stream,
+            )
         if not screen.figures or stream:
             return
         if as_markdown:
@@ -551,3 +538,4 @@ def _title(header: dict[str, Any]) -> str:
 
 main.add_command(accuracy)
 main.add_command(nic_trace)
+main.add_command(model)

@@ -11,6 +11,7 @@ __all__ = [
     "GPU_FACES",
     "GPU_GROUPS",
     "GROUPS",
+    "NIC_PATHS",
     "OVERSUBSCRIBED",
     "TARGETS",
     "Figure",
@@ -21,7 +22,7 @@ __all__ = [
     "with_target",
 ]
 
-Unit = Literal["ns", "GB/s", "x"]
+Unit = Literal["ns", "GB/s", "M/s", "x"]
 
 GROUPS = {
     "put": "put, put + quiet, p; memcpy to the same memory beside them",
@@ -50,6 +51,9 @@ GPU_GROUPS = {
 
 GPU_FACES = ("libshmem", "NVSHMEM", "NCCL", "DeepEP")
 """Whose calls on GPUs a figure is of: ours, then the peers'."""
+
+NIC_PATHS = ("proxy", "ibgda")
+"""Whose figures ``--gpu-nic`` has: how a kernel's messages reach the NIC; group "nic"."""
 
 
 class Target(NamedTuple):
@@ -110,6 +114,11 @@ TARGETS = [
     ),
     Target("libshmem / perftest", "put_nbi", 65536, None, 0.95, at_least=True),
     Target("libshmem / ucx_perftest", "put_nbi", 65536, None, 0.91, at_least=True),
+    # From kernels to another node, over the software NIC (docs/proxy-or-ibgda.md): the GPU's part.
+    Target("ibgda", "post", 8, None, 1000),
+    Target("proxy", "post", 8, None, 700),
+    *(Target(path, "a warp's / a thread's", 8, None, 3) for path in NIC_PATHS),
+    Target("ibgda", "put + quiet / GPU-CPU-GPU", 8, None, 1.5),
     # On GPUs joined by NVLink (docs/gpu.md).
     Target("libshmem", "p", 8, None, 750),
     *(Target("libshmem", "put_signal", n, None, ns) for n, ns in ((8, 2400), (14336, 2700), (65536, 3800))),
@@ -137,9 +146,9 @@ class Figure:
     """Median and quartiles of `rounds` timings of one call.
 
     face: "C", "Python", a library ("mpi4py"), "library / pyshmem": how many times longer it takes there;
-    "libshmem / program": between nodes, our figure over the program's; or one of GPU_FACES.
+    "libshmem / program": between nodes, our figure over the program's; or one of GPU_FACES or NIC_PATHS.
     bytes: of one call, a PE's part in collectives (on GPUs: in all); 0 where nothing is moved. unit: "ns" a
-    call, "GB/s", "x" (ratio).
+    call, "GB/s", "M/s" (million messages a second), "x" (ratio).
     q1, q3: lower and upper quartile. target: None where there is none; met: whether the median reaches it.
     blocks: of the kernel that makes the call, 0 where it is not made in one. form: how, where there are
     several ways ("1024 threads", "native"), or which program of a peer.

@@ -51,24 +51,30 @@ class _Form(NamedTuple):
 _COPY_FORMS = (_Form(1024), _Form(128, 128 * _KIB + 128), _Form(128, 192 * _KIB + 128))
 
 
+def require_driver() -> int:
+    """How many GPUs the driver has, at least 1; else GpuError. Makes no context."""
+    count = ctypes.c_int(0)
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        raise GpuError(f"this needs an NVIDIA GPU and its driver: {error}") from None
+    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if code or count.value == 0:
+        raise GpuError(f"this needs an NVIDIA GPU: the driver finds none (CUDA error {code})")
+    return count.value
+
+
 def require(npes: int | None = None) -> int:
     """How many GPUs there are, at least 1 and `npes`, with the package that drives them; else GpuError.
 
     Makes no context: this process may be one that only starts the job.
     """
-    count = ctypes.c_int(0)
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError as error:
-        raise GpuError(f"--device cuda needs an NVIDIA GPU and its driver: {error}") from None
-    code = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
-    if code or count.value == 0:
-        raise GpuError(f"--device cuda needs an NVIDIA GPU: the driver finds none (CUDA error {code})")
+    count = require_driver()
     if importlib.util.find_spec("cupy") is None:
-        raise GpuError("--device cuda needs CuPy: pip install 'sushmem[cuda13]', or 'sushmem[cuda12]'")
-    if npes is not None and npes > count.value:
-        raise GpuError(f"--device cuda measures one PE a GPU: {npes} PEs, {count.value} GPU(s) here")
-    return count.value
+        raise GpuError("this needs CuPy: pip install 'sushmem[cuda13]', or 'sushmem[cuda12]'")
+    if npes is not None and npes > count:
+        raise GpuError(f"--device cuda measures one PE a GPU: {npes} PEs, {count} GPU(s) here")
+    return count
 
 
 def describe() -> dict[str, Any]:

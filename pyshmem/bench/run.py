@@ -39,8 +39,8 @@ class CoreError(RuntimeError):
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure: groups of `figures.GROUPS` (of GPU_GROUPS on GPUs), rounds, microseconds a loop (of
-    CPUs), and whether beside other libraries."""
+    """What to measure: groups of `figures.GROUPS` (of GPU_GROUPS on the device "cuda"; "nic" is --gpu-nic,
+    which has none), rounds, microseconds a loop (of CPUs), and whether beside other libraries."""
 
     groups: tuple[str, ...] = tuple(GROUPS)
     rounds: int = 15

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from .figures import GPU_FACES, Figure
+from . import show_nic
+from .figures import GPU_FACES, NIC_PATHS, Figure
 
 __all__ = ["PlotError", "markdown", "plot", "table"]
 
@@ -105,7 +106,7 @@ _COLOURS_OF_MARKS = {"met": "green", "met when quiet": "yellow", "missed": "red"
 
 def table(figures: Sequence[Figure], console: Console) -> None:
     """Prints the figures, a table for each face and number of PEs; on GPUs the peers are beside ours."""
-    of_cpus, of_gpus = _parted(figures)
+    of_cpus, of_gpus, of_nic = _parted(figures)
     for title, part in _sections(of_cpus).items():
         shown = Table(title=title, title_justify="left", title_style="bold")
         for i, name in enumerate(_HEAD):
@@ -129,6 +130,14 @@ def table(figures: Sequence[Figure], console: Console) -> None:
         console.print(shown)
         if "ratio" in _gpu_head(rows):
             console.print(_RATIO)
+    if of_nic:
+        shown = Table(title=_nic_title(of_nic), title_justify="left", title_style="bold")
+        nic_rows = show_nic.rows(of_nic)
+        for name in show_nic.head(nic_rows):
+            shown.add_column(name, justify="left" if name in ("op", "target", "met") else "right")
+        for nic_row in nic_rows:
+            shown.add_row(*show_nic.cells(nic_row, nic_rows, size_text, _digits, _mark))
+        console.print(shown)
     judged = [f for f in figures if f.met is not None]
     if judged:
         quiet = sum(not f.met and bool(f.met_in_quiet) for f in judged)
@@ -141,7 +150,7 @@ def table(figures: Sequence[Figure], console: Console) -> None:
 def markdown(figures: Sequence[Figure]) -> str:
     """The same tables for a document."""
     text = []
-    of_cpus, of_gpus = _parted(figures)
+    of_cpus, of_gpus, of_nic = _parted(figures)
     for title, part in _sections(of_cpus).items():
         text += [f"### {title[0].upper()}{title[1:]}", ""]
         text += [f"| {' | '.join(_HEAD)} |", "|---|---:|---:|---:|---|---|"]
@@ -153,6 +162,14 @@ def markdown(figures: Sequence[Figure]) -> str:
         text.append(f"|{'|'.join('---' if name in ('op', 'met') else '---:' for name in head)}|")
         text += [f"| {' | '.join(_gpu_cells(row, rows))} |" for row in rows]
         text += ["", *([f"{_RATIO}.", ""] if "ratio" in head else [])]
+    if of_nic:
+        nic_rows = show_nic.rows(of_nic)
+        head = show_nic.head(nic_rows)
+        text += [f"### {_nic_title(of_nic)}", "", f"| {' | '.join(head)} |"]
+        text.append(f"|{'|'.join('---' if name in ('op', 'target', 'met') else '---:' for name in head)}|")
+        for nic_row in nic_rows:
+            text.append(f"| {' | '.join(show_nic.cells(nic_row, nic_rows, size_text, _digits, _mark))} |")
+        text.append("")
     return "\n".join(text)
 
 
@@ -180,13 +197,18 @@ class _GpuRow(NamedTuple):
         return ours.median / max(theirs) if ours.unit == "GB/s" else min(theirs) / ours.median
 
 
-def _parted(figures: Iterable[Figure]) -> tuple[list[Figure], list[Figure]]:
-    """Figures of CPUs, figures of GPUs."""
+def _parted(figures: Iterable[Figure]) -> tuple[list[Figure], list[Figure], list[Figure]]:
+    """Figures of CPUs, of GPUs, of GPUs to other nodes."""
     of_cpus: list[Figure] = []
     of_gpus: list[Figure] = []
+    of_nic: list[Figure] = []
     for f in figures:
-        (of_gpus if f.face in GPU_FACES else of_cpus).append(f)
-    return of_cpus, of_gpus
+        (of_nic if f.face in NIC_PATHS else of_gpus if f.face in GPU_FACES else of_cpus).append(f)
+    return of_cpus, of_gpus, of_nic
+
+
+def _nic_title(figures: Sequence[Figure]) -> str:
+    return f"From kernels to another node, {figures[0].npes} PEs"
 
 
 def _gpu_sections(figures: Sequence[Figure]) -> dict[int, list[_GpuRow]]:
@@ -367,13 +389,15 @@ def require_matplotlib() -> Any:
 
 
 def plot(figures: Sequence[Figure], path: str, title: str) -> None:
-    """Draws time and rate of put and get over their size, calls between nodes beside the peer's, and every
-    figure with a target as a bar. The suffix of `path` chooses the format."""
+    """Draws time and rate of put and get over their size, calls between nodes beside the peer's, message
+    rates of kernels over a NIC, and every figure with a target as a bar. The suffix of `path` chooses the
+    format."""
     plt = require_matplotlib()
     bars = sum(f.target is not None for f in figures)
     curves = any(f.face == "C" and f.op in ("put", "get") and f.group == f.op for f in figures)
     between = any(f.face == "C" and f.group == "network" for f in figures)
-    widths = [1.0] * curves + [1.0] * between + [1.15] * (bars > 0)
+    nic = [f for f in figures if f.face in NIC_PATHS and f.op == "messages"]
+    widths = [1.0] * curves + [1.0] * bool(nic) + [1.0] * between + [1.15] * (bars > 0)
     if not widths:
         raise PlotError(
             "nothing to draw: put, get, network and figures with a target are drawn, this run has none"
@@ -383,6 +407,8 @@ def plot(figures: Sequence[Figure], path: str, title: str) -> None:
     grid = shown.add_gridspec(2, len(widths), width_ratios=widths)
     if curves:
         _curves(shown.add_subplot(grid[0, 0]), shown.add_subplot(grid[1, 0]), figures)
+    if nic:
+        show_nic.plot(shown.add_subplot(grid[0, 0]), shown.add_subplot(grid[1, 0]), nic)
     if between:
         _between_nodes(shown.add_subplot(grid[:, int(curves)]), figures)
     if bars:
