@@ -10,6 +10,7 @@ from typing import Any
 from llvmlite import ir  # type: ignore[import-untyped, unused-ignore]
 from numba import cuda
 
+from .._core import lib
 from . import state
 from ._flatten import flatten
 from ._numba_checks import (
@@ -78,6 +79,16 @@ def source(name: str) -> str:
     )
 
 
+class _Unit(cuda.CUSource):  # type: ignore[name-defined, misc, unused-ignore]
+    """A source whose text is settled when it is linked: where the GPU heap is open and all of it is mapped,
+    the paths to other PEs, which cost registers, are left out."""
+
+    @property
+    def data(self) -> str:
+        mapped = lib.shmemx_device() >= 0 and not state.some_unmapped("numba")
+        return ("#define SHMEM_DEVICE_MAPPED\n" if mapped else "") + str(super().data)
+
+
 def _handle(code: Any) -> tuple[int, bool]:
     """(address of the CUmodule or CUlibrary, whether it is a library) of what Numba hands to callbacks."""
     handle = getattr(code, "handle", code)
@@ -96,7 +107,7 @@ def _unloaded(code: Any) -> None:
 
 def _declare(name: str) -> Any:
     signature = FUNCTIONS[name]
-    code = cuda.CUSource(
+    code = _Unit(
         source(name), name=f"shmem_numba_{name}.cu", setup_callback=_loaded, teardown_callback=_unloaded
     )
     return cuda.declare_device(

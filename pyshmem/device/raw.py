@@ -103,14 +103,27 @@ class RawModule:
         self, code: str, *, options: Sequence[str] = (), name_expressions: Sequence[str] | None = None,
         **more: Any,
     ) -> None:  # fmt: skip
-        cupy = arrays._cupy()
-        self._module = cupy.RawModule(
-            code=source_for(code), options=options_for(options), name_expressions=name_expressions, **more
-        )
+        self._source = {"code": source_for(code), "name_expressions": name_expressions, **more}
+        self._options = options_for(options)
+        self._compiled: Any = None
         self._epoch = -1
+
+    @property
+    def _module(self) -> Any:
+        """cupy.RawModule, made when the job is known: the paths to PEs that are not mapped cost registers."""
+        if self._compiled is None:
+            mapped = () if state.some_unmapped("RawModule") else ("-DSHMEM_DEVICE_MAPPED",)
+            self._compiled = arrays._cupy().RawModule(options=(*self._options, *mapped), **self._source)
+            self._mapped = bool(mapped)
+        return self._compiled
 
     def _fill(self) -> None:
         cupy = arrays._cupy()
+        if self._compiled is not None and self._mapped and state.some_unmapped("RawModule"):
+            raise _ArgumentError(
+                "RawModule: it was compiled in an earlier job, whose GPU memory was all mapped; "
+                "this job's is not: make the module anew"
+            )
         device = lib.shmemx_device()
         here = cupy.cuda.runtime.getDevice()
         if device >= 0 and here != device:

@@ -75,6 +75,11 @@ def current(call: str) -> Any:
     return record
 
 
+def some_unmapped(call: str) -> bool:
+    """Whether kernels reach some PE's GPU memory through a NIC's path alone. Local; the heap must be open."""
+    return bool(current(call)["nic"])
+
+
 def on_load(key: Any, fill: Callable[[], None]) -> None:
     """Calls `fill` now, and again after a later job's first allocation of GPU memory."""
     fill()

@@ -61,15 +61,15 @@ class State(NamedTuple):
 def state() -> State:
     """The argument for kernels' parameter `state`. Local; the GPU heap must be open.
 
-    NotImplementedError where kernels cannot load and store every PE's GPU memory: other hosts, or the nodes of
-    ``SHMEM_NODE_ID`` under ``SHMEM_GPU_NIC=proxy`` or ``ibgda``. What a NIC's path needs is C++; use CuPy's raw
-    kernels or Numba there.
+    NotImplementedError where kernels cannot load and store every PE's GPU memory: other hosts, or the nodes
+    of ``SHMEM_NODE_ID`` under ``SHMEM_GPU_NIC=proxy`` or ``ibgda``. What a NIC's path needs is C++; use
+    CuPy's raw kernels or Numba there.
     """
     now = _state.current("triton.state")
     if now["nic"]:
         raise CLASSES[lib.SHMEMX_ERR_UNSUPPORTED](
-            "triton.state: some PEs' GPU memory is not mapped here, and Triton's kernels have loads and stores "
-            "alone; pyshmem.device.raw and pyshmem.device.numba go through the NIC (SHMEM_GPU_NIC)"
+            "triton.state: some PEs' GPU memory is not mapped here, and Triton's kernels have loads and "
+            "stores alone; pyshmem.device.raw and pyshmem.device.numba go through the NIC (SHMEM_GPU_NIC)"
         )
     names = ("me", "npes", "stride", "copy", "teams", "timeout_ns", "mailbox", "bases", "claim")
     return State(*(int(now[name]) for name in names))

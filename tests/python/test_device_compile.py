@@ -122,7 +122,7 @@ def _fields(struct: str) -> list[tuple[str, int, int]]:
 
 def test_layout_of_the_state():
     ours = [(name, kind[1], kind[0].itemsize) for name, kind in state.LAYOUT.fields.items()]
-    assert ours == _fields("shmemx_device_state") and state.LAYOUT.itemsize == 128
+    assert ours == _fields("shmemx_device_state") and state.LAYOUT.itemsize == 136
 
 
 def test_fingerprint_names_the_headers():
