@@ -83,7 +83,7 @@ bool sim_store(const struct sim_key *k, uint64_t address, const void *from, size
     return true;
 }
 
-bool sim_replace(uint64_t address, unsigned bytes, uint64_t *old, uint64_t next)
+DMA bool sim_replace(uint64_t address, unsigned bytes, uint64_t *old, uint64_t next)
 {
     if (bytes == 8)
         return __atomic_compare_exchange_n((uint64_t *)(uintptr_t)address, old, next, false, __ATOMIC_ACQ_REL,
