@@ -189,8 +189,8 @@ def _deepep(p: Plan, npes: int) -> str:
 
 # What each of them can be asked for.
 _PEERS: tuple[tuple[str, tuple[str, ...], Callable[[Plan, int], str]], ...] = (
-    ("NVSHMEM", tuple(g for g in GPU_GROUPS if g != "moe"), _nvshmem),
-    ("NCCL", ("collectives",), _nccl),
+    ("NVSHMEM", tuple(g for g in GPU_GROUPS if g not in ("moe", "quant")), _nvshmem),
+    ("NCCL", ("collectives", "quant"), _nccl),
     ("DeepEP", ("moe",), _deepep),
 )
 

@@ -92,7 +92,8 @@ struct shmemx_device_state {
     X(COLLECT, "collect")                                                                                    \
     X(MOE_DISPATCH, "moe dispatch")                                                                          \
     X(MOE_COMBINE, "moe combine")                                                                            \
-    X(MOE_LAYOUT, "moe layout")
+    X(MOE_LAYOUT, "moe layout")                                                                              \
+    X(QUANT, "quantized collective")
 enum shmemx_device_call {
 #define X(name, text) SHMEMX_DEVICE_CALL_##name,
     SHMEMX_DEVICE_CALLS(X)
@@ -111,7 +112,8 @@ enum {
     SHMEMX_DEVICE_EXPERT, /* choice number `value` of topk_idx, at address, is no expert; expected: experts */
     SHMEMX_DEVICE_LIMIT,  /* pe is to receive `value` rows and has room for `expected` */
     SHMEMX_DEVICE_MISMATCH, /* pe is in another call: its word at address is `value`, this PE's `expected` */
-    SHMEMX_DEVICE_NODES /* token `value` of topk_idx, at address, goes to `pe` nodes; expected: at most so many */
+    SHMEMX_DEVICE_NODES, /* token `value` of topk_idx, at address, goes to `pe` nodes; expected: at most so many */
+    SHMEMX_DEVICE_DATA /* one of the `value` elements from address on is NaN or infinity, or their sum is */
 };
 
 /* The mailbox: the first error of this PE's kernels, whose thread has set the word at `claim` from 0 to 1: that

@@ -15,6 +15,9 @@ enum { PACKET_TEAMS = 4 };
 /* All members' messages of one collective: 2 MiB, and at least 30,720 bytes each. Up to there packets are faster than
  * copies between two meetings, which cost some 4 us more; 4.3 MiB a team are what it costs. */
 static const size_t MESSAGES_BYTES = 2u << 20;
+/* What quantized collectives send passes through here: room for 12 warps on each of 132 SMs to send two messages of 1280
+ * bytes to each of 4 PEs, and some more. */
+static const size_t STAGE_BYTES = 20u << 20;
 enum { LEAST_SLOT_BYTES = 32768, LINE_BYTES = 128, LINE_DATA = 120 };
 
 static struct {
@@ -70,10 +73,21 @@ static size_t packet_bytes(int npes)
     return (size_t)2 * (size_t)npes * slot_bytes(npes);
 }
 
+static size_t stage_at(int npes)
+{
+    return packets_at(npes) + packet_bytes(npes) * PACKET_TEAMS;
+}
+
 size_t shmemi_gpu_internal_bytes(int npes)
 {
     const size_t page = 65536;
-    return (packets_at(npes) + packet_bytes(npes) * PACKET_TEAMS + page - 1) / page * page;
+    return (stage_at(npes) + STAGE_BYTES + page - 1) / page * page;
+}
+
+size_t shmemi_gpu_stage(uint64_t *offset)
+{
+    *offset = stage_at(shmemi_world.npes);
+    return STAGE_BYTES;
 }
 
 /* ---- teams ---------------------------------------------------------------------------------------------------------------- */
@@ -295,6 +309,12 @@ int shmemi_gpu_mailbox(const char *call)
             "%s: PE %d makes another call, or with other arguments: its word at 0x%llx is 0x%llx, this PE's "
             "0x%llx",
             where, e.pe, e.address, e.value, e.expected);
+    case SHMEMX_DEVICE_DATA:
+        return shmemi_fail(
+            SHMEMX_ERR_DATA, call,
+            "%s: one of the %llu elements at 0x%llx is NaN or infinity, or their sum is; clean the "
+            "input or pass SHMEMX_NONFINITE_PROPAGATE",
+            where, e.value, e.address);
     case SHMEMX_DEVICE_TEAM:
         return shmemi_fail(SHMEMX_ERR_TEAM, call, "%s: team %llu is none of this PE", where, e.value);
     default:
