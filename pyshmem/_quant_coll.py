@@ -7,8 +7,9 @@ is quantized.
 
 Arrays in GPU memory, of all members or of none, make it a call in the order of a stream: it returns at once,
 errors that kernels find are raised by a later call or by `pyshmem.device.check`, and `stream` is as in
-`pyshmem.device.stream` (CuPy's, PyTorch's, an address; None: the current one). The GPU heap must be open: an
-allocation with device="cuda" opens it. What holds there is said in shmemx_quant_stream.h.
+`pyshmem.device.stream` (CuPy's, PyTorch's, an address; None: the current one, PyTorch's for tensors). The
+GPU heap must be open: an allocation with device="cuda" opens it. What holds there is said in
+shmemx_quant_stream.h.
 """
 
 from __future__ import annotations
@@ -113,13 +114,19 @@ def _empty(like: Any, shape: tuple[int, ...]) -> Any:
     return (sys.modules["cupy"] if _on_gpu(like) else np).empty(shape, like.dtype)
 
 
-def _run(name: str, source: _Memory, stream: Any, *args: Any) -> None:
+def _queue(x: Any, stream: Any, call: str) -> CData:
+    """The stream of a call with x in GPU memory; None: the current one, PyTorch's for its tensors."""
+    from .device.stream import handle_of
+
+    if stream is None and _is_tensor(x):
+        stream = sys.modules["torch"].cuda.current_stream(x.device)
+    return ffi.cast("void *", handle_of(stream, call))
+
+
+def _run(name: str, x: Any, source: _Memory, stream: Any, *args: Any) -> None:
     """Calls shmemx_<name>_int8, or for GPU memory the form that a stream orders."""
     if source.gpu:
-        from .device.stream import handle_of
-
-        handle = ffi.cast("void *", handle_of(stream, name))
-        check(getattr(lib, f"shmemx_{name}_int8_on_stream")(*args, handle))
+        check(getattr(lib, f"shmemx_{name}_int8_on_stream")(*args, _queue(x, stream, name)))
         return
     if stream is not None:
         raise _ArgumentError(f"{name}: a stream is given, and x is host memory")
@@ -263,7 +270,7 @@ def all_reduce(
     out, to = _target(out, x, source, source.shape, call)
     rest = _residual(residual, source, call)
     kind = _TYPES[source.dtype][0]
-    _run("allreduce", source, stream, handle, to.address, source.address, source.size, kind, how, rest)
+    _run("allreduce", x, source, stream, handle, to.address, source.address, source.size, kind, how, rest)
     return out
 
 
@@ -293,7 +300,7 @@ def reduce_scatter(
     out, to = _target(out, x, source, (source.shape[0] // members, *source.shape[1:]), call)
     rest = _residual(residual, source, call)
     kind = _TYPES[source.dtype][0]
-    _run("reduce_scatter", source, stream, handle, to.address, source.address, count, kind, how, rest)
+    _run("reduce_scatter", x, source, stream, handle, to.address, source.address, count, kind, how, rest)
     return out
 
 
@@ -321,7 +328,7 @@ def all_gather(
     shape = (members * source.shape[0], *source.shape[1:]) if source.shape else (members,)
     out, to = _target(out, x, source, shape, call)
     kind = _TYPES[source.dtype][0]
-    _run("allgather", source, stream, handle, to.address, source.address, source.size, kind, how)
+    _run("allgather", x, source, stream, handle, to.address, source.address, source.size, kind, how)
     return out
 
 
@@ -349,7 +356,7 @@ def all_to_all(
     count = _split(source, members, call)
     out, to = _target(out, x, source, source.shape, call)
     kind = _TYPES[source.dtype][0]
-    _run("alltoall", source, stream, handle, to.address, source.address, count, kind, how)
+    _run("alltoall", x, source, stream, handle, to.address, source.address, count, kind, how)
     return out
 
 
@@ -378,5 +385,5 @@ def broadcast(
     out, to = _target(out, x, source, source.shape, call)
     kind = _TYPES[source.dtype][0]
     number = operator.index(root)
-    _run("broadcast", source, stream, handle, to.address, source.address, source.size, kind, number, how)
+    _run("broadcast", x, source, stream, handle, to.address, source.address, source.size, kind, number, how)
     return out

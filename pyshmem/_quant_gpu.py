@@ -8,7 +8,7 @@ import sys
 from typing import Any
 
 from ._core import ffi, lib
-from ._quant_coll import _TYPES, _is_tensor, _memory, _on_gpu
+from ._quant_coll import _TYPES, _is_tensor, _memory, _on_gpu, _queue
 from .errors import CLASSES, check
 
 __all__ = ["dequantize", "on_gpu", "quantize"]
@@ -41,12 +41,6 @@ def _bytes(a: Any, call: str, name: str, shape: tuple[int, int]) -> Any:
     return ffi.cast("void *", found.address)
 
 
-def _stream(stream: Any, call: str) -> Any:
-    from .device.stream import handle_of
-
-    return ffi.cast("void *", handle_of(stream, call))
-
-
 def quantize(x: Any, fmt: int, group: int, nonfinite: int, out: Any, stream: Any) -> Any:
     """As `pyshmem.quant.quantize`, with the codes of the C library; x [rows, cols], contiguous."""
     call = "quantize"
@@ -57,7 +51,7 @@ def quantize(x: Any, fmt: int, group: int, nonfinite: int, out: Any, stream: Any
     shape = (nrows, int(lib.shmemx_int8_row_bytes(cols, group)))
     out = _empty(x, shape, "uint8") if out is None else out
     to, kind = _bytes(out, call, "out", shape), _TYPES[source.dtype][0]
-    queue = _stream(stream, call)
+    queue = _queue(x, stream, call)
     check(
         lib.shmemx_quantize_on_stream(
             fmt, to, 0, source.address, 0, kind, nrows, cols, group, nonfinite, queue
@@ -80,7 +74,7 @@ def dequantize(rows: Any, cols: int, fmt: int, group: int, dtype: Any, out: Any,
             f"{call}: out must be {[shape[0], cols]} of {name} in GPU memory, "
             f"got {list(to.shape)} of {to.dtype}"
         )
-    queue = _stream(stream, call)
+    queue = _queue(rows, stream, call)
     check(
         lib.shmemx_dequantize_on_stream(
             fmt, to.address, 0, _TYPES[name][0], source, 0, shape[0], cols, group, queue

@@ -292,8 +292,8 @@ struct quant {
     unsigned group = 128; // elements a scale: 32, 64, 128; 0 = one for the record
     quant_nonfinite nonfinite = quant_propagate;
 };
-/* Bytes of a record of cols elements, a multiple of 16: shmemx_int8_row_bytes. */
-constexpr SHMEMX_DEVICE_FN u64 quant_bytes(u64 cols, unsigned group = 128)
+/* Bytes of a record of cols elements, a multiple of 16: shmemx_int8_row_bytes. For hosts too. */
+constexpr SHMEMX_DEVICE_BOTH u64 quant_bytes(u64 cols, unsigned group = 128)
 {
     return ((((cols + 3) & ~3ull) + (group == 0 ? 1 : (cols + group - 1) / group) * 4) + 15) & ~15ull;
 }

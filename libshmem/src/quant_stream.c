@@ -37,16 +37,12 @@ static int kernel_kind(const struct shmemi_quant *q, size_t wire_bytes)
 /* What all members must agree on, in 32 bits (FNV-1a). */
 static unsigned signature_of(const struct shmemi_quant *q, const struct shmemi_quant_coll *a)
 {
-    uint64_t words[] = {a->nelems,
-                        a->kind,
-                        a->format,
-                        a->group,
-                        a->record,
-                        a->root,
-                        (uint64_t)q->dtype,
-                        (uint64_t)q->how.op,
-                        (uint64_t)q->how.on_nonfinite,
-                        a->residual != 0};
+    uint64_t words[] = {a->nelems,          a->kind,
+                        a->format,          a->group,
+                        a->record,          a->root,
+                        (uint64_t)q->dtype, (uint64_t)q->how.op,
+                        a->residual != 0,   (uint64_t)q->how.on_nonfinite,
+                        a->workers,         a->slot};
     const unsigned char *bytes = (const unsigned char *)words;
     unsigned hash = 2166136261u;
     for (size_t i = 0; i < sizeof words; ++i)
