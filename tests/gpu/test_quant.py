@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import sys
 from types import SimpleNamespace
 
@@ -43,7 +44,7 @@ def to_host(cp, a):
 def agree(job, data):
     """Have all PEs these bytes?"""
     mine, sums = job.zeros(1, "int64"), job.zeros(job.n_pes(), "int64")
-    mine[0] = int.from_bytes(__import__("hashlib").sha256(data.tobytes()).digest()[:7], "little")
+    mine[0] = int.from_bytes(hashlib.sha256(data.tobytes()).digest()[:7], "little")
     job.barrier_all()
     job.fcollect(sums, mine)
     same = bool((sums == mine[0]).all())
@@ -67,7 +68,6 @@ def kind(request, cp):
             name="cupy",
             take=lambda x: to_gpu(cp, x),
             give=lambda a: to_host(cp, a),
-            current=contextlib.nullcontext,
         )
     torch = pytest.importorskip("torch")
 
@@ -82,7 +82,7 @@ def kind(request, cp):
             a.view(torch.int16).numpy().view(DTYPES["bfloat16"]) if a.dtype == torch.bfloat16 else a.numpy()
         )
 
-    return SimpleNamespace(name="torch", take=take, give=give, current=contextlib.nullcontext)
+    return SimpleNamespace(name="torch", take=take, give=give)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
