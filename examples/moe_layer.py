@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional
 
 import pyshmem as shmem
+from pyshmem import device
 from pyshmem.moe import ExpertParallel
 from pyshmem.router import Router
 
@@ -107,9 +108,10 @@ class Experts:
             self.each = []
 
     def __call__(self, got) -> Tensor:
+        """The experts' outputs for the rows of `got`; undefined behind the last expert's."""
         x = got.recv_x
         if self.grouped and len(x):
-            ends = torch.tensor(got.expert_offsets[1:], dtype=torch.int32, device="cuda")
+            ends = got.expert_ends
             gate, up = _grouped(x, self.up.transpose(1, 2), offs=ends).chunk(2, dim=1)
             return _grouped(functional.silu(gate) * up, self.down.transpose(1, 2), offs=ends)
         y = torch.empty_like(x)
@@ -127,10 +129,13 @@ class Layer:
         self.ep = ExpertParallel(
             shape.experts, shape.hidden, shape.topk, shape.tokens, quant=quant, combine_quant=combine_quant,
             num_sms=sms, results=2, device="cuda",
+            # where nobody waits for the counts: of a micro-batch, whose experts' rows may be twice the mean
+            expert_capacity=shape.tokens * shape.topk,
         )  # fmt: skip
         self.gate, self.shared = Gate(shape), Expert(shape, -1)
         self.experts = Experts(shape, self.ep.first_expert, self.ep.local_experts)
-        self.network, self.side = torch.cuda.Stream(), torch.cuda.Stream()
+        # What travels goes before products that become ready at the same time.
+        self.network, self.side = torch.cuda.Stream(priority=-1), torch.cuda.Stream()
 
     def in_order(self, x: Tensor, mark: Callable[[str], None] = lambda name: None) -> Tensor:
         """One step after the other, on the current stream."""
@@ -155,13 +160,19 @@ class Layer:
         with torch.cuda.stream(side):
             shared = self.shared(x)
         shared.record_stream(compute)
-        parts = [(part, *self.gate.choose(self.gate.logits(part))) for part in x.chunk(2)]
+        choices = [both.chunk(2) for both in self.gate.choose(self.gate.logits(x))]
+        parts = list(zip(x.chunk(2), *choices, strict=True))
+        layouts = [self.ep.layout(idx) for _, idx, _ in parts]
         network.wait_stream(compute)  # for the choices, and for nothing that follows
         outs = []
 
-        def dispatch(part: Tensor, idx: Tensor, weights: Tensor):
-            # The host waits for the counts, the GPU does not wait for the host.
-            got = self.ep.dispatch(part, idx, weights, by_expert=True, stream=network)
+        def dispatch(i: int):
+            part, idx, weights = parts[i]
+            # Grouped products take the counts on the GPU, so the host never waits, and is far ahead.
+            got = self.ep.dispatch(
+                part, idx, weights, by_expert=True, sync=not self.experts.grouped, layout=layouts[i],
+                stream=network,
+            )  # fmt: skip
             for a in (got.recv_x, part, idx, weights):
                 a.record_stream(compute)
                 a.record_stream(network)
@@ -178,12 +189,12 @@ class Layer:
             outs.append(self.ep.combine(y, got, stream=network))
 
         waiting = None
-        last = dispatch(*parts[0])
+        last = dispatch(0)
         for i in range(len(parts)):
             got, arrived = last
             y, done = products(got, arrived)
             if i + 1 < len(parts):
-                last = dispatch(*parts[i + 1])  # travels while this part's experts compute
+                last = dispatch(i + 1)  # travels while this part's experts compute
             if waiting is not None:
                 combine(*waiting)
             waiting = y, got, done
@@ -301,6 +312,7 @@ def main() -> None:
         ordered = timed(whole(layer, x, "in_order"), o.rounds)["all"]
         hidden = timed(whole(layer, x, "overlapped"), o.rounds)["all"]
 
+    device.synchronize()  # raises what kernels have found
     worst = shmem.array([*errors, 0.0 if fine else 1.0])
     shmem.max_reduce(worst, worst)
     if me == 0:

@@ -318,6 +318,7 @@ SHMEMX_DEVICE_FN void dequantize(const Scope &scope, const Y &y, const void *rec
 #include "device/amo.h"
 #include "device/sync.h"
 #include "device/packets.h"
+#include "device/codec.h"
 #include "device/quant.h"
 #include "device/coll.h"
 

@@ -207,6 +207,9 @@ typedef struct {
     ptrdiff_t scales_stride; /* bytes from row to row, a multiple of 4 */
     const int64_t *source; /* [rows] row of x that each row of out is of, -1 = zeros; NULL: row r of row r */
     void *out; /* [rows][hidden] BF16, value times scale to nearest even; of BYTES bytes; 16-byte aligned */
+    const int32_t
+        *rows_on_gpu; /* NULL, or where the number of rows will be: the first so many of out are written. More
+                                 * than `rows` are reported by shmemx_stream_check (SHMEMX_ERR_LIMIT) and left out. */
 } shmemx_moe_gpu_gather_t;
 /* Gathers received rows by expert, or makes BF16 of quantized ones. Addresses of GPU memory; sources are not checked. */
 SHMEMX_API int shmemx_moe_gpu_gather(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_gather_t *args,
@@ -214,12 +217,13 @@ SHMEMX_API int shmemx_moe_gpu_gather(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu
 
 /* Arguments of a sum. */
 typedef struct {
-    int64_t rows;            /* of out and position */
-    const void *y;           /* rows of hidden BF16, 16-byte aligned */
-    ptrdiff_t y_stride;      /* bytes from row to row, a multiple of 16; 0 = rows without gaps */
-    const int64_t *position; /* [rows][K] rows of y, -1 = none; not checked */
-    const float *weights;    /* [rows][K], or NULL: all are 1 */
-    void *out;               /* [rows][hidden] BF16, 16-byte aligned, apart from y */
+    int64_t rows;               /* of out and position */
+    const void *y;              /* rows of hidden BF16, 16-byte aligned */
+    ptrdiff_t y_stride;         /* bytes from row to row, a multiple of 16; 0 = rows without gaps */
+    const int64_t *position;    /* [rows][K] rows of y, -1 = none; not checked */
+    const float *weights;       /* [rows][K], or NULL: all are 1 */
+    void *out;                  /* [rows][hidden] BF16, 16-byte aligned, apart from y */
+    const int32_t *rows_on_gpu; /* NULL, or as there */
 } shmemx_moe_gpu_sum_t;
 /* out[r] = the sum of weights[r][k] * y[position[r][k]] over k in order, in float32, rounded once: what a combine takes for rows
  * that several experts of this PE have worked on. */

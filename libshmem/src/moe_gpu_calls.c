@@ -418,7 +418,8 @@ int shmemx_moe_gpu_gather(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_gather_t *
     if ((rc = check_pointer(call, "out", g->out, 16)) != 0 ||
         ((g->x || !g->source) && (rc = check_pointer(call, "x", g->x, 16)) != 0) ||
         (quantized && g->x && (rc = check_pointer(call, "scales", g->scales, 4)) != 0) ||
-        (g->source && (rc = check_pointer(call, "source", g->source, 8)) != 0))
+        (g->source && (rc = check_pointer(call, "source", g->source, 8)) != 0) ||
+        (g->rows_on_gpu && (rc = check_pointer(call, "rows_on_gpu", g->rows_on_gpu, 4)) != 0))
         return rc;
     struct shmemi_moen_gather a = {.x = (uintptr_t)g->x,
                                    .scales = (uintptr_t)g->scales,
@@ -426,6 +427,7 @@ int shmemx_moe_gpu_gather(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_gather_t *
                                    .source = (uintptr_t)g->source,
                                    .out = (uintptr_t)g->out,
                                    .rows = (uint64_t)g->rows,
+                                   .rows_at = (uintptr_t)g->rows_on_gpu,
                                    .hidden = h,
                                    .format = (unsigned)g->format,
                                    .group = quantized ? (unsigned)g->group : h};
@@ -446,13 +448,15 @@ int shmemx_moe_gpu_sum(shmemx_moe_gpu_t *moe, const shmemx_moe_gpu_sum_t *args, 
                                 .weights = (uintptr_t)s->weights,
                                 .out = (uintptr_t)s->out,
                                 .rows = (uint64_t)s->rows,
+                                .rows_at = (uintptr_t)s->rows_on_gpu,
                                 .hidden = m->object.hidden,
                                 .topk = m->object.topk};
     if ((rc = check_pointer(call, "out", s->out, 16)) != 0 ||
         (rc = check_pointer(call, "position", s->position, 8)) != 0 ||
         ((s->y || s->y_stride) &&
          (rc = check_rows(call, "y", s->y, s->y_stride, 2 * m->object.hidden, &a.y_stride)) != 0) ||
-        (s->weights && (rc = check_pointer(call, "weights", s->weights, 4)) != 0))
+        (s->weights && (rc = check_pointer(call, "weights", s->weights, 4)) != 0) ||
+        (s->rows_on_gpu && (rc = check_pointer(call, "rows_on_gpu", s->rows_on_gpu, 4)) != 0))
         return rc;
     return launch_rows(call, SHMEMI_K_MOE_SUM, s->rows, &a, stream);
 }

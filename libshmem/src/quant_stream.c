@@ -5,18 +5,21 @@
 #include "shmemx_quant_stream.h"
 #include "stream.h"
 
-/* From so many bytes in all on quantization pays, float32 and 16-bit elements. */
-static const size_t LARGE_BYTES = 4u << 20, LARGE_BYTES_16 = 8u << 20;
+/* From so many bytes in all, for each member, quantization pays. H100 over NVLink, all-reduce, unquantized and INT8, us:
+ *   2 PEs  float32 1 MiB 9.1 and 10.8, 2 MiB 17.2 and 12.2;  bfloat16 1 MiB 9.7 and 11.8, 2 MiB 18.2 and 14.1
+ *   4 PEs  float32 2 MiB 21.0 and 22.9, 4 MiB 30.4 and 24.3; bfloat16 2 MiB 22.6 and 24.5, 4 MiB 33.3 and 27.5
+ * So it is 1 MiB a member, whatever the elements. More than four are extrapolated: what a call takes at least grows with
+ * them. So are the other collectives, of which 128 MiB was measured. */
+static const size_t PAYS_BYTES = 1u << 20;
 
-/* The codec of what travels; raw = elements as they are. */
+/* Elements travel as they are. */
 static bool is_raw(const struct shmemi_quant *q)
 {
     size_t bytes = q->nelems * q->size, n = (size_t)q->t->n;
     bool blocks = q->kind != SHMEMI_QUANT_ALLREDUCE && q->kind != SHMEMI_QUANT_BROADCAST;
-    size_t pays = q->dtype == SHMEMX_FLOAT32 ? LARGE_BYTES : LARGE_BYTES_16, slot = 0;
     if (q->how.min_bytes != SHMEMX_QUANT_AUTO)
         return bytes < q->how.min_bytes;
-    return shmemi_gpu_packet_bytes((int)slot) == 0 || bytes * (blocks ? n : 1) < pays;
+    return shmemi_gpu_packet_bytes(0) == 0 || bytes * (blocks ? n : 1) < n * PAYS_BYTES;
 }
 
 static int kernel_kind(const struct shmemi_quant *q, size_t wire_bytes)
@@ -239,7 +242,7 @@ static int rows(const char *call, int kernel, int format, void *records, size_t 
         .nonfinite = (unsigned)on_nonfinite,
     };
     /* a warp for each piece, until the SMs are full several times over */
-    enum { WARPS = 8, WAVES = 16 };
+    enum { WARPS = SHMEMI_QUANT_GPU_ROWS_WARPS, WAVES = 16 };
     size_t pieces = nrows * (group ? (cols + SHMEMI_QUANT_GPU_PIECE - 1) / SHMEMI_QUANT_GPU_PIECE : 1);
     size_t blocks = (pieces + WARPS - 1) / WARPS, most = (size_t)shmemi_gpu_processors() * WAVES;
     void *arguments[] = {&a};

@@ -7,5 +7,6 @@ starting a job with it), `show` (table, Markdown, picture). The C side is libshm
 its own: its loops hold no Python.
 
 On GPUs: `gpu_plan` (sizes and loops), `gpu` with gpu_kernels.cu (a run inside a job), `gpu_peers` with
-peer_nvshmem.cu, `peer_nccl` and `peer_deepep` (the same on NVSHMEM, NCCL and DeepEP, afterwards).
+peer_nvshmem.cu, `peer_nccl`, `peer_nccl_moe` and `peer_deepep` (the same on NVSHMEM, NCCL and DeepEP,
+afterwards).
 """

@@ -1,8 +1,9 @@
 """The same on NVSHMEM, NCCL and DeepEP, after our own job has ended: the GPUs are theirs alone.
 
-NVSHMEM: peer_nvshmem.cu, compiled by nvcc against the pip wheel into a temporary folder. NCCL: peer_nccl.py,
-torch.distributed. DeepEP: peer_deepep.py, its package as it is installed. A peer that is not there is named
-and left out. NVLink multicast (NVLS) is off in all, as it is in libshmem: what is compared is the same links.
+NVSHMEM: peer_nvshmem.cu, compiled by nvcc against the pip wheel into a temporary folder. NCCL: peer_nccl.py
+and peer_nccl_moe.py, torch.distributed. DeepEP: peer_deepep.py, its package as it is installed. A peer that
+is not there is named and left out. NVLink multicast (NVLS) is off in all, as it is in libshmem: what is
+compared is the same links.
 """
 
 from __future__ import annotations
@@ -19,11 +20,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from .figures import GPU_GROUPS, Figure, figure
 from .gpu_plan import Plan, plan
 from .launch import environment, python_command
-from .moe_load import moe_plan
+from .moe_load import MoePlan, moe_plan
 from .run import Options, Report
 
 __all__ = ["PeerMissing", "figures_of", "run"]
@@ -127,7 +129,7 @@ def compile_command(nvcc: str, wheel: Path, folder: Path, arch: str = "native") 
     ]  # fmt: skip
 
 
-def _nvshmem(p: Plan, npes: int) -> str:
+def _nvshmem(p: Plan, npes: int, _groups: Sequence[str]) -> str:
     wheel, nvcc = _wheel(), _nvcc()
     with tempfile.TemporaryDirectory(prefix="pyshmem-bench-") as name:
         folder = Path(name)
@@ -146,10 +148,23 @@ def _nvshmem(p: Plan, npes: int) -> str:
 # ---- NCCL --------------------------------------------------------------------------------------------------
 
 
-def _nccl(p: Plan, npes: int) -> str:
+def _nccl(p: Plan, npes: int, groups: Sequence[str]) -> str:
+    text = ""
+    if "collectives" in groups or "quant" in groups:
+        text += _on_torch(npes, asdict(p), "pyshmem.bench.peer_nccl")
+    if "moe" in groups:
+        text += _on_torch(npes, asdict(_moe_plan(p)), "pyshmem.bench.peer_nccl_moe")
+    return text
+
+
+def _moe_plan(p: Plan) -> MoePlan:
+    return moe_plan(p.rounds if p.quick else None, p.quick)
+
+
+def _on_torch(npes: int, fields: dict[str, Any], main: str) -> str:
     if importlib.util.find_spec("torch") is None:
         raise PeerMissing("it is measured through PyTorch: pip install 'sushmem[torch]'")
-    return _torch_ranks(npes, python_command(json.dumps(asdict(p)), main="pyshmem.bench.peer_nccl"), {})
+    return _torch_ranks(npes, python_command(json.dumps(fields), main=main), {})
 
 
 def _torch_ranks(npes: int, command: list[str], more: dict[str, str]) -> str:
@@ -168,12 +183,11 @@ def _torch_ranks(npes: int, command: list[str], more: dict[str, str]) -> str:
 # ---- DeepEP ------------------------------------------------------------------------------------------------
 
 
-def _deepep(p: Plan, npes: int) -> str:
+def _deepep(p: Plan, npes: int, _groups: Sequence[str]) -> str:
     if importlib.util.find_spec("deep_ep") is None:
         raise PeerMissing(
             "its package deep_ep is missing; on machines without a NIC it also needs NVSHMEM's wheel"
         )
-    plan = moe_plan(p.rounds if p.quick else None, p.quick)
     variables = {
         "NVSHMEM_REMOTE_TRANSPORT": "none", "NVSHMEM_DISABLE_NVLS": "1",
         "NVSHMEM_BOOTSTRAP_UID_SOCK_IFNAME": "lo",
@@ -183,14 +197,14 @@ def _deepep(p: Plan, npes: int) -> str:
         variables["LD_LIBRARY_PATH"] = os.pathsep.join(paths)
     except PeerMissing:
         pass  # it may have been built against another
-    command = python_command(json.dumps(asdict(plan)), main="pyshmem.bench.peer_deepep")
+    command = python_command(json.dumps(asdict(_moe_plan(p))), main="pyshmem.bench.peer_deepep")
     return _torch_ranks(npes, command, variables)
 
 
 # What each of them can be asked for.
-_PEERS: tuple[tuple[str, tuple[str, ...], Callable[[Plan, int], str]], ...] = (
+_PEERS: tuple[tuple[str, tuple[str, ...], Callable[[Plan, int, Sequence[str]], str]], ...] = (
     ("NVSHMEM", tuple(g for g in GPU_GROUPS if g not in ("moe", "quant")), _nvshmem),
-    ("NCCL", ("collectives", "quant"), _nccl),
+    ("NCCL", ("collectives", "moe", "quant"), _nccl),
     ("DeepEP", ("moe",), _deepep),
 )
 
@@ -204,7 +218,7 @@ def run(options: Options, npes: int, report: Report) -> None:
             continue
         report.progress(face, i / len(_PEERS))
         try:
-            found = [f for f in figures_of(face, npes, measure(p, npes)) if f.group in wanted]
+            found = [f for f in figures_of(face, npes, measure(p, npes, wanted)) if f.group in wanted]
             if not found:
                 raise PeerMissing("its benchmark printed no figures")
         except PeerMissing as why:

@@ -1,5 +1,5 @@
-"""What the MoE figures on GPUs are taken of, and how: one place for ours (gpu_moe.py) and DeepEP's
-(peer_deepep.py). Both use PyTorch's arrays and events.
+"""What the MoE figures on GPUs are taken of, and how: one place for ours (gpu_moe.py), DeepEP's
+(peer_deepep.py) and NCCL's (peer_nccl_moe.py). All use PyTorch's arrays and events.
 
 A figure is the median of `reps` calls in a row, each between two events, while the stream is kept full; all
 ranks meet every ten calls. Bytes are those that leave the GPU: payload of the copies for other ranks.
@@ -7,6 +7,7 @@ ranks meet every ten calls. Bytes are those that leave the GPU: payload of the c
 
 from __future__ import annotations
 
+import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -19,9 +20,11 @@ __all__ = [
     "MoePlan",
     "Shape",
     "Timing",
+    "fp8_rows",
     "medians",
     "moe_plan",
     "overlap",
+    "plan_from",
     "remote_rows",
     "row_bytes",
     "workload",
@@ -64,6 +67,22 @@ def moe_plan(rounds: int | None = None, quick: bool = False) -> MoePlan:
     if quick:
         return MoePlan(rounds or 5, 2, 4, (24,), 1024, 8, Shape(512, 2048, 64, 6), (Shape(32, 2048, 64, 6),))
     return MoePlan(reps=rounds or MoePlan.reps)
+
+
+def plan_from(text: str) -> MoePlan:
+    """The plan that a peer's program is given as JSON."""
+    fields = json.loads(text)
+    fields["large"], fields["sms"] = Shape(**fields["large"]), tuple(fields["sms"])
+    fields["small"] = tuple(Shape(**shape) for shape in fields["small"])
+    return MoePlan(**fields)
+
+
+def fp8_rows(torch: Any, x: Any) -> tuple[Any, Any]:
+    """E4M3 rows and their scales, 128 columns each."""
+    groups = x.view(x.shape[0], -1, 128).float()
+    amax = groups.abs().amax(2).clamp(1e-4)
+    q = (groups * (448.0 / amax.unsqueeze(2))).to(torch.float8_e4m3fn)
+    return q.view(x.shape), amax / 448.0
 
 
 def workload(torch: Any, shape: Shape, seed: int) -> tuple[Any, Any, Any]:

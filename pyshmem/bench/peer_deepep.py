@@ -14,17 +14,21 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from .moe_load import MoePlan, Shape, Timing, medians, moe_plan, overlap, remote_rows, row_bytes, workload
+from .moe_load import (
+    MoePlan,
+    Shape,
+    Timing,
+    fp8_rows,
+    medians,
+    moe_plan,
+    overlap,
+    plan_from,
+    remote_rows,
+    row_bytes,
+    workload,
+)  # fmt: skip
 
 __all__ = ["main"]
-
-
-def _fp8(torch: Any, x: Any) -> tuple[Any, Any]:
-    """E4M3 rows and their scales, 128 columns each."""
-    groups = x.view(x.shape[0], -1, 128).float()
-    amax = groups.abs().amax(2).clamp(1e-4)
-    q = (groups * (448.0 / amax.unsqueeze(2))).to(torch.float8_e4m3fn)
-    return q.view(x.shape), amax / 448.0
 
 
 class _DeepEP:
@@ -48,7 +52,7 @@ class _DeepEP:
         buffer = self.deep_ep.Buffer(self.group, int(2e9), 0)
         x, idx, weights = workload(torch, shape, self.rank)
         rows = remote_rows(torch, idx, shape.experts, self.n, self.rank, per_expert=False)
-        for kind, payload in (("bf16", x), ("fp8", _fp8(torch, x))):
+        for kind, payload in (("bf16", x), ("fp8", fp8_rows(torch, x))):
             nbytes = rows * row_bytes(kind, shape.hidden)
             layout = buffer.get_dispatch_layout(idx, shape.experts)
             keys = {
@@ -130,20 +134,13 @@ class _DeepEP:
             self.say(f"ll_pair_graph_{kind}_bf16", pairs, there + home, shape)
 
 
-def _plan(text: str) -> MoePlan:
-    fields = json.loads(text)
-    fields["large"], fields["sms"] = Shape(**fields["large"]), tuple(fields["sms"])
-    fields["small"] = tuple(Shape(**shape) for shape in fields["small"])
-    return MoePlan(**fields)
-
-
 def main() -> None:
     """RANK, LOCAL_RANK and WORLD_SIZE say who this is. Rank 0 prints a line a figure."""
     import deep_ep
     import torch
     import torch.distributed as dist
 
-    plan = _plan(sys.argv[1]) if len(sys.argv) > 1 else moe_plan()
+    plan = plan_from(sys.argv[1]) if len(sys.argv) > 1 else moe_plan()
     device = int(os.environ["LOCAL_RANK"])
     torch.cuda.set_device(device)
     dist.init_process_group("nccl", device_id=torch.device("cuda", device))

@@ -39,7 +39,7 @@ class Received:
         The form of recv_x.
     rows, expert_rows, tokens : int
         Rows of the token form (`capacity` where their number was not waited for), rows of the expert form
-        with its padding (0 without the counts), T of this PE's own tokens.
+        with its padding (likewise `expert_capacity`), T of this PE's own tokens.
     counts : ndarray or None
         int32 [local experts], in host memory: choices of each; None where they were not waited for.
     rows_on_gpu : array
@@ -92,13 +92,16 @@ class Received:
         owner, p, i = self._owner, self._package, self._number % self._owner.results
         x = owner._view(p, i, "x", dtype)[: self.rows]
         scales = owner._view(p, i, "scales", "float32", groups)[: self.rows, :groups] if groups else None
-        source = None
+        source = there = None
         if self.by_expert:
-            _, source = self._expert_places()
+            source = self._expert_places()[1]
             _ = self.topk_weights  # combine multiplies by them, perhaps after the buffer is used again
         make_bf16 = scales is not None and not self.quantized
+        if self._counts is None and (self.by_expert or make_bf16):
+            there = self.expert_ends[-1:] if self.by_expert else self.rows_on_gpu
+            _ = self.rows_on_gpu  # for a sum
         if source is not None or make_bf16:
-            x = owner._gather(p, x, scales if make_bf16 else None, group, source, stream)
+            x = owner._gather(p, x, scales if make_bf16 else None, group, source, there, stream)
         if make_bf16:
             scales = None
         elif scales is not None and source is not None:
@@ -199,8 +202,15 @@ class Received:
 
     @property
     def expert_rows(self) -> int:
-        """Rows of the expert form, 0 without the counts."""
-        return 0 if self._counts is None else int(self.expert_offsets[-1])
+        """Rows of the expert form; `expert_capacity` without the counts."""
+        return self._owner.expert_capacity if self._counts is None else int(self.expert_offsets[-1])
+
+    @property
+    def expert_ends(self) -> Any:
+        """int32 [local experts], on the GPU, in every mode: the row behind each expert's in the expert form,
+        padding included, as grouped matrix products take it. Without the counts it may pass `expert_rows`:
+        then rows were left out, and `pyshmem.device.check` says so."""
+        return self._expert_places()[2]
 
     def expert_ranges(self) -> Iterator[tuple[int, int]]:
         """(first row, row after the last) of each local expert in the expert form, without padding."""
@@ -208,11 +218,18 @@ class Received:
         for begin, count in zip(self.expert_offsets.tolist(), counts, strict=False):
             yield begin, begin + count
 
-    def _expert_places(self) -> tuple[Any, Any]:
+    def _expert_places(self) -> tuple[Any, Any, Any]:
         found = self._kept.get("places")
         if found is None:
-            counts = self._known("expert_position").tolist()
-            found = self._package.expert_places(self.topk_idx, counts, self.expert_offsets.tolist())
+            p, owner = self._package, self._owner
+            if self._counts is None:
+                found = p.expert_places_on_gpu(
+                    self.topk_idx, self.tokens_per_expert, owner.expert_alignment, owner.expert_capacity
+                )
+            else:
+                offsets = self.expert_offsets.tolist()
+                found = p.expert_places(self.topk_idx, self._counts.tolist(), offsets)
+                found = (*found, p.narrow(p.constant(offsets[1:])))
             self._kept["places"] = found
         return found
 

@@ -96,6 +96,10 @@ class ExpertParallel(on_cpu.ExpertParallel):
     max_nodes : int, optional
         Nodes that a token may go to; one that goes to more is reported by `pyshmem.device.check`, and sent
         all the same. By default any number.
+    expert_capacity : int, optional
+        Rows of the expert form where their number is not waited for (``sync=False``), padding included. By
+        default what any routing needs, which is much: some K times `capacity`. Choices that find no room are
+        left out, and `pyshmem.device.check` raises LimitError.
 
     Raises
     ------
@@ -123,6 +127,7 @@ class ExpertParallel(on_cpu.ExpertParallel):
         num_sms: int = 0,
         pes_per_node: int | None = None,
         max_nodes: int | None = None,
+        expert_capacity: int | None = None,
         device: str = "cuda",
     ) -> None:
         self._object = Owned(lib.shmemx_moe_gpu_destroy, arrays.finish_kernels)
@@ -141,6 +146,8 @@ class ExpertParallel(on_cpu.ExpertParallel):
                 raise _ArgumentError(f"{who}: mode is {mode!r}, possible are 'exchange' and 'worst_case'")
             if expert_alignment < 1:
                 raise _ArgumentError(f"{who}: expert_alignment is {expert_alignment}, must be at least 1")
+            if expert_capacity is not None and expert_capacity < 1:
+                raise _ArgumentError(f"{who}: expert_capacity is {expert_capacity}, must be at least 1")
             config.team = Team(TEAM_WORLD if team is None else team).ob_team
             self._format = pick(_FORMATS, quant, who, "quant")
             self._back = pick(_BACK, combine_quant, who, "combine_quant")
@@ -163,6 +170,7 @@ class ExpertParallel(on_cpu.ExpertParallel):
         self.dtype: Any = dtype
         self.results, self.expert_alignment, self.num_sms = results, expert_alignment, num_sms
         self.ranks, self.rank, self.first_expert, self.local_experts, self.capacity = 0, -1, 0, 0, 0
+        self.expert_capacity = 0
         self.nodes, self.pes_per_node, self.max_nodes = 0, 0, max_nodes
         self._views: dict[tuple[str, int, str, str], Any] = {}
         self._places: list[CData] = []
@@ -178,6 +186,8 @@ class ExpertParallel(on_cpu.ExpertParallel):
         self.nodes, self.pes_per_node = info.nodes, info.pes_per_node
         self._heap_bytes = info.heap_bytes
         self.num_sms = num_sms or info.blocks
+        most = self.capacity * min(topk, self.local_experts) + self.local_experts * (expert_alignment - 1)
+        self.expert_capacity = min(expert_capacity or most, most)
         for i in range(results):
             place = ffi.new("shmemx_moe_gpu_result_t *")
             check(lib.shmemx_moe_gpu_result(out[0], i, place))
@@ -284,7 +294,8 @@ class ExpertParallel(on_cpu.ExpertParallel):
         routing : Received, optional
             An earlier result of this object, whose routing is used again: only hidden travels.
         by_expert : bool
-            The expert form; needs ``sync=True``.
+            The expert form; without the counts its arrays have `expert_capacity` rows, and `expert_ends` says
+            which count.
         quantized : bool
             With quant: 1-byte rows and scales as they arrive, instead of BF16. Rows given quantized always
             arrive so.
@@ -336,8 +347,6 @@ class ExpertParallel(on_cpu.ExpertParallel):
         else:
             self._check_routing(routing, topk_idx, topk_weights, tokens)
             sync = routing._counts is not None
-        if by_expert and not sync:
-            raise _ArgumentError("dispatch: the expert form needs sync=True: its size is known by its counts")
         number = self._dispatches
         call.result, call.cached = number % self.results if place is None else place, routing is not None
         call.worst_case = routing is None and not sync
@@ -419,10 +428,10 @@ class ExpertParallel(on_cpu.ExpertParallel):
         return counts[: self.local_experts]
 
     def _gather(
-        self, p: Package, x: Any, scales: Any, group: int, source: Any, handle: int
+        self, p: Package, x: Any, scales: Any, group: int, source: Any, there: Any, handle: int
     ) -> Any:  # fmt: skip
         """Rows of x as `source` [rows] int64 names them, zeros for -1 (without source all as they are); BF16
-        made of them if there are scales."""
+        made of them if there are scales. With `there`, int32 on the GPU, only so many."""
         given = p.describe(x)
         rows = given.shape[0] if source is None else p.describe(source).shape[0]
         call = ffi.new("shmemx_moe_gpu_gather_t *")
@@ -437,19 +446,21 @@ class ExpertParallel(on_cpu.ExpertParallel):
             call.group = min(group, self.hidden)
         if source is not None:
             call.source = ffi.cast("int64_t *", p.describe(source).address)
+        if there is not None:
+            call.rows_on_gpu = ffi.cast("int32_t *", p.describe(there).address)
         check(lib.shmemx_moe_gpu_gather(self._moe(), call, void(handle)))
         return out
 
-    def _sum(
-        self, p: Package, combine: CData, rows: int, position: Any, weights: Any, handle: int
-    ) -> Any:  # fmt: skip
+    def _sum(self, p: Package, combine: CData, got: Received, weighted: bool, handle: int) -> Any:
         """BF16 [rows, H] of the experts' rows that `combine` names: for each received row the sum of its
         choices', each times its weight if there are weights."""
-        call, out = ffi.new("shmemx_moe_gpu_sum_t *"), p.empty((rows, self.hidden), "bfloat16")
-        call.rows, call.y, call.y_stride = rows, combine.y, combine.y_stride
-        call.position = ffi.cast("int64_t *", p.describe(position).address)
-        if weights is not None:
-            call.weights = ffi.cast("float *", p.describe(weights).address)
+        call, out = ffi.new("shmemx_moe_gpu_sum_t *"), p.empty((got.rows, self.hidden), "bfloat16")
+        call.rows, call.y, call.y_stride = got.rows, combine.y, combine.y_stride
+        call.position = ffi.cast("int64_t *", p.describe(got.expert_position).address)
+        if weighted:
+            call.weights = ffi.cast("float *", p.describe(got.topk_weights).address)
+        if got.counts is None:
+            call.rows_on_gpu = ffi.cast("int32_t *", p.describe(got.rows_on_gpu).address)
         call.out = void(p.describe(out).address)
         check(lib.shmemx_moe_gpu_sum(self._moe(), call, void(handle)))
         return out
@@ -529,8 +540,7 @@ class ExpertParallel(on_cpu.ExpertParallel):
                 out = p.empty((got.tokens, self.hidden), "bfloat16")
                 call.out = void(p.describe(out).address)
             if got.by_expert:
-                position, weights = got.expert_position, got.topk_weights if weighted else None
-                y = self._sum(p, call, got.rows, position, weights, handle)
+                y = self._sum(p, call, got, weighted, handle)
                 call.y, call.y_stride, _ = args.rows(y, "y", self.hidden, rows=got.rows)
             elif weighted:
                 if got._weights is None:

@@ -95,6 +95,23 @@ class Package:
         raise NotImplementedError
 
     def cumsum(self, a: Any) -> Any:
+        """int64"""
+        raise NotImplementedError
+
+    def shifted(self, a: Any) -> Any:
+        """int64, one place later, 0 in front, the last left out."""
+        found = self.full(a.shape, 0, "int64")
+        found[1:] = a[:-1]
+        return found
+
+    def extended(self, a: Any, value: int) -> Any:
+        """int64, one more element at the end."""
+        found = self.full((a.shape[0] + 1,), value, "int64")
+        found[:-1] = a
+        return found
+
+    def narrow(self, a: Any) -> Any:
+        """int32"""
         raise NotImplementedError
 
     # ---- made of those ----
@@ -122,6 +139,32 @@ class Package:
         source = self.full((int(offsets[-1]),), -1, "int64")
         source[places] = order // topk
         return position.reshape(rows, topk), source
+
+    def expert_places_on_gpu(
+        self, idx: Any, counts: Any, alignment: int, capacity: int
+    ) -> tuple[Any, Any, Any]:  # fmt: skip
+        """The same where the counts, int32 [experts], are known to the GPU alone.
+
+        The first two arrays, the second of `capacity` rows; and int32 [experts], the row behind each expert's
+        rows and padding. Choices that find no room have -1.
+        """
+        rows, topk = idx.shape
+        experts, total = counts.shape[0], rows * topk
+        ends = self.cumsum((counts + (alignment - 1)) // alignment * alignment)
+        padded = self.shifted(ends)
+        # choices of no expert come last
+        shift = self.extended(padded - self.shifted(self.cumsum(counts)), capacity)
+        flat = idx.reshape(-1)
+        keys = self.where(flat < 0, experts, flat)
+        order = self.order(keys)
+        keys = keys[order]
+        places = self.arange(total) + shift[keys]
+        lost = (keys == experts) | (places >= capacity)
+        position = self.full((total,), -1, "int64")
+        position[order] = self.where(lost, -1, places)
+        source = self.full((capacity + 1,), -1, "int64")
+        source[self.where(lost, capacity, places)] = order // topk
+        return position.reshape(rows, topk), source[:capacity], self.narrow(ends)
 
 
 class _Memory:
@@ -214,6 +257,9 @@ class _Torch(Package):
     def cumsum(self, a: Any) -> Any:
         return self.torch.cumsum(a, 0)
 
+    def narrow(self, a: Any) -> Any:
+        return a.to(self.torch.int32)
+
 
 class _CuPy(Package):
     name = "cupy"
@@ -283,7 +329,10 @@ class _CuPy(Package):
         return self.cupy.where(condition, a, b)
 
     def cumsum(self, a: Any) -> Any:
-        return self.cupy.cumsum(a)
+        return self.cupy.cumsum(a, dtype="int64")
+
+    def narrow(self, a: Any) -> Any:
+        return a.astype("int32")
 
 
 _known: dict[str, Package] = {}

@@ -123,6 +123,7 @@ static void gpu_forms(shmemx_moe_gpu_t *moe)
     g.x = memory + 8, TRY(ARGUMENT, "x is");
     g.x = NULL, g.source = NULL, TRY(ARGUMENT, "x is");
     g.source = (int64_t *)(memory + 4), TRY(ARGUMENT, "source is");
+    g.rows_on_gpu = (int32_t *)(memory + 2), TRY(ARGUMENT, "rows_on_gpu is");
     g.rows = 0, g.out = NULL;
     CHECK(shmemx_moe_gpu_gather(moe, &g, NULL) == 0, "%s", shmemx_last_error());
 #undef TRY
@@ -135,6 +136,7 @@ static void gpu_forms(shmemx_moe_gpu_t *moe)
     REFUSED(shmemx_moe_gpu_sum(moe, NULL, NULL), ARGUMENT, "args is NULL");
     s.rows = -1, TRY(ARGUMENT, "rows is -1");
     s.position = NULL, TRY(ARGUMENT, "position is");
+    s.rows_on_gpu = (int32_t *)(memory + 2), TRY(ARGUMENT, "rows_on_gpu is");
     s.out = memory + 2, TRY(ARGUMENT, "out is");
     s.y = memory + 2, TRY(ARGUMENT, "y is");
     s.y_stride = 520, TRY(ARGUMENT, "a multiple of 16");

@@ -5,6 +5,8 @@
 #include <cmath>
 #include <string>
 
+#include "quant_rows.cuh"
+
 using namespace shmem;
 namespace q = shmem::quantized;
 
@@ -63,12 +65,16 @@ template <class E> static void codec_of(int dtype, unsigned cols, unsigned group
     }
 }
 
-static void test_codec()
+/* One of `every` combinations. */
+static void test_codec(unsigned every)
 {
+    unsigned i = 0;
     for (unsigned cols : {1u, 7u, 32u, 100u, 1000u, 1024u, 1030u, 2048u, 3333u})
         for (unsigned group : {0u, 32u, 64u, 128u})
             for (int format : {SHMEMX_QUANT_INT8, SHMEMX_QUANT_E4M3})
                 for (unsigned what = 0; what < 4; ++what) {
+                    if (i++ % every != 0)
+                        continue;
                     const unsigned shift = cols % 3;
                     switch ((cols + group / 32 + what) % 3) {
                     case 0:
@@ -79,6 +85,72 @@ static void test_codec()
                         break;
                     default:
                         codec_of<codec::bfloat16>(SHMEMX_BFLOAT16, cols, group, format, what, shift);
+                    }
+                }
+}
+
+/* Rows at a stride, more of them than warps: whole pieces and others, aligned and not, beside each other. */
+template <class E>
+static void rows_of(int dtype, unsigned cols, unsigned group, int format, int policy, unsigned what, unsigned shift)
+{
+    constexpr unsigned rows = 7;
+    const std::size_t x_stride = cols + cols % 8 + 16, length = shmemx_int8_row_bytes(cols, group), stride = length + 16;
+    const std::vector<float> values = numbers(rows * x_stride, what, cols + group);
+    std::vector<unsigned char> x(rows * x_stride * E::bytes + 64, 0xee), y(x.size(), 0xdd), back(y);
+    std::vector<unsigned char> got(rows * stride + 64, 0xee), want(got);
+    unsigned char *const from = x.data() + shift * E::bytes;
+    narrow(from, values, dtype);
+    shmemi_quant_rows a = {};
+    a.rows = reinterpret_cast<u64>(got.data());
+    a.row_stride = stride;
+    a.x = reinterpret_cast<u64>(from);
+    a.x_stride = x_stride * E::bytes;
+    a.nrows = rows;
+    a.cols = cols;
+    a.format = static_cast<unsigned>(format);
+    a.group = group;
+    a.nonfinite = static_cast<unsigned>(policy);
+    shmemx_device_error box = {};
+    shmemx_device_state state = {};
+    unsigned claim = 0;
+    state.mailbox = reinterpret_cast<u64>(&box);
+    state.claim = reinterpret_cast<u64>(&claim);
+    host::launch(state, 2, 2 * arch::warp_width, 0, [&] { q::quantize_rows<E>(a); });
+    const int refer = policy == SHMEMX_NONFINITE_ERROR ? SHMEMX_NONFINITE_PROPAGATE : policy;
+    CHECK(shmemx_quantize(format, want.data(), stride, from, x_stride, dtype, rows, cols, group, refer, nullptr) == 0,
+          "reference");
+    CHECK(got == want, "rows of %u columns, group %u, format %d, dtype %d, numbers %u, policy %d, shift %u", cols, group,
+          format, dtype, what, policy, shift);
+    CHECK(box.kind == (policy == SHMEMX_NONFINITE_ERROR && what == 2 ? SHMEMX_DEVICE_DATA : SHMEMX_DEVICE_OK),
+          "error %u of numbers %u, policy %d", box.kind, what, policy);
+    a.x = reinterpret_cast<u64>(y.data() + shift * E::bytes);
+    host::launch(state, 2, 2 * arch::warp_width, 0, [&] { q::dequantize_rows<E>(a); });
+    shmemx_dequantize(format, back.data() + shift * E::bytes, x_stride, dtype, want.data(), stride, rows, cols, group);
+    CHECK(same_numbers(y, back, dtype), "elements of rows of %u columns, group %u, format %d, dtype %d, shift %u", cols,
+          group, format, dtype, shift);
+}
+static void test_rows(unsigned every)
+{
+    unsigned i = 0;
+    for (unsigned cols : {1024u, 2048u, 3000u, 100u})
+        for (unsigned group : {0u, 32u, 64u, 128u})
+            for (int policy : {SHMEMX_NONFINITE_ERROR, SHMEMX_NONFINITE_SATURATE, SHMEMX_NONFINITE_PROPAGATE})
+                for (unsigned what : {0u, 2u}) {
+                    if (i % every != 0) {
+                        ++i;
+                        continue;
+                    }
+                    const int format = i % 2 != 0 ? SHMEMX_QUANT_E4M3 : SHMEMX_QUANT_INT8;
+                    const unsigned shift = i % 5 == 0 ? 1 : 0;
+                    switch (i++ % 3) {
+                    case 0:
+                        rows_of<codec::float32>(SHMEMX_FLOAT32, cols, group, format, policy, what, shift);
+                        break;
+                    case 1:
+                        rows_of<codec::float16>(SHMEMX_FLOAT16, cols, group, format, policy, what, shift);
+                        break;
+                    default:
+                        rows_of<codec::bfloat16>(SHMEMX_BFLOAT16, cols, group, format, policy, what, shift);
                     }
                 }
 }
@@ -312,12 +384,15 @@ static void test_nonfinite()
     }
 }
 
+/* test_quant_gpu [ROUNDS of collectives, on each of six jobs [1: the codec in all shapes, not in one of seven]]; 150 1
+ * takes minutes. */
 int main(int argc, char **argv)
 {
-    const int rounds = argc > 1 ? std::atoi(argv[1]) : 150;
-    if (argc < 3)
-        test_quotients();
-    test_codec();
+    const int rounds = argc > 1 ? std::atoi(argv[1]) : 12;
+    const unsigned every = argc > 2 ? static_cast<unsigned>(std::atoi(argv[2])) : 7;
+    test_quotients();
+    test_codec(every);
+    test_rows(every);
     test_calls();
     for (int npes : {2, 3, 4})
         for (bool lines : {true, false})

@@ -17,10 +17,10 @@ from click.testing import CliRunner, Result
 from rich.console import Console
 
 from pyshmem import cli
-from pyshmem.bench import gpu, gpu_moe, gpu_peers, moe_load, peer_deepep, show
+from pyshmem.bench import gpu, gpu_moe, gpu_peers, moe_load, show
 from pyshmem.bench.figures import GPU_FACES, GPU_GROUPS, TARGETS, Figure, figure, from_json
 from pyshmem.bench.gpu_plan import Plan, plan
-from pyshmem.bench.moe_load import moe_plan
+from pyshmem.bench.moe_load import moe_plan, plan_from
 from pyshmem.bench.run import Options, Report
 from pyshmem.device import raw
 
@@ -266,7 +266,7 @@ def test_a_missing_peer_is_named_and_the_rest_goes_on(monkeypatch: pytest.Monkey
     assert "NCCL is left out" in notes[1] and "sushmem[torch]" in notes[1]
     assert "DeepEP is left out" in notes[2] and "deep_ep is missing" in notes[2]
     monkeypatch.setattr(
-        gpu_peers, "_PEERS", (("NVSHMEM", ("get",), lambda p, n: _PRINTED), gpu_peers._PEERS[1])
+        gpu_peers, "_PEERS", (("NVSHMEM", ("get",), lambda p, n, wanted: _PRINTED), gpu_peers._PEERS[1])
     )
     to, found, notes = report()
     gpu_peers.run(Options(("get", "sync"), 3, device="cuda"), 2, to)
@@ -310,7 +310,7 @@ def test_processes_of_a_peer_end_together() -> None:
 def test_moe_figures_of_both() -> None:
     """Ours and DeepEP's of one shape share a row."""
     plan = moe_plan(quick=True)
-    assert peer_deepep._plan(json.dumps(asdict(plan))) == plan and gpu_moe.divides(plan, 4)
+    assert plan_from(json.dumps(asdict(plan))) == plan and gpu_moe.divides(plan, 4)
     assert not gpu_moe.divides(plan, 3) and moe_plan().reps == 30 and moe_plan(7).reps == 7
     timing = moe_load.Timing("normal_dispatch_bf16", [400.0, 410.0, 500.0], 159_000_000, plan.large, 24)
     line = timing.line(4)

@@ -163,13 +163,14 @@ struct shmemi_moen_gather {
     shmemi_moen_u64 x, scales, scales_row; /* scales_row: bytes from row to row */
     shmemi_moen_u64 source;                /* int64 [rows]: of x, -1 = zeros; 0 = row r is of row r */
     shmemi_moen_u64 out, rows;             /* BF16, but BYTES stay as they are */
+    shmemi_moen_u64 rows_at;               /* int32: how many of those rows there are; 0 = all */
     unsigned hidden, format, group, reserved;
 };
 /* For each row the sum of the rows of y that `position` names, times weights, in the order of the choices. */
 struct shmemi_moen_sum {
     shmemi_moen_u64 y, y_stride;
     shmemi_moen_u64 position, weights; /* int64 [rows][K], -1 = none; float [rows][K], 0 = all are 1 */
-    shmemi_moen_u64 out, rows;
+    shmemi_moen_u64 out, rows, rows_at;
     unsigned hidden, topk;
 };
 

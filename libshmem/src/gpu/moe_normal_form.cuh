@@ -22,6 +22,17 @@ struct walk {
     }
 };
 
+/* Of `rows` at most, those that the word at `at` counts. More are reported. */
+SHMEMX_DEVICE_FN u64 rows_there(u64 rows, u64 word)
+{
+    if (word == 0)
+        return rows;
+    const u64 there = static_cast<u64>(arch::load_plain(at<const int>(word)));
+    if (there > rows && arch::lane(detail::grid) == 0)
+        detail::report(SHMEMX_DEVICE_LIMIT, SHMEMX_DEVICE_CALL_MOE_DISPATCH, arch::state().me, at<const int>(word), there, rows);
+    return there < rows ? there : rows;
+}
+
 SHMEMX_DEVICE_FN arch::vec16 dequantize_vector(const quantizer &q, const unsigned char *row, const float *scales, unsigned v)
 {
     const u64 w = reinterpret_cast<const u64 *>(row)[v];
@@ -44,7 +55,8 @@ SHMEMX_DEVICE_FN void gather(const shmemi_moen_gather &a)
     const unsigned row_bytes = a.format == SHMEMI_MOEN_BF16 ? 2 * a.hidden : a.hidden;
     const unsigned vectors = (quantized ? 2 * a.hidden : row_bytes) / 16; // of a row of out
     const quantizer codec = {a.format == SHMEMI_MOEN_INT8 ? as_int8 : as_fp8, a.hidden, a.group, 0};
-    for (u64 r = w.mine; r < a.rows; r += w.step) {
+    const u64 rows = rows_there(a.rows, a.rows_at);
+    for (u64 r = w.mine; r < rows; r += w.step) {
         const long long from = a.source != 0 ? at<const long long>(a.source)[r] : static_cast<long long>(r);
         const auto *x = at<const unsigned char>(a.x) + static_cast<u64>(from) * row_bytes;
         const auto *scales = at<const float>(a.scales + static_cast<u64>(from) * a.scales_row);
@@ -61,7 +73,8 @@ SHMEMX_DEVICE_FN void sum_choices(const shmemi_moen_sum &a)
 {
     const walk w;
     const unsigned vectors = a.hidden / 8;
-    for (u64 r = w.mine; r < a.rows; r += w.step) {
+    const u64 rows = rows_there(a.rows, a.rows_at);
+    for (u64 r = w.mine; r < rows; r += w.step) {
         const auto *position = at<const long long>(a.position) + r * a.topk;
         auto *out = at<arch::vec16>(a.out) + r * vectors;
         SHMEMX_DEVICE_ROLLED

@@ -1,6 +1,7 @@
 /* Kernels of the quantized collectives and of the codec alone, of one type of elements: libshmem/tools/ptx.py compiles this
  * file once for each, twice: with the conversions of FP8 that sm_90 has, and without. */
 #include "quant_coll.cuh"
+#include "quant_rows.cuh"
 
 using namespace shmem;
 
@@ -15,12 +16,14 @@ extern "C" __global__ void __launch_bounds__(SHMEMI_QUANT_GPU_WARPS * 32, 1)
     quantized::collective<element>(a, shared_memory);
 }
 
-extern "C" __global__ void __launch_bounds__(256) shmem_k_quantize(const __grid_constant__ shmemi_quant_rows a)
+extern "C" __global__ void __launch_bounds__(quantized::rows_warps * 32, quantized::rows_blocks)
+    shmem_k_quantize(const __grid_constant__ shmemi_quant_rows a)
 {
     quantized::quantize_rows<element>(a);
 }
 
-extern "C" __global__ void __launch_bounds__(256) shmem_k_dequantize(const __grid_constant__ shmemi_quant_rows a)
+extern "C" __global__ void __launch_bounds__(quantized::rows_warps * 32, quantized::rows_blocks)
+    shmem_k_dequantize(const __grid_constant__ shmemi_quant_rows a)
 {
     quantized::dequantize_rows<element>(a);
 }

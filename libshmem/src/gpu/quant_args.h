@@ -17,7 +17,8 @@ enum {
      * sender, by world number: whatever the teams and sizes of calls, a slot has one sender, and so no round twice. */
     SHMEMI_QUANT_GPU_ALIGN = 128,
     /* Messages of one call in a slot: their number and the calls made so far are the round of a packet. */
-    SHMEMI_QUANT_GPU_STEP_BITS = 10
+    SHMEMI_QUANT_GPU_STEP_BITS = 10,
+    SHMEMI_QUANT_GPU_ROWS_WARPS = 8 /* of a block of the codec alone */
 };
 #define SHMEMI_QUANT_GPU_COUNTS 8ull
 #define SHMEMI_QUANT_GPU_ARRIVALS(npes) (8ull + 8ull * (npes))

@@ -486,43 +486,6 @@ template <class E> SHMEMX_DEVICE_FN void collective(const shmemi_quant_coll &a, 
     end(a, m);
 }
 
-/* ---- the codec alone -------------------------------------------------------------------------------------------- */
-
-/* Items: pieces of rows, or whole rows where a row has one scale; by all warps of the launch. work(row, crew). */
-template <class Work> SHMEMX_DEVICE_FN void for_rows(const shmemi_quant_rows &a, Work work)
-{
-    const u64 each = a.group == 0 ? 1 : (a.cols + codec::piece - 1) / codec::piece, items = a.nrows * each;
-    const u64 step = static_cast<u64>(arch::blocks()) * detail::warp_count(block);
-    SHMEMX_DEVICE_ROLLED
-    for (u64 i = static_cast<u64>(arch::block_index()) * detail::warp_count(block) + detail::warp_index(block); i < items;
-         i += step) {
-        const u64 row = each == 1 ? i : i / each, p = i - row * each;
-        work(row, detail::crew{static_cast<unsigned>(p), static_cast<unsigned>(each)});
-    }
-}
-template <class E> SHMEMX_DEVICE_FN void quantize_rows(const shmemi_quant_rows &a)
-{
-    const codec::form how = {a.format == SHMEMI_QUANT_GPU_E4M3, a.group, a.nonfinite == 1};
-    for_rows(a, [&](u64 row, const detail::crew &c) {
-        const u8 *x = reinterpret_cast<const u8 *>(a.x + row * a.x_stride);
-        const bool finite = codec::quantize_record(
-            c, reinterpret_cast<u8 *>(a.rows + row * a.row_stride), a.cols, how,
-            [&](u64 from, unsigned count, floats &f) { codec::load_piece<E>(x + from * E::bytes, count, f); });
-        if (a.nonfinite == 0 && !finite)
-            detail::report(SHMEMX_DEVICE_DATA, SHMEMX_DEVICE_CALL_QUANT, -1, x, a.cols, row);
-    });
-}
-template <class E> SHMEMX_DEVICE_FN void dequantize_rows(const shmemi_quant_rows &a)
-{
-    const codec::form how = {a.format == SHMEMI_QUANT_GPU_E4M3, a.group, false};
-    for_rows(a, [&](u64 row, const detail::crew &c) {
-        u8 *x = reinterpret_cast<u8 *>(a.x + row * a.x_stride);
-        codec::dequantize_record(
-            c, reinterpret_cast<const u8 *>(a.rows + row * a.row_stride), a.cols, how,
-            [&](u64 from, unsigned count, const floats &f) { codec::store_piece<E>(x + from * E::bytes, count, f); });
-    });
-}
-
 } // namespace quantized
 } // namespace shmem
 
