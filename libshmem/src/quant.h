@@ -5,7 +5,7 @@
  *   quant_exchange.c  who packs, fetches and adds up what, chunk by chunk
  *   quant_codec.c     elements to records and back
  *   quant_stage.c     who has which stage
- *   quant_stream.c    the same on GPU memory: checks, then kernels of gpu/quant_coll.cuh
+ *   quant_stream.c    the same on GPU memory: checks, then kernels of gpu/quant_coll.cuh and gpu/quant_rows.cuh
  */
 #ifndef SHMEMI_QUANT_H
 #define SHMEMI_QUANT_H

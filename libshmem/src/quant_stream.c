@@ -1,5 +1,5 @@
 /* Quantized collectives and the codec on GPU memory (shmemx_quant_stream.h): checks, choices, and one kernel of
- * gpu/quant_coll.cuh, or where nothing is quantized the calls of shmemx_stream.h. */
+ * gpu/quant_coll.cuh or gpu/quant_rows.cuh, or where nothing is quantized the calls of shmemx_stream.h. */
 #include "gpu/quant_args.h"
 #include "quant.h"
 #include "shmemx_quant_stream.h"

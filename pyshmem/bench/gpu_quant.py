@@ -78,10 +78,14 @@ def _reductions(bench: _Bench, name: str, dtype: Any) -> None:
 
 
 def _moves(bench: _Bench) -> None:
-    """The other collectives, of float32; bytes in all."""
-    n, nbytes = bench.n, max(bench.plan.quant_bytes)
-    part = nbytes // 4 // n
-    count = part * n
+    """The other collectives, of float32; bytes in all. The least that is quantized by default, and many."""
+    for nbytes in sorted({bench.n << 20, max(bench.plan.quant_bytes)}):
+        _move(bench, nbytes)
+
+
+def _move(bench: _Bench, nbytes: int) -> None:
+    part = nbytes // 4 // bench.n
+    count = part * bench.n
     x, y = _input(bench.cupy, count, "float32", bench.me), shmem.empty(count, "float32", device="cuda")
     how: dict[str, Any] = {"nonfinite": "propagate", "min_bytes": 0}
     forms: dict[str, Callable[[], Any]] = {
@@ -94,7 +98,7 @@ def _moves(bench: _Bench) -> None:
         "reduce_scatter_int8": partial(quant.reduce_scatter, x, out=y[:part], **how),
     }
     for op, call in forms.items():
-        bench.say("quant", op, nbytes, bench._row(bench.plan.large_calls, call))
+        bench.say("quant", op, nbytes, bench._row(bench.plan.calls(nbytes), call))
     shmem.free(x)
     shmem.free(y)
 
