@@ -235,24 +235,28 @@ SHMEMX_DEVICE_FN u64 pack(bool e4m3, const float (&f)[8], float inverse)
         b[i] = int8_bits(f[i], inverse);
     return low_bytes(b[0], b[1], b[2], b[3]) | static_cast<u64>(low_bytes(b[4], b[5], b[6], b[7])) << 32;
 }
-SHMEMX_DEVICE_FN void unpack(bool e4m3, u64 w, float scale, float (&f)[8])
+SHMEMX_DEVICE_FN void unpack_four(bool e4m3, u32 w, float scale, float (&f)[4])
 {
-    const u32 low = static_cast<u32>(w), high = static_cast<u32>(w >> 32);
     if (e4m3) {
-        from_e4m3_pair(low & 0xffffu, f[0], f[1]);
-        from_e4m3_pair(low >> 16, f[2], f[3]);
-        from_e4m3_pair(high & 0xffffu, f[4], f[5]);
-        from_e4m3_pair(high >> 16, f[6], f[7]);
+        from_e4m3_pair(w & 0xffffu, f[0], f[1]);
+        from_e4m3_pair(w >> 16, f[2], f[3]);
     } else {
-        const u32 a = low ^ 0x80808080u, b = high ^ 0x80808080u;
-        f[0] = from_biased<0>(a), f[1] = from_biased<1>(a), f[2] = from_biased<2>(a),
-        f[3] = from_biased<3>(a);
-        f[4] = from_biased<0>(b), f[5] = from_biased<1>(b), f[6] = from_biased<2>(b),
-        f[7] = from_biased<3>(b);
+        const u32 b = w ^ 0x80808080u;
+        f[0] = from_biased<0>(b), f[1] = from_biased<1>(b), f[2] = from_biased<2>(b),
+        f[3] = from_biased<3>(b);
     }
     SHMEMX_DEVICE_UNROLL
-    for (unsigned i = 0; i < 8; ++i)
+    for (unsigned i = 0; i < 4; ++i)
         f[i] = product(f[i], scale);
+}
+SHMEMX_DEVICE_FN void unpack(bool e4m3, u64 w, float scale, float (&f)[8])
+{
+    float low[4], high[4];
+    unpack_four(e4m3, static_cast<u32>(w), scale, low);
+    unpack_four(e4m3, static_cast<u32>(w >> 32), scale, high);
+    SHMEMX_DEVICE_UNROLL
+    for (unsigned i = 0; i < 4; ++i)
+        f[i] = low[i], f[i + 4] = high[i];
 }
 
 /* ---- elements in memory, eight at a time ---------------------------------------------------------------- */

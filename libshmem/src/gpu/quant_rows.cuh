@@ -107,9 +107,29 @@ template <class E, bool E4m3>
 SHMEMX_DEVICE_FN void dequantize_whole(const shmemi_quant_rows &a, u64 row, u64 from)
 {
     const codec::form how = {E4m3, a.group, false};
-    codec::floats f;
-    codec::take_whole(codec::place_of(record_of(a, row), a.cols, how, from), how, f);
-    codec::store_whole<E>(elements_of(a, row) + from * E::bytes, f);
+    const codec::place at = codec::place_of(record_of(a, row), a.cols, how, from);
+    u8 *const to = elements_of(a, row) + from * E::bytes;
+    if constexpr (E::bytes == 4) { // four at a time: then what the warp stores at once is one piece of memory
+        constexpr unsigned each = codec::piece / 4 / arch::warp_width;
+        u32 w[each];
+        float scale[each];
+        SHMEMX_DEVICE_UNROLL
+        for (unsigned i = 0; i < each; ++i) {
+            const unsigned four = arch::lane(warp) + i * arch::warp_width;
+            w[i] = arch::load_plain(reinterpret_cast<const u32 *>(at.values + four * 4));
+            scale[i] = codec::float32::load(at.scales + how.group_of(four / 2) * 4);
+        }
+        SHMEMX_DEVICE_UNROLL
+        for (unsigned i = 0; i < each; ++i) {
+            float f[4];
+            codec::unpack_four(E4m3, w[i], scale[i], f);
+            E::store_four(to + (arch::lane(warp) + i * arch::warp_width) * 16, f);
+        }
+    } else {
+        codec::floats f;
+        codec::take_whole(at, how, f);
+        codec::store_whole<E>(to, f);
+    }
 }
 template <class E> SHMEMX_DEVICE_CALL void dequantize_rest(const shmemi_quant_rows &a)
 {
