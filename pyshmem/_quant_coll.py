@@ -1,9 +1,15 @@
 """Quantized collectives, the Python face of shmemx_quant.h; users find them in `pyshmem.quant`.
 
 Every member of the team calls, in the same order, with arrays of one size and dtype and the same options;
-else all get MismatchError. Arrays are NumPy's or PyTorch's on the CPU, contiguous, of float32, float16 or
+else all get MismatchError. Arrays are NumPy's, CuPy's or PyTorch's, contiguous, of float32, float16 or
 bfloat16, on the symmetric heap or not: nothing is copied to call. Symmetric ones are faster where nothing
 is quantized.
+
+Arrays in GPU memory, of all members or of none, make it a call in the order of a stream: it returns at once,
+errors that kernels find are raised by a later call or by `pyshmem.device.check`, and `stream` is as in
+`pyshmem.device.stream` (CuPy's, PyTorch's, an address; None: the current one, PyTorch's for tensors). The
+GPU heap must be open: an allocation with device="cuda" opens it. What holds there is said in
+shmemx_quant_stream.h.
 """
 
 from __future__ import annotations
@@ -44,7 +50,7 @@ _NONFINITE = {"error": lib.SHMEMX_NONFINITE_ERROR, "propagate": lib.SHMEMX_NONFI
 
 Format = Literal["int8", "e4m3"]
 NonFinite = Literal["error", "propagate"]
-Residual = npt.NDArray[np.float32]
+Residual = npt.NDArray[np.float32] | Any  # of CuPy or PyTorch too
 
 
 class _Memory(NamedTuple):
@@ -54,6 +60,7 @@ class _Memory(NamedTuple):
     size: int  # elements
     dtype: str
     shape: tuple[int, ...]
+    gpu: bool = False
 
 
 def _is_tensor(a: Any) -> bool:
@@ -61,10 +68,30 @@ def _is_tensor(a: Any) -> bool:
     return torch is not None and isinstance(a, torch.Tensor)
 
 
+def _on_gpu(a: Any) -> bool:
+    cupy = sys.modules.get("cupy")
+    return (_is_tensor(a) and a.device.type == "cuda") or (cupy is not None and isinstance(a, cupy.ndarray))
+
+
+def _gpu_memory(a: Any, call: str, name: str) -> tuple[str, bool, int]:
+    from .device import arrays
+
+    if not state.ready:
+        ensure()
+    found = arrays.describe(a, call, name)
+    assert found is not None
+    arrays.check_use(found, call, name, symmetric=False)
+    contiguous = a.is_contiguous() if _is_tensor(a) else a.flags.c_contiguous
+    return _NUMPY.get(found.dtype, str(found.dtype)), contiguous, found.address
+
+
 def _memory(a: Any, call: str, name: str, *, write: bool = False) -> _Memory:
-    if _is_tensor(a):
+    gpu = _on_gpu(a)
+    if gpu:
+        dtype, contiguous, address = _gpu_memory(a, call, name)
+    elif _is_tensor(a):
         if a.device.type != "cpu":
-            raise TypeError(f"{call}: {name} is a tensor on {a.device}, quantized collectives take the CPU's")
+            raise TypeError(f"{call}: {name} is a tensor on {a.device}, not in CUDA or host memory")
         dtype, contiguous, address = str(a.dtype).removeprefix("torch."), a.is_contiguous(), a.data_ptr()
     elif isinstance(a, np.ndarray):
         dtype, contiguous = _NUMPY.get(a.dtype, str(a.dtype)), a.flags.c_contiguous
@@ -72,17 +99,38 @@ def _memory(a: Any, call: str, name: str, *, write: bool = False) -> _Memory:
         if write and not a.flags.writeable:
             raise _ArgumentError(f"{call}: {name} is read-only")
     else:
-        raise TypeError(f"{call}: {name} is {type(a).__name__}, neither a NumPy array nor a PyTorch tensor")
+        raise TypeError(f"{call}: {name} is {type(a).__name__}, not an array of NumPy, CuPy or PyTorch")
     if dtype not in _TYPES:
         raise TypeError(f"{call}: {name} has dtype {dtype}, not float32, float16 or bfloat16")
     if not contiguous:
         raise _ArgumentError(f"{call}: {name} (shape {tuple(a.shape)}) is not contiguous")
     shape = tuple(a.shape)
-    return _Memory(ffi.cast("char *", address), int(np.prod(shape, dtype=np.int64)), dtype, shape)
+    return _Memory(ffi.cast("char *", address), int(np.prod(shape, dtype=np.int64)), dtype, shape, gpu)
 
 
 def _empty(like: Any, shape: tuple[int, ...]) -> Any:
-    return like.new_empty(shape) if _is_tensor(like) else np.empty(shape, like.dtype)
+    if _is_tensor(like):
+        return like.new_empty(shape)
+    return (sys.modules["cupy"] if _on_gpu(like) else np).empty(shape, like.dtype)
+
+
+def _queue(x: Any, stream: Any, call: str) -> CData:
+    """The stream of a call with x in GPU memory; None: the current one, PyTorch's for its tensors."""
+    from .device.stream import handle_of
+
+    if stream is None and _is_tensor(x):
+        stream = sys.modules["torch"].cuda.current_stream(x.device)
+    return ffi.cast("void *", handle_of(stream, call))
+
+
+def _run(name: str, x: Any, source: _Memory, stream: Any, *args: Any) -> None:
+    """Calls shmemx_<name>_int8, or for GPU memory the form that a stream orders."""
+    if source.gpu:
+        check(getattr(lib, f"shmemx_{name}_int8_on_stream")(*args, _queue(x, stream, name)))
+        return
+    if stream is not None:
+        raise _ArgumentError(f"{name}: a stream is given, and x is host memory")
+    check(getattr(lib, f"shmemx_{name}_int8")(*args))
 
 
 def _target(out: Any, x: Any, source: _Memory, shape: tuple[int, ...], call: str) -> tuple[Any, _Memory]:
@@ -90,6 +138,8 @@ def _target(out: Any, x: Any, source: _Memory, shape: tuple[int, ...], call: str
     if out is None:
         out = _empty(x, shape)
     to = _memory(out, call, "out", write=True)
+    if to.gpu != source.gpu:
+        raise _ArgumentError(f"{call}: out and x are not both in GPU memory, or both in host memory")
     if to.dtype != source.dtype or to.size != int(np.prod(shape, dtype=np.int64)):
         raise _ArgumentError(
             f"{call}: out must be {list(shape)} of {source.dtype}, got {list(to.shape)} of {to.dtype}"
@@ -139,6 +189,8 @@ def _residual(residual: Any, x: _Memory, call: str) -> CData:
     if residual is None:
         return ffi.NULL
     memory = _memory(residual, call, "residual", write=True)
+    if memory.gpu != x.gpu:
+        raise _ArgumentError(f"{call}: residual and x are not both in GPU memory, or both in host memory")
     if memory.dtype != "float32" or memory.size != x.size:
         raise _ArgumentError(
             f"{call}: residual must be {list(x.shape)} of float32, got {list(memory.shape)} of {memory.dtype}"
@@ -173,14 +225,15 @@ def all_reduce(
     min_bytes: int | None = None,
     residual: Residual | None = None,
     team: Team | None = None,
+    stream: Any = None,
 ) -> Any:
     """The sum, or mean, of the members' arrays, the same bits on every member; added in float32.
 
     Parameters
     ----------
-    x : ndarray or torch.Tensor
+    x : numpy.ndarray, cupy.ndarray or torch.Tensor
         Any shape; the same size and dtype on all members.
-    out : ndarray or torch.Tensor, optional
+    out : array, optional
         Where the result goes, of x's size and dtype; may be `x`. By default a new array.
     op : "sum" or "mean"
     bits : int
@@ -195,16 +248,19 @@ def all_reduce(
         NaN.
     min_bytes : int, optional
         Arrays below it are not quantized; 0: all are. Default: where quantization pays: between nodes above
-        4000 bytes, within one node float32 from 4 MiB on in `all_reduce`.
+        4000 bytes, within one node float32 from 4 MiB on in `all_reduce`; between GPUs float32 from 4 MiB in
+        all on, 16-bit elements from 8 MiB.
     residual : float32 array or tensor of x's size, optional
         Error feedback: added to x before, receives what quantization left out; hand it to the next call of
         the same parameters. Zero it before the first.
     team : Team, optional
         Who takes part; by default the world.
+    stream
+        Of arrays in GPU memory: what orders the call, by default the current stream.
 
     Returns
     -------
-    ndarray or torch.Tensor
+    array
         `out`, or a new array as `x`.
     """
     call = "all_reduce"
@@ -214,7 +270,7 @@ def all_reduce(
     out, to = _target(out, x, source, source.shape, call)
     rest = _residual(residual, source, call)
     kind = _TYPES[source.dtype][0]
-    check(lib.shmemx_allreduce_int8(handle, to.address, source.address, source.size, kind, how, rest))
+    _run("allreduce", x, source, stream, handle, to.address, source.address, source.size, kind, how, rest)
     return out
 
 
@@ -230,6 +286,7 @@ def reduce_scatter(
     min_bytes: int | None = None,
     residual: Residual | None = None,
     team: Team | None = None,
+    stream: Any = None,
 ) -> Any:
     """Member i's block of the sum, or mean: x [members * n, ...] becomes [n, ...].
 
@@ -243,7 +300,7 @@ def reduce_scatter(
     out, to = _target(out, x, source, (source.shape[0] // members, *source.shape[1:]), call)
     rest = _residual(residual, source, call)
     kind = _TYPES[source.dtype][0]
-    check(lib.shmemx_reduce_scatter_int8(handle, to.address, source.address, count, kind, how, rest))
+    _run("reduce_scatter", x, source, stream, handle, to.address, source.address, count, kind, how, rest)
     return out
 
 
@@ -257,6 +314,7 @@ def all_gather(
     nonfinite: NonFinite = "error",
     min_bytes: int | None = None,
     team: Team | None = None,
+    stream: Any = None,
 ) -> Any:
     """The members' arrays one after the other: x [n, ...] becomes [members * n, ...], the same bits on every
     member, so the own block is as the others see it.
@@ -270,7 +328,7 @@ def all_gather(
     shape = (members * source.shape[0], *source.shape[1:]) if source.shape else (members,)
     out, to = _target(out, x, source, shape, call)
     kind = _TYPES[source.dtype][0]
-    check(lib.shmemx_allgather_int8(handle, to.address, source.address, source.size, kind, how))
+    _run("allgather", x, source, stream, handle, to.address, source.address, source.size, kind, how)
     return out
 
 
@@ -284,6 +342,7 @@ def all_to_all(
     nonfinite: NonFinite = "error",
     min_bytes: int | None = None,
     team: Team | None = None,
+    stream: Any = None,
 ) -> Any:
     """Block j of member i's x [members * n, ...] becomes block i of member j's result. The own block is
     copied as it is.
@@ -297,7 +356,7 @@ def all_to_all(
     count = _split(source, members, call)
     out, to = _target(out, x, source, source.shape, call)
     kind = _TYPES[source.dtype][0]
-    check(lib.shmemx_alltoall_int8(handle, to.address, source.address, count, kind, how))
+    _run("alltoall", x, source, stream, handle, to.address, source.address, count, kind, how)
     return out
 
 
@@ -312,6 +371,7 @@ def broadcast(
     nonfinite: NonFinite = "error",
     min_bytes: int | None = None,
     team: Team | None = None,
+    stream: Any = None,
 ) -> Any:
     """The root's array on every member, the same bits, the root's included.
 
@@ -324,9 +384,6 @@ def broadcast(
     how = _how(source, call, bits, fmt, group, nonfinite, min_bytes, "sum")
     out, to = _target(out, x, source, source.shape, call)
     kind = _TYPES[source.dtype][0]
-    check(
-        lib.shmemx_broadcast_int8(
-            handle, to.address, source.address, source.size, kind, operator.index(root), how
-        )
-    )
+    number = operator.index(root)
+    _run("broadcast", x, source, stream, handle, to.address, source.address, source.size, kind, number, how)
     return out

@@ -290,6 +290,36 @@ SHMEMX_DEVICE_FN bool alltoall(const Scope &scope, team t, T *dst, const T *src,
 template <class Scope, class Op, class T>
 SHMEMX_DEVICE_CALL bool reduce(const Scope &scope, team t, Op op, T *dst, const T *src, size nelems);
 
+/* ---- 8-bit records (shmemx_int8.h) ---------------------------------------------------------------------- */
+
+/* How elements are packed; a record is read with what it was made with. */
+enum quant_format : unsigned { quant_int8 = 0, quant_e4m3 = 1 };
+/* NaN and infinity: the whole group becomes NaN, or NaN becomes 0 and infinity its group's largest finite magnitude. */
+enum quant_nonfinite : unsigned { quant_propagate, quant_saturate };
+struct quant {
+    quant_format format = quant_int8;
+    unsigned group = 128; // elements a scale: 32, 64, 128; 0 = one for the record
+    quant_nonfinite nonfinite = quant_propagate;
+};
+/* Bytes of a record of cols elements, a multiple of 16: shmemx_int8_row_bytes. For hosts too. */
+constexpr SHMEMX_DEVICE_BOTH u64 quant_bytes(u64 cols, unsigned group = 128)
+{
+    return ((((cols + 3) & ~3ull) + (group == 0 ? 1 : (cols + group - 1) / group) * 4) + 15) & ~15ull;
+}
+/* One record of `cols` elements, by a warp or a block of whole warps, bit by bit as shmemx_quantize writes it on a CPU.
+ * `record`: any memory, a peer's included (shmem::ptr; then quiet or put_signal's release as for any store); 8-byte
+ * alignment is the fastest. Ends with a barrier of the scope.
+ *   x  float *, __half * or __nv_bfloat16 * (include cuda_fp16.h, cuda_bf16.h before this file), 16-byte alignment is
+ *      the fastest; or a function float(size i) of the element's number, which a producer computes on the spot; called
+ *      once for each element, twice with group 0.
+ * Returns whether all elements are finite, in all threads of the scope. */
+template <class Scope, class X>
+SHMEMX_DEVICE_FN bool quantize(const Scope &scope, void *record, const X &x, size cols, quant how = quant());
+/* And back. y: a pointer as x, or a function void(size i, float value) that consumes them, called once for each. */
+template <class Scope, class Y>
+SHMEMX_DEVICE_FN void dequantize(const Scope &scope, const Y &y, const void *record, size cols,
+                                 quant how = quant());
+
 } // namespace shmem
 
 #include "device/stage.h"
@@ -299,6 +329,8 @@ SHMEMX_DEVICE_CALL bool reduce(const Scope &scope, team t, Op op, T *dst, const 
 #include "device/amo.h"
 #include "device/sync.h"
 #include "device/packets.h"
+#include "device/codec.h"
+#include "device/quant.h"
 #include "device/coll.h"
 #include "device/join.h"
 #include "device/reduce.h"

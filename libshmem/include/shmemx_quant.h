@@ -12,8 +12,10 @@
  *
  * Collective over the team: the same nelems, dtype and how on all members, else MISMATCH on all of them. dest and source
  * are host memory of this PE, symmetric or not, with any alignment; dest may be source as said below, any other overlap
- * is an error. On return dest is complete and source may be reused. All calls return SHMEMX_SUCCESS (0) or a negative
- * SHMEMX_ERR_*: ARGUMENT (the others get MISMATCH, nothing is written), UNSUPPORTED for GPU memory, and
+ * is an error. On return dest is complete and source may be reused. GPU memory, on all members: as by the calls of
+ * shmemx_quant_stream.h, with what is said there, on the library's stream, then a wait for it. All calls return
+ * SHMEMX_SUCCESS (0) or a negative SHMEMX_ERR_*: ARGUMENT (the others get MISMATCH, nothing is written), ADDRESS where one
+ * of the buffers is GPU memory and another is not, and
  *   DATA       SHMEMX_NONFINITE_ERROR, and an element of source, or a sum of finite ones, is not finite. The others get
  *              MISMATCH, unless what they are to get was complete; dest and residual are unspecified on all of them.
  *   LIMIT      rows are too long for so many members, or 8 such calls of this PE are under way, in several threads.

@@ -189,6 +189,13 @@ static int check_format(const char *call, int format)
                        "format %d is neither SHMEMX_QUANT_INT8 (0) nor SHMEMX_QUANT_E4M3 (1)", format);
 }
 
+int shmemi_quant_check_rows(const char *call, int format, const void *x, size_t *x_stride, int dtype,
+                            const void *rows, size_t *row_stride, size_t cols, size_t group)
+{
+    int status = check_format(call, format);
+    return status ? status : check(call, "x", x, x_stride, dtype, rows, row_stride, cols, group);
+}
+
 static int quantize(const char *call, int format, void *rows, size_t row_stride_bytes, const void *x,
                     size_t x_stride_elements, int dtype, size_t nrows, size_t cols, size_t group,
                     int on_nonfinite, uint64_t *replaced)

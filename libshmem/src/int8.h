@@ -54,6 +54,10 @@ float shmemi_float_at(const void *x, int dtype, size_t i);
 bool shmemi_quant_is_format(int format);
 bool shmemi_quant_is_group(size_t group);
 
+/* The checks of shmemx_quantize and shmemx_dequantize, with rows; fills in the strides given as 0. */
+int shmemi_quant_check_rows(const char *call, int format, const void *x, size_t *x_stride, int dtype,
+                            const void *rows, size_t *row_stride, size_t cols, size_t group);
+
 /* A group's length as the kernels want it. */
 #define SHMEMI_INT8_GROUP(cols, group) ((group) ? (group) : (cols))
 /* Byte offset of a record's scales. */

@@ -5,6 +5,7 @@
  *   quant_exchange.c  who packs, fetches and adds up what, chunk by chunk
  *   quant_codec.c     elements to records and back
  *   quant_stage.c     who has which stage
+ *   quant_stream.c    the same on GPU memory: checks, then kernels of gpu/quant_coll.cuh and gpu/quant_rows.cuh
  */
 #ifndef SHMEMI_QUANT_H
 #define SHMEMI_QUANT_H
@@ -89,6 +90,7 @@ struct shmemi_quant {
     const unsigned char *payload;
     size_t payload_bytes;
     bool all_direct; /* every member's buffers are symmetric, and what is not quantized can go straight */
+    bool gpu;        /* dest, source and residual are GPU memory */
     bool agreed, refused; /* refused: an error of this PE's has been told to the others */
 };
 
@@ -96,6 +98,10 @@ struct shmemi_quant {
  * payload. On return all agree and know all stages, or all return MISMATCH. */
 int shmemi_quant_agree(struct shmemi_quant *q);
 enum { SHMEMI_QUANT_HELLO = 80 }; /* bytes of a note before the payload */
+/* The arguments of a call: 0, or what is wrong. Fills in `size`. */
+int shmemi_quant_check(struct shmemi_quant *q);
+/* quant_stream.c: the call on GPU memory, in the order of the stream; `team` is t's handle. */
+int shmemi_quant_on_stream(struct shmemi_quant *q, shmem_team_t team, void *stream);
 /* quant_exchange.c: the call, once its arguments have been checked and it has a stage. */
 int shmemi_quant_exchange(struct shmemi_quant *q, shmem_team_t team);
 /* Not quantized, on one node, and this PE's buffers are such that the calls of shmemx.h take them. */

@@ -5,6 +5,7 @@
  * (quant_exchange.c). */
 #include <string.h>
 
+#include "base/gpu.h"
 #include "quant.h"
 
 /* Elements of a record where the caller has no rows: short enough that a vector divides evenly among members, long enough
@@ -45,12 +46,13 @@ static int check_how(const char *call, const shmemx_quant_t *how)
     return SHMEMX_SUCCESS;
 }
 
-static int check_memory(const char *call, const char *what, const void *p, size_t bytes)
+static int check_memory(const struct shmemi_quant *q, const char *what, const void *p, size_t bytes)
 {
     if (bytes && !p)
-        return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "%s is NULL", what);
-    if (bytes && shmemi_world.gpu_route && shmemi_is_gpu(p))
-        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "%s %p is GPU memory", what, p);
+        return shmemi_fail(SHMEMX_ERR_ARGUMENT, q->call, "%s is NULL", what);
+    if (bytes && q->gpu != (shmemi_world.gpu_route && shmemi_is_gpu(p)))
+        return shmemi_fail(SHMEMX_ERR_ADDRESS, q->call, "%s %p is %s memory, unlike the others", what, p,
+                           q->gpu ? "host" : "GPU");
     return SHMEMX_SUCCESS;
 }
 
@@ -86,7 +88,7 @@ static bool in_place(const struct shmemi_quant *q)
     return dest == source;
 }
 
-static int check(struct shmemi_quant *q)
+int shmemi_quant_check(struct shmemi_quant *q)
 {
     int rc = check_how(q->call, &q->how);
     if (rc)
@@ -105,9 +107,9 @@ static int check(struct shmemi_quant *q)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, q->call, "%zu elements for each of %d members are too many",
                            q->nelems, q->t->n);
     size_t dest = b.dest * q->nelems * q->size, source = b.source * q->nelems * q->size;
-    if ((rc = check_memory(q->call, "dest", q->dest, dest)) != 0 ||
-        (rc = check_memory(q->call, "source", q->source, source)) != 0 ||
-        (rc = check_memory(q->call, "residual", q->residual, residual)) != 0)
+    if ((rc = check_memory(q, "dest", q->dest, dest)) != 0 ||
+        (rc = check_memory(q, "source", q->source, source)) != 0 ||
+        (rc = check_memory(q, "residual", q->residual, residual)) != 0)
         return rc;
     if ((uintptr_t)q->residual % sizeof(float))
         return shmemi_fail(SHMEMX_ERR_ADDRESS, q->call, "residual %p is not aligned to 4 bytes",
@@ -218,7 +220,10 @@ static int collective(const char *call, int kind, shmem_team_t team, void *dest,
         q.how = *how;
     else
         shmemx_quant_defaults(&q.how);
-    if ((rc = check(&q)) != 0 || (rc = shmemi_stage_take(q.call, &q.stage)) != 0)
+    const void *any = dest ? dest : source;
+    if (any && shmemi_world.gpu_route && shmemi_is_gpu(any))
+        return shmemi_gpu_finish(q.call, shmemi_quant_on_stream(&q, team, shmemi_gpu_stream()));
+    if ((rc = shmemi_quant_check(&q)) != 0 || (rc = shmemi_stage_take(q.call, &q.stage)) != 0)
         return shmemi_refuse(q.call, q.t, rc);
     choose_codec(&q);
     q.tag = shmemi_tag(q.kind, (unsigned)q.dtype, q.nelems * q.size);

@@ -45,6 +45,7 @@ GPU_GROUPS = {
     "atomics": "fetch_add, round trip",
     "sync": "sync and barrier in a kernel, barrier on a stream",
     "collectives": "alltoall, fcollect and sum of float32 on a stream; bytes in all",
+    "quant": "INT8 and FP8 all-reduce and its like beside the unquantized ones, the codec beside a copy",
     "moe": "MoE dispatch and combine in BF16, FP8 and INT8; bytes of rows for other GPUs (needs PyTorch)",
 }
 """What ``--device cuda`` measures, from 2 PEs on; one PE has nobody to play ping-pong with."""
@@ -138,6 +139,8 @@ TARGETS = [
         for op, large in (("alltoall", 350_000), ("fcollect", 345_000), ("sum_reduce", 560_000))
         for nbytes, npes, ns in ((4096, None, 6000), (_MIB, None, 12_000), (128 * _MIB, 4, large))
     ),
+    Target("libshmem", "sum_float32_int8", 16 * _MIB, 4, 55_000),
+    Target("libshmem", "sum_float32_int8", 128 * _MIB, 4, 250_000),
 ]
 
 

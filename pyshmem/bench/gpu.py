@@ -21,6 +21,7 @@ import pyshmem as shmem
 from pyshmem import device
 from pyshmem.device import stream
 
+from . import gpu_quant
 from .figures import GPU_FACES, GPU_GROUPS, Unit, figure, quartiles
 from .gpu_plan import Plan, plan
 from .run import Options, Report
@@ -231,7 +232,7 @@ class _Bench:
 
     # ---- on a stream
 
-    def _row(self, calls: int, call: Callable[[], None]) -> list[float]:
+    def _row(self, calls: int, call: Callable[[], Any]) -> list[float]:
         def work() -> None:
             for _ in range(calls):
                 call()
@@ -288,6 +289,7 @@ def _steps(bench: _Bench, groups: Sequence[str]) -> list[Callable[[], None]]:
         ("put", True, bench.stream_put),
         ("sync", True, bench.stream_barrier),
         ("collectives", True, bench.collectives),
+        ("quant", pair, partial(gpu_quant.measure, bench)),
     ]
     return [step for group, possible, step in found if possible and group in groups]
 

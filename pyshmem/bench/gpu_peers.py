@@ -150,7 +150,7 @@ def _nvshmem(p: Plan, npes: int, _groups: Sequence[str]) -> str:
 
 def _nccl(p: Plan, npes: int, groups: Sequence[str]) -> str:
     text = ""
-    if "collectives" in groups:
+    if "collectives" in groups or "quant" in groups:
         text += _on_torch(npes, asdict(p), "pyshmem.bench.peer_nccl")
     if "moe" in groups:
         text += _on_torch(npes, asdict(_moe_plan(p)), "pyshmem.bench.peer_nccl_moe")
@@ -203,8 +203,8 @@ def _deepep(p: Plan, npes: int, _groups: Sequence[str]) -> str:
 
 # What each of them can be asked for.
 _PEERS: tuple[tuple[str, tuple[str, ...], Callable[[Plan, int, Sequence[str]], str]], ...] = (
-    ("NVSHMEM", tuple(g for g in GPU_GROUPS if g != "moe"), _nvshmem),
-    ("NCCL", ("collectives", "moe"), _nccl),
+    ("NVSHMEM", tuple(g for g in GPU_GROUPS if g not in ("moe", "quant")), _nvshmem),
+    ("NCCL", ("collectives", "moe", "quant"), _nccl),
     ("DeepEP", ("moe",), _deepep),
 )
 

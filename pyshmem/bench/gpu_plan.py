@@ -43,6 +43,13 @@ class Plan:
         """Whether it is the short one."""
         return self.copy_bytes < Plan.copy_bytes
 
+    @property
+    def quant_bytes(self) -> tuple[int, ...]:
+        """Of the quantized collectives, which NVSHMEM does not have."""
+        if self.quick:
+            return 65_536, 4 * _MIB
+        return 4096, 65_536, 262_144, _MIB, 2 * _MIB, 4 * _MIB, 8 * _MIB, 16 * _MIB, 32 * _MIB, 128 * _MIB
+
     def calls(self, nbytes: int) -> int:
         """Collectives of that size in a row."""
         return self.small_calls if nbytes <= _MIB else self.large_calls

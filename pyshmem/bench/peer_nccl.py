@@ -46,10 +46,16 @@ def main() -> None:
     rank, n = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     torch.cuda.set_device(rank)
     dist.init_process_group("nccl", device_id=torch.device("cuda", rank))
+
+    def say(group: str, op: str, nbytes: int, call: Callable[[], Any]) -> None:
+        samples = _samples(p, torch, call, p.calls(nbytes))
+        if rank == 0:
+            line = {"group": group, "op": op, "nbytes": nbytes, "unit": "ns", "samples": samples}
+            print(json.dumps(line), flush=True)
+
     for nbytes in p.collective_bytes:
         part, count = p.part(nbytes, n), nbytes // 4
         source, target = (torch.zeros(max(count, n * part), device="cuda") for _ in range(2))
-        calls = p.calls(nbytes)
         to = target[: n * part]
         operations: dict[str, Callable[[], Any]] = {
             "alltoall_on_stream": partial(dist.all_to_all_single, to, source[: n * part]),
@@ -57,8 +63,9 @@ def main() -> None:
             "sum_reduce_on_stream": partial(dist.all_reduce, source[:count]),
         }
         for op, call in operations.items():
-            samples = _samples(p, torch, call, calls)
-            if rank == 0:
-                line = {"group": "collectives", "op": op, "nbytes": nbytes, "unit": "ns", "samples": samples}
-                print(json.dumps(line), flush=True)
+            say("collectives", op, nbytes, call)
+    for name in ("float32", "bfloat16"):
+        for nbytes in p.quant_bytes:
+            x = torch.zeros(nbytes, dtype=torch.uint8, device="cuda").view(getattr(torch, name))
+            say("quant", f"sum_{name}", nbytes, partial(dist.all_reduce, x))
     dist.destroy_process_group()

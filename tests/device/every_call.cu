@@ -150,3 +150,17 @@ KERNEL k_reduce_others(unsigned char *a, long long *b, double *c, shmem::size n)
     shmem::reduce(shmem::block, shmem::world, shmem::min, c, c + n, n);
     shmem::reduce(shmem::block, shmem::world, shmem::prod, c, c + n, n);
 }
+template <class Scope> __device__ void records(const Scope &s, unsigned char *record, float *x, shmem::size n)
+{
+    const shmem::quant fp8 = {shmem::quant_e4m3, 0, shmem::quant_saturate};
+    if (shmem::quantize(s, record, x, n))
+        shmem::dequantize(s, x, record, n);
+    shmem::quantize(s, record, [=](shmem::size i) { return x[i] + 1; }, n, fp8);
+    shmem::dequantize(s, [=](shmem::size i, float v) { x[i] += v; }, record, n, fp8);
+    x[0] = static_cast<float>(shmem::quant_bytes(n) + shmem::quant_bytes(n, 32));
+}
+extern "C" __global__ void __launch_bounds__(256) k_quantize(unsigned char *record, float *x, shmem::size n)
+{
+    records(shmem::warp, record, x, n);
+    records(shmem::block, record, x, n);
+}

@@ -20,7 +20,8 @@ def test_every_figure_is_there_and_positive(job, cp):
     report = Report(found.append, lambda stage, part: parts.append(part), lambda text: None)
     job.reclaim()  # what earlier tests have dropped must not be freed in between
     used = job.heap_info("cuda")[1]
-    gpu.run(Options(tuple(g for g in GPU_GROUPS if g != "moe"), 2, device="cuda", quick=True), report)
+    groups = tuple(g for g in GPU_GROUPS if g not in ("moe", "quant"))
+    gpu.run(Options(groups, 2, device="cuda", quick=True), report)
     assert job.heap_info("cuda")[1] == used
     if job.my_pe() != 0:
         assert not found
@@ -47,6 +48,27 @@ def test_every_figure_is_there_and_positive(job, cp):
             "GB/s" if f.op.startswith(("put_on", "get")) or f.op == "put" else "ns"
         )
     assert parts == sorted(parts) and parts[-1] == 1
+
+
+def test_quant_figures(job, cp):
+    if job.n_pes() > cp.cuda.runtime.getDeviceCount() or job.n_pes() == 1:
+        pytest.skip("one PE a GPU, 2 at least")
+    found: list[Figure] = []
+    report = Report(found.append, lambda stage, part: None, lambda text: None)
+    job.reclaim()
+    used = job.heap_info("cuda")[1]
+    gpu.run(Options(("quant",), 2, device="cuda", quick=True), report)
+    assert job.heap_info("cuda")[1] == used
+    if job.my_pe() != 0:
+        assert not found
+        return
+    ops = {f.op for f in found}
+    assert ops >= {
+        f"sum_{t}{form}" for t in ("float32", "bfloat16") for form in ("", "_int8", "_e4m3", "_auto")
+    }
+    assert ops >= {"all_gather_int8", "all_to_all_int8", "broadcast_int8", "reduce_scatter_int8"}
+    assert ops >= {f"{op}_float32_int8" for op in ("quantize", "dequantize")} | {"copy as float32_int8"}
+    assert all(f.group == "quant" and f.unit == "ns" and 0 < f.q1 <= f.median <= f.q3 for f in found)
 
 
 def test_moe_figures(job, cp):

@@ -18,6 +18,7 @@ _EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
         ("gpu_numba", "numba.cuda", ["--points", "240", "--steps", "20"]),
         ("gpu_triton", "triton", ["--elements", "100001", "--rounds", "3"]),
         ("moe_layer", "torch", ["--tokens", "200", "--hidden", "512", "--inter", "128", "--rounds", "2"]),
+        ("ddp_int8", "torch", ["--device", "cuda"]),
         ("moe_layer", "torch", ["--quant", "int8", "--combine-quant", "int8", "--rounds", "1"]),
     ],
 )

@@ -8,6 +8,8 @@
 #define SHMEM_DEVICE_ARCH_CUDA_H
 
 #define SHMEMX_DEVICE_FN __device__ __forceinline__
+/* For hosts as well. */
+#define SHMEMX_DEVICE_BOTH __host__ __device__ __forceinline__
 /* Templates that stay calls: inlined, several in one kernel would spill each other's registers. */
 #define SHMEMX_DEVICE_CALL __device__ __noinline__
 /* What is rarely run. */

@@ -16,6 +16,7 @@
 #include <vector>
 
 #define SHMEMX_DEVICE_FN inline
+#define SHMEMX_DEVICE_BOTH inline
 #define SHMEMX_DEVICE_CALL inline
 #define SHMEMX_DEVICE_SLOW static inline
 #define SHMEMX_DEVICE_UNROLL

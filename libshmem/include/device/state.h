@@ -97,7 +97,8 @@ struct shmemx_device_state {
     X(MOE_DISPATCH, "moe dispatch")                                                                          \
     X(MOE_COMBINE, "moe combine")                                                                            \
     X(MOE_LAYOUT, "moe layout")                                                                              \
-    X(QUIET, "quiet")
+    X(QUIET, "quiet")                                                                                        \
+    X(QUANT, "quantized collective")
 enum shmemx_device_call {
 #define X(name, text) SHMEMX_DEVICE_CALL_##name,
     SHMEMX_DEVICE_CALLS(X)
@@ -118,7 +119,8 @@ enum {
     SHMEMX_DEVICE_MISMATCH, /* pe is in another call: its word at address is `value`, this PE's `expected` */
     SHMEMX_DEVICE_NODES, /* token `value` of topk_idx, at address, goes to `pe` nodes; expected: at most so many */
     SHMEMX_DEVICE_PROXY, /* the proxy's transport to pe (-1: some PE) failed; value: SHMEMX_ERR_* without its sign */
-    SHMEMX_DEVICE_NIC /* what the NIC did for pe failed: ibgda_state.h says what the fields are then */
+    SHMEMX_DEVICE_NIC, /* what the NIC did for pe failed: ibgda_state.h says what the fields are then */
+    SHMEMX_DEVICE_DATA /* one of the `value` elements from address on is NaN or infinity, or their sum is */
 };
 
 /* The mailbox: the first error of this PE's kernels, whose thread has set the word at `claim` from 0 to 1: that

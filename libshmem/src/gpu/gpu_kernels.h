@@ -27,7 +27,11 @@ enum shmemi_kernel {
     SHMEMI_K_REDUCE_PACKETS, /* + enum shmemx_type */
     SHMEMI_K_REDUCE = SHMEMI_K_REDUCE_PACKETS + SHMEMX_TYPE_COUNT,
     SHMEMI_K_REDUCE_BULK = SHMEMI_K_REDUCE + SHMEMX_TYPE_COUNT, /* needs compute capability 9.0 */
-    SHMEMI_K_COUNT = SHMEMI_K_REDUCE_BULK + SHMEMX_TYPE_COUNT
+    /* + 0, 1, 2: float16, bfloat16, float32 */
+    SHMEMI_K_QUANT_COLL = SHMEMI_K_REDUCE_BULK + SHMEMX_TYPE_COUNT,
+    SHMEMI_K_QUANTIZE = SHMEMI_K_QUANT_COLL + 3,
+    SHMEMI_K_DEQUANTIZE = SHMEMI_K_QUANTIZE + 3,
+    SHMEMI_K_COUNT = SHMEMI_K_DEQUANTIZE + 3
 };
 /* Launches one; loads its module at the first. */
 int shmemi_gpu_kernel(const char *call, int kernel, unsigned blocks, unsigned threads, void **arguments,

@@ -17,6 +17,9 @@ enum { PACKET_TEAMS = 4 };
 /* All members' messages of one collective: 2 MiB, and at least 30,720 bytes each. Up to there packets are faster than
  * copies between two meetings, which cost some 4 us more; 4.3 MiB a team are what it costs. */
 static const size_t MESSAGES_BYTES = 2u << 20;
+/* What quantized collectives send passes through here: room for 12 warps on each of 132 SMs to send two messages of 1280
+ * bytes to each of 4 PEs, and some more. */
+static const size_t STAGE_BYTES = 20u << 20;
 enum { LEAST_SLOT_BYTES = 32768, LINE_BYTES = 128, LINE_DATA = 120 };
 
 static struct {
@@ -77,11 +80,22 @@ static size_t nic_at(int npes)
 {
     return packets_at(npes) + packet_bytes(npes) * PACKET_TEAMS;
 }
+/* Of quantized collectives. */
+static size_t stage_at(int npes)
+{
+    return lines_up(nic_at(npes) + shmemi_gpu_nic_bytes(npes));
+}
 
 size_t shmemi_gpu_internal_bytes(int npes)
 {
     const size_t page = 65536;
-    return (nic_at(npes) + shmemi_gpu_nic_bytes(npes) + page - 1) / page * page;
+    return (stage_at(npes) + STAGE_BYTES + page - 1) / page * page;
+}
+
+size_t shmemi_gpu_stage(uint64_t *offset)
+{
+    *offset = stage_at(shmemi_world.npes);
+    return STAGE_BYTES;
 }
 
 /* ---- teams ---------------------------------------------------------------------------------------------------------------- */
@@ -366,6 +380,12 @@ int shmemi_gpu_mailbox(const char *call)
     case SHMEMX_DEVICE_PROXY: /* its own words have been told before */
         return shmemi_fail(-(int)e.value, call, "%s: the proxy's operation on %s failed: %s", where, who,
                            shmemx_strerror(-(int)e.value));
+    case SHMEMX_DEVICE_DATA:
+        return shmemi_fail(
+            SHMEMX_ERR_DATA, call,
+            "%s: one of the %llu elements at 0x%llx is NaN or infinity, or their sum is; clean the "
+            "input or pass SHMEMX_NONFINITE_PROPAGATE",
+            where, e.value, e.address);
     case SHMEMX_DEVICE_TEAM:
         return shmemi_fail(SHMEMX_ERR_TEAM, call, "%s: team %llu is none of this PE", where, e.value);
     default:

@@ -28,6 +28,8 @@ const char *shmemi_gpu_lines_text(char *text, size_t n);
 
 /* Largest message of the packet path for a team, 0 = none (no slots, or stores of 128 bytes do not arrive whole). */
 size_t shmemi_gpu_packet_bytes(int slot);
+/* Where in each PE's heap the stage of quantized collectives is, and how large: words and slots, zero at first. */
+size_t shmemi_gpu_stage(uint64_t *offset);
 /* The first error that kernels of this PE reported since it was last asked: 0, or logged. */
 int shmemi_gpu_mailbox(const char *call);
 

@@ -46,8 +46,8 @@ static const char *const types[SHMEMX_TYPE_COUNT] = {
     [SHMEMX_BFLOAT16] = "bfloat16", [SHMEMX_FLOAT32] = "float32", [SHMEMX_FLOAT64] = "float64",
 };
 
-/* Behind the files a type's reductions each, then those by the copy engine. */
-enum { MODULES = FILES + 2 * SHMEMX_TYPE_COUNT };
+/* Behind the files a type's reductions each, those by the copy engine, and the quantized collectives of three types. */
+enum { QUANT = FILES + 2 * SHMEMX_TYPE_COUNT, MODULES = QUANT + 3 };
 static struct {
     pthread_mutex_t lock;
     void *module[MODULES], *kernel[SHMEMI_K_COUNT];
@@ -77,34 +77,48 @@ static int load_module(const char *call, const char *name, void **module)
     return rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
 }
 
+/* The module that has a kernel, its name there, and the module's file. */
+static int find_kernel(const char *call, int kernel, char *file, size_t n, const char **function)
+{
+    /* two of one source: with what sm_90 has, the SM's copy engine and conversions of FP8, and without */
+    const char *old = shmemi_gpu_bulk_bytes() == 0 ? "_80" : "";
+    if (kernel < SHMEMI_K_REDUCE_PACKETS) {
+        int module = (int)named[kernel].file;
+        snprintf(file, n, "%s%s", files[module], module == MOE_NORMAL ? old : "");
+        *function = named[kernel].name;
+        return module;
+    }
+    if (kernel >= SHMEMI_K_QUANT_COLL) {
+        static const char *const names[] = {"shmem_k_quant_coll", "shmem_k_quantize", "shmem_k_dequantize"};
+        int type = (kernel - SHMEMI_K_QUANT_COLL) % 3;
+        snprintf(file, n, "quant_%s%s", types[SHMEMX_FLOAT16 + type], old);
+        *function = names[(kernel - SHMEMI_K_QUANT_COLL) / 3];
+        return QUANT + type;
+    }
+    int type = (kernel - SHMEMI_K_REDUCE_PACKETS) % SHMEMX_TYPE_COUNT;
+    bool bulk = kernel >= SHMEMI_K_REDUCE_BULK;
+    if (!types[type])
+        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "not on a GPU for this type");
+    snprintf(file, n, "reduce_%s%s", bulk ? "bulk_" : "", types[type]);
+    *function = bulk                       ? "shmem_k_reduce_bulk"
+                : kernel < SHMEMI_K_REDUCE ? "shmem_k_reduce_packets"
+                                           : "shmem_k_reduce";
+    return FILES + type + (bulk ? SHMEMX_TYPE_COUNT : 0);
+}
+
 static int load_kernel(const char *call, int kernel)
 {
     char module_name[32];
-    const char *function;
-    int module;
-    if (kernel < SHMEMI_K_REDUCE_PACKETS) {
-        module = (int)named[kernel].file;
-        /* two of one source: with the SM's copy engine, and for GPUs that have none */
-        const char *old = module == MOE_NORMAL && shmemi_gpu_bulk_bytes() == 0 ? "_80" : "";
-        snprintf(module_name, sizeof module_name, "%s%s", files[module], old);
-        function = named[kernel].name;
-    } else {
-        int type = (kernel - SHMEMI_K_REDUCE_PACKETS) % SHMEMX_TYPE_COUNT;
-        bool bulk = kernel >= SHMEMI_K_REDUCE_BULK;
-        if (!types[type])
-            return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "not on a GPU for this type");
-        snprintf(module_name, sizeof module_name, "reduce_%s%s", bulk ? "bulk_" : "", types[type]);
-        module = FILES + type + (bulk ? SHMEMX_TYPE_COUNT : 0);
-        function = bulk                       ? "shmem_k_reduce_bulk"
-                   : kernel < SHMEMI_K_REDUCE ? "shmem_k_reduce_packets"
-                                              : "shmem_k_reduce";
-    }
+    const char *function = NULL;
+    int module = find_kernel(call, kernel, module_name, sizeof module_name, &function);
+    if (module < 0)
+        return module;
     pthread_mutex_lock(&loaded.lock);
     int rc = loaded.module[module] ? 0 : load_module(call, module_name, &loaded.module[module]);
     void *found = NULL;
     if (rc == 0)
         rc = shmemi_gpu_function(call, loaded.module[module], function, &found);
-    bool large = kernel >= SHMEMI_K_REDUCE_BULK ||
+    bool large = (kernel >= SHMEMI_K_REDUCE_BULK && kernel < SHMEMI_K_QUANT_COLL) ||
                  (kernel >= SHMEMI_K_MOE_LL_DISPATCH && kernel <= SHMEMI_K_MOE_COMBINE);
     if (rc == 0 && large && shmemi_gpu_bulk_bytes() != 0)
         rc = shmemi_gpu_allow_shared(call, found, shmemi_gpu_bulk_bytes());

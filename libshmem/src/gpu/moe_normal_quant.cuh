@@ -16,10 +16,6 @@ namespace moe
 namespace normal
 {
 
-SHMEMX_DEVICE_FN u32 larger(u32 a, u32 b)
-{
-    return a > b ? a : b;
-}
 /* Of both halves. */
 SHMEMX_DEVICE_FN u32 larger_pair(u32 a, u32 b)
 {
@@ -37,26 +33,6 @@ SHMEMX_DEVICE_FN u32 largest_pair(const arch::vec16 &v)
                        larger_pair(static_cast<u32>(v.y) & sign, static_cast<u32>(v.y >> 32) & sign));
 }
 
-/* x * inverse to the nearest integer, as the low byte: x is finite, so the product is within 127. Two roundings, as
- * everywhere: a fused multiply-add would round once. */
-SHMEMX_DEVICE_FN u32 int8_bits(float x, float inverse)
-{
-    const float magic = 12582912.0f; // 1.5 * 2^23
-#ifdef __CUDA_ARCH__
-    return bits_of_float(__fadd_rn(__fmul_rn(x, inverse), magic));
-#else
-    const float scaled = x * inverse;
-    return bits_of_float(scaled + magic);
-#endif
-}
-SHMEMX_DEVICE_FN u32 low_bytes(u32 a, u32 b, u32 c, u32 d)
-{
-#ifdef __CUDA_ARCH__
-    return __byte_perm(__byte_perm(a, b, 0x0040), __byte_perm(c, d, 0x0040), 0x5410);
-#else
-    return (a & 0xff) | (b & 0xff) << 8 | (c & 0xff) << 16 | d << 24;
-#endif
-}
 template <bool Int8> SHMEMX_DEVICE_FN u64 quantize_finite(const arch::vec16 &v, float inverse)
 {
     float f[8];

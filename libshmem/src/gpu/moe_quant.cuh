@@ -36,14 +36,8 @@ struct quantizer {
 
 /* ---- elements ------------------------------------------------------------------------------------------------------- */
 
-SHMEMX_DEVICE_FN float float_of_bits(u32 b)
-{
-    return detail::bits<float>(b);
-}
-SHMEMX_DEVICE_FN u32 bits_of_float(float f)
-{
-    return detail::bits<u32>(f);
-}
+using namespace codec; // device/quant.h
+
 SHMEMX_DEVICE_FN float largest(float a, float b) // NaN loses
 {
     return a > b ? a : b == b ? b : a;
@@ -53,36 +47,6 @@ SHMEMX_DEVICE_FN float magnitude(float a)
     return float_of_bits(bits_of_float(a) & 0x7fffffffu);
 }
 
-/* To nearest even; NaN stays one. */
-SHMEMX_DEVICE_FN u32 to_bf16(float f)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    unsigned short h;
-    asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(h) : "f"(f));
-    return h;
-#else
-    const u32 u = bits_of_float(f);
-    return f != f ? (u >> 16 | 0x40u) : (u + 0x7fff + (u >> 16 & 1)) >> 16;
-#endif
-}
-SHMEMX_DEVICE_FN u32 to_bf16_pair(float low, float high)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 800
-    u32 pair; // one instruction, and not the converter that takes four cycles for each
-    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(pair) : "f"(high), "f"(low));
-    return pair;
-#else
-    return to_bf16(low) | to_bf16(high) << 16;
-#endif
-}
-SHMEMX_DEVICE_FN float low_bf16(u32 pair)
-{
-    return float_of_bits(pair << 16);
-}
-SHMEMX_DEVICE_FN float high_bf16(u32 pair)
-{
-    return float_of_bits(pair & 0xffff0000u);
-}
 /* Eight BF16 of a vector as floats, and four floats as a word of BF16. */
 SHMEMX_DEVICE_FN void unpack_bf16(const arch::vec16 &v, float (&f)[8])
 {
@@ -99,39 +63,6 @@ SHMEMX_DEVICE_FN u64 pack_bf16(float a, float b, float c, float d)
     return to_bf16_pair(a, b) | static_cast<u64>(to_bf16_pair(c, d)) << 32;
 }
 
-/* E4M3 without infinities: to nearest even, beyond 448 becomes 448. */
-SHMEMX_DEVICE_FN u32 to_e4m3(float f)
-{
-    const u32 u = bits_of_float(f), sign = u >> 24 & 0x80u, m = u & 0x7fffffffu;
-    if (m > 0x7f800000u)
-        return sign | 0x7fu;
-    if (m >= 0x43e80000u) // 464: would round to 480, which does not exist
-        return sign | 0x7eu;
-    if (m < 0x3c800000u) { // below 2^-6: a multiple of 2^-9
-        const float scaled = float_of_bits(m) * 512.0f, magic = 8388608.0f;
-        return sign | (bits_of_float(scaled + magic) & 0xfu);
-    }
-    return sign | (m - 0x3c000000u + 0x7ffffu + (m >> 20 & 1)) >> 20;
-}
-SHMEMX_DEVICE_FN u32 to_e4m3_pair(float low, float high)
-{
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 890
-    unsigned short h;
-    asm("cvt.rn.satfinite.e4m3x2.f32 %0, %1, %2;" : "=h"(h) : "f"(high), "f"(low));
-    return h;
-#else
-    return to_e4m3(low) | to_e4m3(high) << 8;
-#endif
-}
-SHMEMX_DEVICE_FN float from_e4m3(u32 b)
-{
-    const u32 sign = (b & 0x80u) << 24, e = b >> 3 & 15, m = b & 7;
-    if (e == 0)
-        return float_of_bits(sign | bits_of_float(static_cast<float>(m) * 0.001953125f));
-    if ((b & 0x7f) == 0x7f)
-        return float_of_bits(0x7fc00000u);
-    return float_of_bits(sign | (e + 120) << 23 | m << 20);
-}
 SHMEMX_DEVICE_FN u32 to_int8(float f) // of magnitude 127 at most, or NaN
 {
 #ifdef __CUDA_ARCH__
@@ -153,37 +84,6 @@ SHMEMX_DEVICE_FN float reciprocal(float x) // of a normal number whose reciproca
     return 1.0f / x;
 #endif
 }
-SHMEMX_DEVICE_FN float over_127(float x)
-{
-#ifdef __CUDA_ARCH__
-    const float part = 0x1.020408p-7f, q = x * part; // 1 / 127, rounded
-    return __fmaf_rn(__fmaf_rn(q, -127.0f, x), part, q);
-#else
-    return x / 127.0f;
-#endif
-}
-
-/* The same without a branch, of 2^-126 to 2^125. */
-SHMEMX_DEVICE_FN float reciprocal_within(float x)
-{
-#ifdef __CUDA_ARCH__
-    float near; // within 1 of the last place, and so one step of Newton's rounds it
-    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(near) : "f"(x));
-    return __fmaf_rn(near, -__fmaf_rn(x, near, -1.0f), near);
-#else
-    return 1.0f / x;
-#endif
-}
-/* INT8's scale: held where 1 / scale and 127 * scale are finite and normal. */
-SHMEMX_DEVICE_FN float held_over_127(float amax)
-{
-    const float s = over_127(amax);
-    return s < 0x1p-126f ? 0x1p-126f : s > 0x1.020406p121f ? 0x1.020406p121f : s;
-}
-
-struct scaling {
-    float scale, inverse;
-};
 SHMEMX_DEVICE_FN scaling scaling_of(const quantizer &q, float amax)
 {
     if (q.how == as_int8) {
