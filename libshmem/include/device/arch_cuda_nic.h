@@ -8,6 +8,13 @@ namespace shmem
 namespace arch
 {
 
+/* Once after each poll in vain by a thread that may wait for another one of its warp: without a nap a loop of loads kept the
+ * rest of the warp from running for a second (H100, `pyshmem doctor --gpu`). And thousands of threads that poll the host's
+ * memory without one fill PCIe. */
+SHMEMX_DEVICE_FN void give_way()
+{
+    asm volatile("nanosleep.u32 50;");
+}
 /* The number as a NIC reads it. */
 SHMEMX_DEVICE_FN u32 big(u32 v)
 {

@@ -8,6 +8,10 @@ namespace shmem
 namespace arch
 {
 
+inline void give_way()
+{
+    relax();
+}
 inline u32 big(u32 v)
 {
     return __builtin_bswap32(v);

@@ -317,7 +317,7 @@ struct ibgda {
     {
         u32 *taken = reinterpret_cast<u32 *>(q.slots) + q.mask + 1 + (block & q.mask);
         while (arch::load_acquire(taken) != 0 && arch::load_relaxed(&q.qp->failed) == SHMEMX_IBGDA_WORKS)
-            arch::relax();
+            arch::give_way();
         arch::store_relaxed(taken, 1u);
         return nic_place{answer(q, block), fixed(q.qp->answers_key)};
     }
@@ -489,6 +489,7 @@ struct ibgda {
         while ((ready = arch::load_acquire(&q.ready)) != base) {
             if (arch::load_relaxed(&q.failed) != SHMEMX_IBGDA_WORKS)
                 return false;
+            arch::give_way();
             if (left.over()) {
                 report(SHMEMX_DEVICE_TIMEOUT, call, fixed(q.pe), &q.ready, ready, base);
                 leave(q);
@@ -514,6 +515,7 @@ struct ibgda {
         while ((done = arch::load_acquire(&q.done)) < target) {
             if (!poll(q, call))
                 return false;
+            arch::give_way();
             if (left.over()) {
                 report(SHMEMX_DEVICE_TIMEOUT, call, fixed(q.pe), &q.done, done, target);
                 return false;

@@ -41,7 +41,7 @@ struct proxy {
         // the host, which has zeroed it
         u64 seen = arch::load_acquire(&r->head_seen);
         while (number - seen >= depth) {
-            arch::relax();
+            arch::give_way();
             seen = arch::load_acquire(reinterpret_cast<const u64 *>(r->head));
             arch::store_release(&r->head_seen, seen); // may go back a little: then the next one looks again
         }
@@ -102,7 +102,7 @@ struct proxy {
             const u32 cell = at & (p.cells - 1), turn = arch::load_relaxed(turns + cell);
             if (turn % 2 == 0 && arch::compare_swap(turns + cell, turn, turn + 1) == turn)
                 return static_cast<u64>((turn / 2 + 1) & 0xffffff) << 32 | cell;
-            arch::relax();
+            arch::give_way();
         }
     }
     SHMEMX_DEVICE_FN static unsigned char *payload_of(u64 answer)
@@ -117,7 +117,7 @@ struct proxy {
         const u32 turn = static_cast<u32>(answer >> 32);
         arch::vec16 v = arch::line_load(cell);
         while ((v.x >> 32 & 0xffffff) != turn || (v.y >> 32 & 0xffffff) != turn) {
-            arch::relax();
+            arch::give_way();
             v = arch::line_load(cell);
         }
         status = static_cast<unsigned>(v.x >> 56);
