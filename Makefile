@@ -126,7 +126,7 @@ test-net: $(VENV)/dev.stamp
 
 # ---- Python --------------------------------------------------------------------------------------------
 
-# Everything on 1, 2 and 4 PEs; on other numbers of them, and over nodes, the files whose tests communicate.
+# Everything on 1 and 2 PEs; on other numbers of them, and over nodes, the files whose tests communicate.
 EVERYTHING := tests/python tests/gpu
 BETWEEN_PES := $(patsubst %,tests/python/test_%.py,amo buffer coll ctx heap lock moe quant quant_coll rma setup signal sync team)
 
@@ -135,7 +135,7 @@ test-python: $(VENV)/dev.stamp
 	    echo "---- pytest, $$n PEs"; \
 	    case $$n in \
 	    1) $(TEST_ENV) $(BIN)/python -m pytest $(EVERYTHING) -q;; \
-	    2|4) $(TEST_ENV) timeout -k 10 900 $(MPIRUN) -n $$n $(BIN)/python -m pytest $(EVERYTHING) -q;; \
+	    2) $(TEST_ENV) timeout -k 10 900 $(MPIRUN) -n $$n $(BIN)/python -m pytest $(EVERYTHING) -q;; \
 	    *) $(TEST_ENV) timeout -k 10 900 $(MPIRUN) -n $$n $(BIN)/python -m pytest $(BETWEEN_PES) -q;; \
 	    esac; \
 	done

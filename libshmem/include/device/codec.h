@@ -295,21 +295,6 @@ struct float32 {
         store_four(p, {f[0], f[1], f[2], f[3]});
         store_four(p + 16, {f[4], f[5], f[6], f[7]});
     }
-    /* The whole warp calls, each lane with its word of words side by side. Of the 64 bytes of two lanes each of the two
-     * stores writes half, 32 bytes in a row: a GPU first reads from memory what it is given a part of 32 bytes of. */
-    static SHMEMX_DEVICE_FN void store_beside(u8 *p, const float (&f)[8])
-    {
-        const bool odd = (arch::lane(warp) & 1) != 0;
-        float first[4], second[4];
-        SHMEMX_DEVICE_UNROLL
-        for (unsigned k = 0; k < 4; ++k) {
-            const float other = float_of_bits(arch::shuffle_xor(bits_of_float(odd ? f[k] : f[k + 4]), 1));
-            first[k] = odd ? other : f[k];
-            second[k] = odd ? f[k + 4] : other;
-        }
-        store_four(odd ? p - 16 : p, first);
-        store_four(odd ? p + 16 : p + 32, second);
-    }
 };
 template <class Own> struct sixteen_bits {
     static constexpr unsigned bytes = 2;
@@ -340,10 +325,6 @@ template <class Own> struct sixteen_bits {
     {
         arch::store_plain(reinterpret_cast<arch::vec16 *>(p),
                           arch::make_vec16(four(f[0], f[1], f[2], f[3]), four(f[4], f[5], f[6], f[7])));
-    }
-    static SHMEMX_DEVICE_FN void store_beside(u8 *p, const float (&f)[8])
-    {
-        store_eight(p, f);
     }
 };
 struct float16 : sixteen_bits<float16> {

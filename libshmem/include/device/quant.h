@@ -216,7 +216,7 @@ template <class E> SHMEMX_DEVICE_FN void store_whole(u8 *dst, const floats &f)
 {
     SHMEMX_DEVICE_UNROLL
     for (unsigned i = 0; i < lane_words; ++i)
-        E::store_beside(dst + word_of(i) * 8 * E::bytes, f[i]);
+        E::store_eight(dst + word_of(i) * 8 * E::bytes, f[i]);
 }
 /* `count` elements of a piece; behind them zeros. */
 template <class E> SHMEMX_DEVICE_FN void load_piece(const u8 *src, unsigned count, floats &f)
