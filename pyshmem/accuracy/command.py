@@ -12,6 +12,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from ..bench.launch import LaunchError, find_launchers, in_job, python_command, start
 
@@ -49,6 +50,20 @@ def _figures(
                 continue
             note(f"{found['model']}: {found['reduction']}")
             yield found
+
+
+def _count(parts: tuple[str, ...]) -> int:
+    """Figures of these parts."""
+    from . import synthetic, training
+    from .transfer import WAYS
+
+    ways = len(WAYS) - 1  # but for none
+    each = {
+        "synthetic": len(synthetic.DATA) * ways,
+        "model": 1 + 2 * ways,
+        "training": len(training.MODELS) * len(training.REDUCTIONS),
+    }
+    return sum(each[part] for part in set(parts))
 
 
 def _own_text() -> str:
@@ -106,16 +121,24 @@ def accuracy(
                 raise click.UsageError(
                     f"--plot {plot}: the name must end in .png, .svg or .pdf, in a folder that is there"
                 )
-        with errors.status("starting") as status:
+        wanted = parts or ("synthetic", "model", "training")
+        columns = (
+            TextColumn("pyshmem accuracy: {task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=errors, transient=True, disable=not errors.is_terminal) as progress:
+            task = progress.add_task("starting", total=_count(wanted))
 
             def note(what: str) -> None:
-                status.update(what)
+                progress.update(task, description=what)
                 if not errors.is_terminal:
                     click.echo(what, err=True)
 
-            wanted = parts or ("synthetic", "model", "training")
             for figure in _figures(wanted, text or _own_text(), tokens, steps, npes, note):
                 figures.append(figure)
+                progress.advance(task)
                 if as_json:
                     click.echo(json.dumps(figure))
     except (MissingError, LaunchError, ValueError) as error:

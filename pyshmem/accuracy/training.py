@@ -22,9 +22,10 @@ import numpy as np
 import pyshmem as shmem
 from pyshmem import quant
 
-__all__ = ["NEEDED", "main"]
+__all__ = ["MODELS", "NEEDED", "REDUCTIONS", "main"]
 
 NEEDED = {"torch": "torch", "sklearn": "scikit-learn"}
+MODELS = ["digits", "transformer"]
 REDUCTIONS = ["float32", "INT8 g128", "INT8 g128, error feedback"]
 SEED = 1
 Batch = tuple[Any, Any]
@@ -137,7 +138,7 @@ def main() -> None:
 
     torch.set_num_threads(1)  # the cores belong to the PEs
     text = Path(options.text).read_text()
-    for name in ("digits", "transformer"):
+    for name in MODELS:
         for reduction in REDUCTIONS:
             curve = train(name, reduction, options.steps, text)
             if shmem.my_pe() == 0:

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from pyshmem.accuracy import model, show, synthetic, transfer
-from pyshmem.accuracy.command import accuracy
+from pyshmem.accuracy.command import _count, accuracy
 
 pytestmark = pytest.mark.npes(1)
 
@@ -33,6 +33,11 @@ def test_outlier_channels_are_where_fp8_wins() -> None:
     outliers = "8 outlier channels x50"
     assert found[(outliers, "FP8 g128")] > found[(outliers, "INT8 g128")] > found[(outliers, "INT8 row")] + 10
     assert found[("Gaussian", "FP8 g128")] < found[("Gaussian", "INT8 g128")]
+
+
+def test_the_bar_knows_how_many_figures_come() -> None:
+    assert _count(("synthetic",)) == len(list(synthetic.run(rows=4, cols=256)))
+    assert _count(("model", "training", "training")) == 1 + 2 * (len(transfer.WAYS) - 1) + 6
 
 
 def test_json_and_plot(tmp_path: Path) -> None:
