@@ -94,7 +94,11 @@ struct shmemi_quant {
     bool agreed, refused; /* refused: an error of this PE's has been told to the others */
 };
 
-/* quant_coll.c: the first meeting of a call, in which every member shows how it was called, where its stage is, and the
+/* quant_coll.c: a call's arguments, `how` NULL = the defaults; 0, or the team is none. */
+int shmemi_quant_called(struct shmemi_quant *q, const char *call, int kind, shmem_team_t team, void *dest,
+                        const void *source, size_t nelems, int dtype, int root, const shmemx_quant_t *how,
+                        float *residual);
+/* The first meeting of a call, in which every member shows how it was called, where its stage is, and the
  * payload. On return all agree and know all stages, or all return MISMATCH. */
 int shmemi_quant_agree(struct shmemi_quant *q);
 enum { SHMEMI_QUANT_HELLO = 80 }; /* bytes of a note before the payload */

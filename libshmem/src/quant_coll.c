@@ -201,25 +201,34 @@ int shmemi_quant_agree(struct shmemi_quant *q)
 
 /* ---- the calls --------------------------------------------------------------------------------------------------------- */
 
+int shmemi_quant_called(struct shmemi_quant *q, const char *call, int kind, shmem_team_t team, void *dest,
+                        const void *source, size_t nelems, int dtype, int root, const shmemx_quant_t *how,
+                        float *residual)
+{
+    int rc = SHMEMX_SUCCESS;
+    *q = (struct shmemi_quant){.call = call,
+                               .kind = kind,
+                               .dest = dest,
+                               .source = source,
+                               .nelems = nelems,
+                               .dtype = dtype,
+                               .root = root,
+                               .residual = residual};
+    q->t = shmemi_team_get(q->call, team, &rc);
+    if (how)
+        q->how = *how;
+    else
+        shmemx_quant_defaults(&q->how);
+    return rc;
+}
+
 static int collective(const char *call, int kind, shmem_team_t team, void *dest, const void *source,
                       size_t nelems, int dtype, int root, const shmemx_quant_t *how, float *residual)
 {
-    struct shmemi_quant q = {.call = call,
-                             .kind = kind,
-                             .dest = dest,
-                             .source = source,
-                             .nelems = nelems,
-                             .dtype = dtype,
-                             .root = root,
-                             .residual = residual};
-    int rc = SHMEMX_SUCCESS;
-    q.t = shmemi_team_get(q.call, team, &rc);
+    struct shmemi_quant q;
+    int rc = shmemi_quant_called(&q, call, kind, team, dest, source, nelems, dtype, root, how, residual);
     if (rc)
         return rc;
-    if (how)
-        q.how = *how;
-    else
-        shmemx_quant_defaults(&q.how);
     const void *any = dest ? dest : source;
     if (any && shmemi_world.gpu_route && shmemi_is_gpu(any))
         return shmemi_gpu_finish(q.call, shmemi_quant_on_stream(&q, team, shmemi_gpu_stream()));

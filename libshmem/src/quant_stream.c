@@ -157,23 +157,9 @@ static int collective(const char *call, int kind, shmem_team_t team, void *dest,
                       size_t nelems, int dtype, int root, const shmemx_quant_t *how, float *residual,
                       void *stream)
 {
-    struct shmemi_quant q = {.call = call,
-                             .kind = kind,
-                             .dest = dest,
-                             .source = source,
-                             .nelems = nelems,
-                             .dtype = dtype,
-                             .root = root,
-                             .residual = residual};
-    int rc = SHMEMX_SUCCESS;
-    q.t = shmemi_team_get(q.call, team, &rc);
-    if (rc)
-        return rc;
-    if (how)
-        q.how = *how;
-    else
-        shmemx_quant_defaults(&q.how);
-    return shmemi_quant_on_stream(&q, team, stream);
+    struct shmemi_quant q;
+    int rc = shmemi_quant_called(&q, call, kind, team, dest, source, nelems, dtype, root, how, residual);
+    return rc ? rc : shmemi_quant_on_stream(&q, team, stream);
 }
 
 int shmemx_allreduce_int8_on_stream(shmem_team_t team, void *dest, const void *source, size_t nelems,
