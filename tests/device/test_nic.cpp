@@ -529,6 +529,7 @@ static int test_dead()
     const bool well = !waited && !met && (rc == SHMEMX_ERR_PEER_DEAD || rc == SHMEMX_ERR_TIMEOUT);
     std::printf("dead: PE %d: %s: %s\n", state->me, well ? "ended" : "FAILED", rc ? text : "no error");
     std::fflush(stdout);
+    sleep(1); // this PE leaves without a word: the others are to see the victim's death before that
     return well ? 0 : 1;
 }
 
