@@ -10,8 +10,10 @@ from __future__ import annotations
 import ast
 import importlib.util
 import itertools
+import os
 import re
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
@@ -84,11 +86,23 @@ def _sources() -> list[object]:
     return found
 
 
+@pytest.fixture(scope="module")
+def compiled(nvrtc, request):
+    """What NVRTC makes of each (source, arch) that is asked for, all processors at work."""
+
+    def compile_one(source: str, arch: str) -> tuple[bool, str, bytes]:
+        options = [*raw.options_for(["-DSHMEM_DEVICE_CHECKS"]), f"-arch={arch}"]
+        return nvrtc.compile(raw.source_for(source), "kernel.cu", options)
+
+    wanted = [i.callspec.params for i in request.session.items if i.function is test_kernels_for_nvrtc]
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        yield {(p["source"], p["arch"]): pool.submit(compile_one, p["source"], p["arch"]) for p in wanted}
+
+
 @pytest.mark.parametrize("arch", _ARCHS)
 @pytest.mark.parametrize("source", _sources())
-def test_kernels_for_nvrtc(nvrtc, source, arch):
-    options = [*raw.options_for(["-DSHMEM_DEVICE_CHECKS"]), f"-arch={arch}"]
-    fine, log, ptx = nvrtc.compile(raw.source_for(source), "kernel.cu", options)
+def test_kernels_for_nvrtc(compiled, source, arch):
+    fine, log, ptx = compiled[source, arch].result()
     assert fine, log
     assert b".visible .entry" in ptx and state.SYMBOL.encode() in ptx
 
