@@ -112,10 +112,10 @@ test-c: $(VENV)/tools.stamp
 test-roce: test-c
 	tests/roce/run build/c
 
-# Data races and bad accesses do not need many processes to show; 8 would only cost time, and so would, under ThreadSanitizer, the
-# tests whose processes each have one thread and die.
+# Data races and bad accesses do not need many processes to show; 8 would only cost time, and so would the tests whose processes
+# each have one thread and die.
 sanitize: $(VENV)/tools.stamp
-	$(call c_tests,asan,-DSHMEM_SANITIZE=address$(comma)undefined,-L 'npes[124]$$|nodes4$$|fake2?$$|device$$|fuzz$$')
+	$(call c_tests,asan,-DSHMEM_SANITIZE=address$(comma)undefined,-L 'npes[124]$$|nodes4$$|fake2?$$|device$$|fuzz$$' -E '^test_faults-npes1')
 	$(call c_tests,tsan,-DSHMEM_SANITIZE=thread,-L 'npes[124]$$|nodes4$$' -E '^test_(faults|bootstrap)-npes1')
 comma := ,
 
