@@ -222,14 +222,9 @@ class Received:
         found = self._kept.get("places")
         if found is None:
             p, owner = self._package, self._owner
-            if self._counts is None:
-                found = p.expert_places_on_gpu(
-                    self.topk_idx, self.tokens_per_expert, owner.expert_alignment, owner.expert_capacity
-                )
-            else:
-                offsets = self.expert_offsets.tolist()
-                found = p.expert_places(self.topk_idx, self._counts.tolist(), offsets)
-                found = (*found, p.narrow(p.constant(offsets[1:])))
+            # what the host knows it need not look up in a buffer, which may be another result's by now
+            counts = self.tokens_per_expert if self._counts is None else p.constant(self._counts.tolist())
+            found = p.expert_places(self.topk_idx, counts, owner.expert_alignment, self.expert_rows)
             self._kept["places"] = found
         return found
 

@@ -116,37 +116,13 @@ class Package:
 
     # ---- made of those ----
 
-    def expert_places(
-        self, idx: Any, counts: Sequence[int], offsets: Sequence[int]
-    ) -> tuple[Any, Any]:  # fmt: skip
+    def expert_places(self, idx: Any, counts: Any, alignment: int, capacity: int) -> tuple[Any, Any, Any]:
         """Where each choice of idx [rows, K] goes in the expert form, and what row each of its rows is of.
 
-        Rows of an expert are in the order of the choices. Two int64 arrays: [rows, K], -1 where idx is;
-        [offsets[-1]], -1 for padding.
-        """
-        rows, topk = idx.shape
-        experts, total = len(counts), int(sum(counts))
-        flat = idx.reshape(-1)
-        keys = self.where(flat < 0, experts, flat)
-        order = self.order(keys)[:total]
-        before = np.concatenate(([0], np.cumsum(counts)))[:-1] if experts else np.zeros(0, np.int64)
-        shift = self.constant([int(o - b) for o, b in zip(offsets, before, strict=False)])
-        places = self.arange(total)
-        if total:
-            places = places + shift[keys[order]]
-        position = self.full((rows * topk,), -1, "int64")
-        position[order] = places
-        source = self.full((int(offsets[-1]),), -1, "int64")
-        source[places] = order // topk
-        return position.reshape(rows, topk), source
-
-    def expert_places_on_gpu(
-        self, idx: Any, counts: Any, alignment: int, capacity: int
-    ) -> tuple[Any, Any, Any]:  # fmt: skip
-        """The same where the counts, int32 [experts], are known to the GPU alone.
-
-        The first two arrays, the second of `capacity` rows; and int32 [experts], the row behind each expert's
-        rows and padding. Choices that find no room have -1.
+        counts: integers [experts], how many choices each has; an array, since only the GPU may know them.
+        Rows of an expert are in the order of the choices, its first one a multiple of `alignment`. Two int64
+        arrays: [rows, K], -1 where idx is and for choices that find no room; [capacity], -1 for padding and
+        behind the last. And int32 [experts], the row behind each expert's rows and padding.
         """
         rows, topk = idx.shape
         experts, total = counts.shape[0], rows * topk

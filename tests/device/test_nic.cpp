@@ -4,14 +4,9 @@
 //     test_nic           all operations, and errors that this PE makes itself
 //     test_nic dead      the last PE is killed while the others' kernels wait for it
 //     test_nic speed     figures, by hand
-#include "nic_job.h"
+#include "nic_check.h"
 
-#include "shmem_device.h"
-#include "shmemx_errors.h"
-
-#include <atomic>
 #include <csignal>
-#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <unistd.h>
@@ -19,21 +14,8 @@
 using namespace shmem;
 using uchar = unsigned char;
 
-static shmemx_device_state *state;
 static uchar *memory; // symmetric
-static std::atomic<unsigned long> failures{0}, passed{0};
 static constexpr std::size_t half = 1 << 18, memory_bytes = 4 * half;
-
-#define CHECK(condition, ...)                                                                                \
-    do {                                                                                                     \
-        if (condition) {                                                                                     \
-            passed.fetch_add(1, std::memory_order_relaxed);                                                  \
-        } else if (failures.fetch_add(1) < 20) {                                                             \
-            std::fprintf(stderr, "%s:%d: FAILED %s: PE %d: ", __FILE__, __LINE__, #condition, state->me);    \
-            std::fprintf(stderr, __VA_ARGS__);                                                               \
-            std::fputc('\n', stderr);                                                                        \
-        }                                                                                                    \
-    } while (0)
 
 static uchar pattern(std::size_t i, unsigned salt, int pe)
 {

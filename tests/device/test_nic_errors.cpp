@@ -5,15 +5,10 @@
 //     test_nic_errors dead       the last PE is killed: SHMEM_SIM_FAULTS=retry_ms=..
 //     test_nic_errors grow       no error: the GPU heap grows and shrinks by chunks, NIC_JOB_MEMORY=gpu
 //     test_nic_errors stall      the NIC stands still: SHMEM_SIM_FAULTS=stall=1
-#include "nic_job.h"
-
-#include "shmem_device.h"
-#include "shmemx_errors.h"
+#include "nic_check.h"
 
 #include <algorithm>
-#include <atomic>
 #include <csignal>
-#include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <unistd.h>
@@ -21,22 +16,8 @@
 using namespace shmem;
 using detail::ibgda;
 
-static shmemx_device_state *state;
 static unsigned char *memory; // symmetric
-static std::atomic<unsigned long> failures{0}, passed{0};
 static constexpr std::size_t memory_bytes = 1 << 18;
-
-#define CHECK(condition, ...)                                                                                \
-    do {                                                                                                     \
-        if (condition) {                                                                                     \
-            ++passed;                                                                                        \
-        } else {                                                                                             \
-            ++failures;                                                                                      \
-            std::fprintf(stderr, "%s:%d: FAILED %s: PE %d: ", __FILE__, __LINE__, #condition, state->me);    \
-            std::fprintf(stderr, __VA_ARGS__);                                                               \
-            std::fputc('\n', stderr);                                                                        \
-        }                                                                                                    \
-    } while (0)
 
 /* What one block does to PE 1, by a queue pair of its own, since one that has failed stays so. */
 template <class Kernel>

@@ -9,6 +9,7 @@ the PE that failed is out of step with the others; it leaves without finalize an
 
 from __future__ import annotations
 
+import importlib.util
 import io
 import os
 import shutil
@@ -16,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # The installed package is tested: `python -m pytest` puts the source tree first, which has no _core.
 _ROOT = Path(__file__).resolve().parents[2]
@@ -108,6 +109,19 @@ def job(request: pytest.FixtureRequest) -> Iterator[ModuleType]:
     yield pyshmem
     if not (NPES > 1 and request.session.testsfailed):
         pyshmem.finalize()
+
+
+@pytest.fixture(scope="session")
+def nvrtc() -> Any:
+    """The `Nvrtc` of tests/device/compile.py: from pip's nvidia-cuda-nvrtc or the system."""
+    path = _ROOT / "tests" / "device" / "compile.py"
+    spec = importlib.util.spec_from_file_location("device_compile", path)
+    assert spec is not None and spec.loader is not None
+    compiler = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(compiler)
+    lib = compiler.find_nvrtc()
+    assert lib is not None, "no NVRTC: pip install nvidia-cuda-nvrtc"
+    return compiler.Nvrtc(lib)
 
 
 RunPes = Callable[..., "subprocess.CompletedProcess[str]"]

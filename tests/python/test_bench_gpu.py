@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import shutil
@@ -10,6 +9,7 @@ import sys
 import types
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 from unittest.mock import MagicMock
 
 import pytest
@@ -26,7 +26,6 @@ from pyshmem.device import raw
 
 pytestmark = pytest.mark.npes(1)
 
-_COMPILER = Path(__file__).resolve().parents[1] / "device" / "compile.py"
 _PEER = Path(gpu_peers.__file__).with_name("peer_nvshmem.cu")
 
 
@@ -43,15 +42,9 @@ def ours(op: str, nbytes: int = 0, value: float = 1000.0, group: str = "put", **
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
-def test_kernels_compile(arch: str) -> None:
-    spec = importlib.util.spec_from_file_location("device_compile", _COMPILER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    lib = module.find_nvrtc()
-    assert lib is not None, "no NVRTC: pip install nvidia-cuda-nvrtc"
+def test_kernels_compile(nvrtc: Any, arch: str) -> None:
     options = [*raw.options_for(), f"-arch={arch}", "-Werror", "all-warnings"]
-    fine, log, ptx = module.Nvrtc(lib).compile(raw.source_for(gpu.KERNELS.read_text()), "k.cu", options)
+    fine, log, ptx = nvrtc.compile(raw.source_for(gpu.KERNELS.read_text()), "k.cu", options)
     assert fine, log
     entries = set(re.findall(rb"\.visible \.entry (\w+)\(", ptx))
     asked = set(re.findall(r'"(k_\w+)"', Path(gpu.__file__).read_text())) | {"k_put_signal", "k_packets"}

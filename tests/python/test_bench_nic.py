@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -18,8 +18,6 @@ from pyshmem.bench.launch import LaunchError
 from pyshmem.device import raw
 
 pytestmark = pytest.mark.npes(1)
-
-_COMPILER = Path(__file__).resolve().parents[1] / "device" / "compile.py"
 
 
 def invoke(*arguments: str) -> Result:
@@ -47,15 +45,9 @@ def run_file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
-def test_kernels_compile(arch: str) -> None:
-    spec = importlib.util.spec_from_file_location("device_compile", _COMPILER)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    lib = module.find_nvrtc()
-    assert lib is not None, "no NVRTC: pip install nvidia-cuda-nvrtc"
+def test_kernels_compile(nvrtc: Any, arch: str) -> None:
     options = [*raw.options_for(), f"-arch={arch}", "-Werror", "all-warnings"]
-    fine, log, ptx = module.Nvrtc(lib).compile(raw.source_for(gpu_nic.KERNELS.read_text()), "k.cu", options)
+    fine, log, ptx = nvrtc.compile(raw.source_for(gpu_nic.KERNELS.read_text()), "k.cu", options)
     assert fine, log
     entries = {name.decode() for name in re.findall(rb"\.visible \.entry (\w+)\(", ptx)}
     assert entries == set(re.findall(r'"(k_\w+)"', Path(gpu_nic.__file__).read_text()))

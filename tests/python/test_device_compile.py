@@ -38,15 +38,6 @@ def _load(path: Path, name: str) -> ModuleType:
     return module
 
 
-@pytest.fixture(scope="module")
-def nvrtc():
-    """tests/device's compiler: NVRTC by ctypes, from pip's nvidia-cuda-nvrtc or the system."""
-    compiler = _load(_ROOT / "tests" / "device" / "compile.py", "device_compile")
-    lib = compiler.find_nvrtc()
-    assert lib is not None, "no NVRTC: pip install nvidia-cuda-nvrtc"
-    return compiler.Nvrtc(lib)
-
-
 def _constant(node: ast.AST, known: dict[str, str]) -> str | None:
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return node.value

@@ -150,9 +150,35 @@ class TestTensors:
             _moe_args.Args("dispatch", x, "x").rows(x, "x", 32)
 
 
+@pytest.mark.parametrize("room", [0, 16])
+@pytest.mark.parametrize(
+    ("rows", "topk", "experts", "align"),
+    [(40, 3, 5, 1), (40, 3, 5, 8), (0, 2, 3, 4), (7, 2, 1, 4), (6, 2, 0, 1)],
+)
+def test_expert_places(rows: int, topk: int, experts: int, align: int, room: int) -> None:
+    """On NumPy's arrays, which have what is used of CuPy's. `room`: rows behind the last."""
+    p = packages._CuPy(np)
+    idx = np.random.default_rng(3).integers(-1, max(experts, 0), (rows, topk))
+    counts = np.bincount(idx[idx >= 0], minlength=experts).astype(np.int32)
+    ends = np.cumsum(-(-counts // align) * align)
+    starts, total = [0, *ends], int(ends[-1]) if experts else 0
+    position, source, found = p.expert_places(idx, counts, align, total + room)
+    assert found.dtype == np.int32 and (found == ends).all()
+    assert ((position >= 0) == (idx >= 0)).all() and len(source) == total + room
+    assert (source[total:] == -1).all()
+    for e in range(experts):
+        r, k = np.nonzero(idx == e)
+        assert (position[r, k] == starts[e] + np.arange(len(r))).all()
+        assert (source[starts[e] : starts[e] + len(r)] == r).all()
+        assert (source[starts[e] + len(r) : starts[e + 1]] == -1).all()
+    few = total // 2
+    less, sources, _ = p.expert_places(idx, counts, align, few)
+    assert (less == np.where(position < few, position, -1)).all() and (sources == source[:few]).all()
+
+
 @needs_torch
 def test_expert_form_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Places and gathered rows, on the CPU."""
+    """Gathered rows, on the CPU; places as on NumPy."""
     import torch
 
     p = packages.package_of(torch.zeros(1), "test", "a")
@@ -160,15 +186,12 @@ def test_expert_form_in_torch(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(3)
     for rows, topk, experts, align in ((40, 3, 5, 1), (40, 3, 5, 8), (0, 2, 3, 4), (7, 2, 1, 4)):
         idx = rng.integers(-1, experts, (rows, topk))
-        counts = np.bincount(idx[idx >= 0], minlength=experts).tolist()
-        offsets = np.concatenate(([0], np.cumsum([-(-c // align) * align for c in counts]))).tolist()
-        position, source = p.expert_places(torch.from_numpy(idx), counts, offsets)
-        assert ((position.numpy() >= 0) == (idx >= 0)).all() and len(source) == offsets[-1]
-        for e in range(experts):
-            r, k = np.nonzero(idx == e)
-            assert (position.numpy()[r, k] == offsets[e] + np.arange(len(r))).all()
-            assert (source.numpy()[offsets[e] : offsets[e] + len(r)] == r).all()
-            assert (source.numpy()[offsets[e] + len(r) : offsets[e + 1]] == -1).all()
+        counts = np.bincount(idx[idx >= 0], minlength=experts)
+        total = int((-(-counts // align) * align).sum())
+        wanted = packages._CuPy(np).expert_places(idx, counts, align, total)
+        places = p.expert_places(torch.from_numpy(idx), torch.from_numpy(counts), align, total)
+        assert all((a.numpy() == b).all() for a, b in zip(places, wanted, strict=True))
+        source = places[1]
         x = torch.from_numpy(rng.standard_normal((rows, 16)).astype(np.float32)).bfloat16()
         y = p.take(x, source)
         assert not y[source < 0].any()

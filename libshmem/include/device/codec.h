@@ -164,22 +164,15 @@ template <unsigned I> SHMEMX_DEVICE_FN float from_biased(u32 w)
 /* Correctly rounded, without the cases that these numbers have not: a third of the instructions of a division.
  * One step of the remainder makes a quotient that is within one of the last place the right one, if the reciprocal is
  * rounded (Markstein); tests/device/test_quant.cpp tries all mantissas. */
-SHMEMX_DEVICE_FN float over_127(float x)
+template <unsigned N> SHMEMX_DEVICE_FN float over(float x)
 {
+    constexpr float n = N;
 #ifdef __CUDA_ARCH__
-    const float part = 0x1.020408p-7f, q = x * part; // 1 / 127, rounded
-    return __fmaf_rn(__fmaf_rn(q, -127.0f, x), part, q);
+    constexpr float part = 1 / n;
+    const float q = x * part;
+    return __fmaf_rn(__fmaf_rn(q, -n, x), part, q);
 #else
-    return x / 127.0f;
-#endif
-}
-SHMEMX_DEVICE_FN float over_448(float x)
-{
-#ifdef __CUDA_ARCH__
-    const float part = 0x1.24924ap-9f, q = x * part; // 1 / 448, rounded
-    return __fmaf_rn(__fmaf_rn(q, -448.0f, x), part, q);
-#else
-    return x / 448.0f;
+    return x / n;
 #endif
 }
 /* Without a branch, of 2^-126 to 2^125. */
@@ -196,12 +189,12 @@ SHMEMX_DEVICE_FN float reciprocal_within(float x)
 /* INT8's scale: held where 1 / scale and 127 * scale are finite and normal. */
 SHMEMX_DEVICE_FN float held_over_127(float amax)
 {
-    const float s = over_127(amax);
+    const float s = over<127>(amax);
     return s < 0x1p-126f ? 0x1p-126f : s > 0x1.020406p121f ? 0x1.020406p121f : s;
 }
 SHMEMX_DEVICE_FN float held_over_448(float amax)
 {
-    const float s = over_448(amax);
+    const float s = over<448>(amax);
     return s < 0x1p-126f ? 0x1p-126f : s > 0x1.249248p119f ? 0x1.249248p119f : s;
 }
 
