@@ -435,12 +435,18 @@ SIM_EXPORT int ibv_modify_qp(struct ibv_qp *base, struct ibv_qp_attr *a, int mas
     sim_lock(nic);
     struct sim_qp before = *qp->qp;
     take_attributes(qp->qp, a, mask);
-    bool done = !step || sim_qp_step(nic, qp->qp, (enum sim_state)states[to]);
-    if (!done)
+    bool far = to == IBV_QPS_RTR && base->qp_type == IBV_QPT_RC && qp->qp->remote_lid != nic->lid;
+    int err = far && nic->unresolved < nic->faults.unresolved ? ETIMEDOUT : 0;
+    if (err)
+        sim_trace_text(nic, SIM_TRACE_FAULT, qp->qp->number, "unresolved=%llu",
+                       (unsigned long long)++nic->unresolved);
+    else if (step && !sim_qp_step(nic, qp->qp, (enum sim_state)states[to]))
+        err = EINVAL;
+    if (err)
         *qp->qp = before;
     sim_unlock(nic);
-    if (!done)
-        return EINVAL;
+    if (err)
+        return err;
     if (to == IBV_QPS_RESET && step) {
         pthread_mutex_lock(&qp->lock);
         qp->head = qp->receive_head = 0;

@@ -188,7 +188,8 @@ int shmemi_verbs_qp_open(const char *call);
 void shmemi_verbs_qp_close(void);
 /* This end, not connected: `qp`, or with NULL a new one. */
 int shmemi_verbs_qp_create(const char *call, struct verbs_peer *p, struct ibv_qp *qp);
-/* To the peer's queue pair of that number. */
+/* To the peer's queue pair of that number. SHMEMX_ERR_TIMEOUT, and no message: made on first use, it finds the peer's
+ * address not yet; to be called again. */
 int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, uint32_t number);
 /* Queue pairs of PEs that other transports serve. */
 void shmemi_verbs_qp_drop_idle(void);

@@ -165,9 +165,12 @@ void shmemi_verbs_heard(uint32_t index, uint32_t bytes)
     struct hello answer = {0};
     bool news = false;
     if (h.qpn) {
-        answer.failed = make_end("connect", p, h.qpn) != 0;
-        answer.qpn = answer.failed ? 0 : p->qp->qp_num;
-        news = !answer.failed && h.connected && !p->ready;
+        int rc = make_end("connect", p, h.qpn);
+        if (rc == SHMEMX_ERR_TIMEOUT) /* not yet: the peer asks again */
+            return;
+        answer.failed = rc != 0;
+        answer.qpn = rc ? 0 : p->qp->qp_num;
+        news = rc == 0 && h.connected && !p->ready;
         p->ready |= news;
     }
     if (h.asks || news)       /* news: so that the peer need not ask when its turn comes */

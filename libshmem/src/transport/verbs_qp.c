@@ -138,6 +138,13 @@ static int to_init(struct verbs_peer *p)
     return lib->modify_qp(p->qp, &a, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
 }
 
+/* Before a step is taken again: a queue pair that stopped half way holds receives. */
+static void to_reset(struct verbs_peer *p)
+{
+    struct ibv_qp_attr a = {.qp_state = IBV_QPS_RESET};
+    (void)lib->modify_qp(p->qp, &a, IBV_QP_STATE);
+}
+
 static uint8_t smaller(int a, int b)
 {
     return (uint8_t)(a < b ? a : b);
@@ -186,15 +193,25 @@ int shmemi_verbs_qp_connect(const char *call, struct verbs_peer *p, uint32_t num
     int err = to_init(p);
     for (unsigned i = 0; i < VERBS_CREDITS && err == 0; ++i)
         err = shmemi_verbs_receive(p, i);
-    if (err == 0 &&
-        (step = "reach the peer (an address that the network does not resolve, a firewall, a VLAN?)",
-         err = to_receive(p)) == 0)
-        step = "send", err = to_send(p);
-    if (err)
+    bool reaches = err == 0;
+    if (reaches) {
+        step = "reach the peer (an address that the network does not resolve, a firewall, a VLAN?)";
+        if ((err = to_receive(p)) == 0)
+            step = "send", reaches = false, err = to_send(p);
+    }
+    if (err) {
+        err = err > 0 ? err : errno;
+        to_reset(p);
+        /* the network asks for an address three times and gives up: a link that loses packets answers later */
+        if (reaches && v->lazy && p->pe != v->job->me && (err == ETIMEDOUT || err == EHOSTUNREACH)) {
+            shmemi_debug("verbs: queue pair %u cannot reach PE %d at %s yet: %s", p->qp->qp_num, p->pe,
+                         card->port, strerror(err));
+            return SHMEMX_ERR_TIMEOUT;
+        }
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call,
                            "%s: queue pair %u to PE %d at %s, queue pair %u cannot %s: %s", v->port.name,
-                           p->qp->qp_num, p->pe, card->port, p->peer_qpn, step,
-                           strerror(err > 0 ? err : errno));
+                           p->qp->qp_num, p->pe, card->port, p->peer_qpn, step, strerror(err));
+    }
     if (card->mtu != v->port.attr.active_mtu)
         shmemi_debug("verbs: PE %d's port has an MTU of %d, this one of %d: the smaller is used", p->pe,
                      128 << card->mtu, 128 << v->port.attr.active_mtu);
