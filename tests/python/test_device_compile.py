@@ -77,6 +77,11 @@ def _sources() -> list[object]:
     return found
 
 
+def all_processors() -> ThreadPoolExecutor:
+    """NVRTC compiles without Python's lock."""
+    return ThreadPoolExecutor(len(os.sched_getaffinity(0)))
+
+
 @pytest.fixture(scope="module")
 def compiled(nvrtc, request):
     """What NVRTC makes of each (source, arch) that is asked for, all processors at work."""
@@ -86,7 +91,7 @@ def compiled(nvrtc, request):
         return nvrtc.compile(raw.source_for(source), "kernel.cu", options)
 
     wanted = [i.callspec.params for i in request.session.items if i.function is test_kernels_for_nvrtc]
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with all_processors() as pool:
         yield {(p["source"], p["arch"]): pool.submit(compile_one, p["source"], p["arch"]) for p in wanted}
 
 
@@ -204,8 +209,12 @@ def test_numba_kernels(numba_parts, nvrtc):
     """Everything that a kernel calls is defined, with the parameters that Numba passes."""
     cuda, core = numba_parts
     defined: dict[str, tuple[list[str], list[str]]] = {}
-    for name in core.FUNCTIONS:
-        fine, log, ptx = nvrtc.compile(core.source(name), f"{name}.cu", ["-rdc=true", "-arch=sm_90"])
+    options = ["-rdc=true", "-arch=sm_90"]
+    with all_processors() as pool:
+        made_of = pool.map(
+            lambda name: nvrtc.compile(core.source(name), f"{name}.cu", options), core.FUNCTIONS
+        )
+    for name, (fine, log, ptx) in zip(core.FUNCTIONS, made_of, strict=True):
         assert fine and not log.strip(), log
         made = _signatures(ptx.decode(), "visible")
         assert list(made) == [f"shmem_numba_{name}"] and b".weak .const" in ptx
