@@ -55,14 +55,14 @@ static int nodes_of(const char *call, const char *what, int *numa_node, struct s
                        what, *numa_node, text, SHMEMX_NUMA_NEAREST, SHMEMX_NUMA_INTERLEAVE);
 }
 
-/* SHMEM_HEAP_NUMA: *node as in a request; DEFAULT = touch, which has none. */
+/* SHMEM_HEAP_NUMA: *node as in a request; TOUCH has none. */
 static int heap_policy(const char *call, enum shmemi_numa_policy *policy, int *node)
 {
     const char *word = shmemi_env.HEAP_NUMA;
     char *end;
     *policy = SHMEMI_NUMA_PREFER;
     if (strcmp(word, "touch") == 0) {
-        *policy = SHMEMI_NUMA_DEFAULT;
+        *policy = SHMEMI_NUMA_TOUCH;
     } else if (strcmp(word, "nearest") == 0) {
         *node = SHMEMX_NUMA_NEAREST;
     } else if (strcmp(word, "interleave") == 0) {
@@ -93,9 +93,9 @@ int shmemi_space_heap_policy(const char *call, void *addr, size_t bytes, bool ag
     enum shmemi_numa_policy policy;
     struct shmemi_numa_set nodes = {{0}};
     int node = 0, rc = heap_policy(call, &policy, &node);
-    if (rc || (policy == SHMEMI_NUMA_DEFAULT && !again))
+    if (rc || (policy == SHMEMI_NUMA_TOUCH && !again))
         return rc;
-    if (policy != SHMEMI_NUMA_DEFAULT)
+    if (policy != SHMEMI_NUMA_TOUCH)
         rc = nodes_of(call, "SHMEM_HEAP_NUMA:", &node, &nodes);
     return rc ? rc : shmemi_numa_place(call, addr, bytes, policy, &nodes);
 }

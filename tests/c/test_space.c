@@ -6,6 +6,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <linux/filter.h>
+#include <linux/mempolicy.h>
 #include <linux/seccomp.h>
 #include <sched.h>
 #include <stddef.h>
@@ -15,6 +16,7 @@
 #include <sys/syscall.h>
 
 #include "base/numa.h"
+#include "heap.h"
 #include "pes.h"
 
 static const size_t MIB = 1u << 20;
@@ -71,6 +73,84 @@ static void check_place(int asked, int node, char *p, size_t bytes)
               "%zu of %zu pages on node %d of %d", counts[i], all, i, nodes);
 }
 
+/* The policy of the page at p is `mode`, as get_mempolicy(2) tells. */
+static void check_policy(const char *what, void *p, int mode)
+{
+    int got = -1;
+    unsigned long nodes[SHMEMI_NUMA_NODES / SHMEMI_NUMA_WORD] = {0};
+    long rc = syscall(SYS_get_mempolicy, &got, nodes, SHMEMI_NUMA_NODES + 1ul, p, MPOL_F_ADDR);
+    CHECK((rc == 0 && got == mode) || (rc != 0 && (errno == EPERM || errno == ENOSYS)),
+          "%s: policy %d instead of %d (%s)", what, got, mode, rc ? strerror(errno) : "");
+}
+
+static void test_heap_policy(void)
+{
+    static const struct {
+        const char *word;
+        int mode; /* -1 = refused */
+        const char *text;
+    } rows[] = {{"touch", MPOL_LOCAL, ""},           {"nearest", MPOL_PREFERRED, ""},
+                {"interleave", MPOL_INTERLEAVE, ""}, {"1023", -1, "1023 is no NUMA node"},
+                {"-1", -1, "choices: touch"},        {"0x", -1, "choices"},
+                {"99999999999", -1, "choices"},      {"near", -1, "choices"}};
+    const char *word = shmemi_env.HEAP_NUMA;
+    char *p = shmem_align(2 * MIB, 2 * MIB);
+    shmemx_log_errors(0);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        shmemi_env.HEAP_NUMA = rows[i].word;
+        int rc = shmemi_space_heap_policy("test", p, 2 * MIB, true);
+        CHECK(rc == (rows[i].mode < 0 ? SHMEMX_ERR_ARGUMENT : 0), "%s: %d %s", rows[i].word, rc,
+              shmemx_last_error());
+        CHECK(rc == 0 || strstr(shmemx_last_error(), rows[i].text), "%s: %s", rows[i].word,
+              shmemx_last_error());
+        if (rc == 0)
+            check_policy(rows[i].word, p, rows[i].mode);
+    }
+    shmemx_log_errors(1);
+    shmemi_env.HEAP_NUMA = word;
+    CHECK(shmemi_space_heap_policy("test", p, 2 * MIB, true) == 0, "%s", shmemx_last_error());
+    shmem_free(p);
+}
+
+/* Spaces of all PEs keep their policies when one of two is destroyed: the file of their heaps is one. */
+static void test_neighbours(void)
+{
+    shmemx_space_t first, second;
+    CHECK(shmemx_space_create(SHMEMX_NUMA_NEAREST, 1, &first) == 0, "%s", shmemx_last_error());
+    CHECK(shmemx_space_create(SHMEMX_NUMA_INTERLEAVE, 1, &second) == 0, "%s", shmemx_last_error());
+    char *p = shmemx_space_malloc(second, 64);
+    CHECK(shmemx_space_destroy(first) == 0, "%s", shmemx_last_error());
+    for (int pe = 0; pe < npes; pe++) {
+        char *theirs = shmem_ptr(p, pe);
+        if (theirs)
+            check_policy("a neighbour's space", theirs, MPOL_INTERLEAVE);
+    }
+    shmem_free(p);
+    CHECK(shmemx_space_destroy(second) == 0, "%s", shmemx_last_error());
+}
+
+/* A job with SHMEM_HEAP_NUMA: the heap has the policy, a space its own, and gives the range back to the heap's. */
+static void test_heap_of_a_job(void)
+{
+    setenv("SHMEM_HEAP_NUMA", "interleave", 1);
+    pes_begin();
+    shmemx_space_t space;
+    char *p = shmem_malloc(64);
+    check_policy("the heap", p, MPOL_INTERLEAVE);
+    CHECK(shmemx_space_create(SHMEMX_NUMA_NEAREST, 1, &space) == 0, "%s", shmemx_last_error());
+    char *q = shmemx_space_malloc(space, 64);
+    check_policy("a space", q, MPOL_BIND);
+    shmem_free(q);
+    CHECK(shmemx_space_destroy(space) == 0, "%s", shmemx_last_error());
+    check_policy("where a space was", q, MPOL_INTERLEAVE);
+    CHECK(shmemx_space_create(SHMEMX_NUMA_NEAREST, 1, &space) == 0, "%s", shmemx_last_error());
+    shmem_finalize(); /* takes the space with it */
+    unsetenv("SHMEM_HEAP_NUMA");
+    shmemx_log_errors(0);
+    CHECK(shmemx_space_destroy(space) == SHMEMX_ERR_NOT_INITIALIZED, "%s", shmemx_last_error());
+    shmemx_log_errors(1);
+}
+
 static void test_nodes(void)
 {
     int node, rows = 0, nearest = shmemx_numa_nearest(), seen = 0;
@@ -110,6 +190,7 @@ static void test_place(int asked)
     CHECK(p[0] == me + 1 && p[bytes - 4096] == me + 1, "the neighbour's bytes: %d, %d", p[0],
           p[bytes - 4096]);
     check_place(asked, node, p, bytes);
+    check_policy("a space", p, asked == SHMEMX_NUMA_INTERLEAVE ? MPOL_INTERLEAVE : MPOL_BIND);
     shmem_barrier_all();
     CHECK(shmemx_space_info(space, NULL, NULL, &used, &largest) == 0 && used == bytes && largest == 0,
           "used %zu, largest %zu", used, largest);
@@ -389,14 +470,17 @@ int main(void)
     shmemx_space_t space;
     CHECK(shmemx_space_create(0, 1, &space) == SHMEMX_ERR_NOT_INITIALIZED, "%s", shmemx_last_error());
     shmemx_log_errors(1);
+    test_heap_of_a_job();
     pes_begin();
     test_nodes();
+    test_heap_policy();
     test_place(SHMEMX_NUMA_NEAREST);
     test_place(SHMEMX_NUMA_INTERLEAVE);
     struct shmemi_numa_set usable;
     shmemi_numa_usable(&usable);
     for (int i = shmemi_numa_next(&usable, 0); i >= 0; i = shmemi_numa_next(&usable, i + 1))
         test_place(i);
+    test_neighbours();
     test_blocks();
     test_misuse();
     if (shmem_team_n_pes(SHMEM_TEAM_SHARED) == npes)

@@ -171,11 +171,13 @@ bool shmemi_numa_memory(int node, size_t *total, size_t *available)
 int shmemi_numa_place(const char *call, void *addr, size_t n, enum shmemi_numa_policy policy,
                       const struct shmemi_numa_set *nodes)
 {
-    static const int modes[] = {[SHMEMI_NUMA_DEFAULT] = MPOL_DEFAULT,
+    /* Not MPOL_DEFAULT: a range that has none joins its neighbours in this process's mapping, and the kernel then takes
+     * the policies of the whole file from there on away, other processes' too. */
+    static const int modes[] = {[SHMEMI_NUMA_TOUCH] = MPOL_LOCAL,
                                 [SHMEMI_NUMA_PREFER] = MPOL_PREFERRED,
                                 [SHMEMI_NUMA_BIND] = MPOL_BIND,
                                 [SHMEMI_NUMA_INTERLEAVE] = MPOL_INTERLEAVE};
-    const bool any = policy == SHMEMI_NUMA_DEFAULT;
+    const bool any = policy == SHMEMI_NUMA_TOUCH;
     /* the kernel looks at one bit less than it is told */
     if (syscall(SYS_mbind, addr, n, modes[policy], any ? NULL : nodes->bits,
                 any ? 0ul : SHMEMI_NUMA_NODES + 1ul, 0u) == 0)

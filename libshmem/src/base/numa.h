@@ -31,10 +31,11 @@ int shmemi_numa_nearest(void);
  * of the file cache. false = the kernel does not say. */
 bool shmemi_numa_memory(int node, size_t *total, size_t *available);
 
-enum shmemi_numa_policy { SHMEMI_NUMA_DEFAULT, SHMEMI_NUMA_PREFER, SHMEMI_NUMA_BIND, SHMEMI_NUMA_INTERLEAVE };
+enum shmemi_numa_policy { SHMEMI_NUMA_TOUCH, SHMEMI_NUMA_PREFER, SHMEMI_NUMA_BIND, SHMEMI_NUMA_INTERLEAVE };
 /* How the pages of [addr, addr + n), whole pages of shared memory, are chosen: those that come from now on, in every process that
  * maps them, whoever touches them first. Where the kernel or a container's filter refuses the call and the machine has
- * one node, all is on that node anyway: success. DEFAULT takes no nodes. */
+ * one node, all is on that node anyway: success. TOUCH, the kernel's own way, takes no
+ * nodes: it undoes the others. */
 int shmemi_numa_place(const char *call, void *addr, size_t n, enum shmemi_numa_policy policy,
                       const struct shmemi_numa_set *nodes);
 
