@@ -21,7 +21,23 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from . import amo, buffer, coll, ctx, errors, heap, lock, order, rma, setup, signal, symmetric, team, types
+from . import (
+    amo,
+    buffer,
+    coll,
+    ctx,
+    errors,
+    heap,
+    lock,
+    order,
+    rma,
+    setup,
+    signal,
+    space,
+    symmetric,
+    team,
+    types,
+)
 from . import sync as _sync  # the name itself is the function
 from ._core import ffi, lib
 from .amo import *
@@ -35,6 +51,7 @@ from .order import *
 from .rma import *
 from .setup import *
 from .signal import *
+from .space import *
 from .symmetric import *
 from .sync import *
 from .team import *
@@ -57,6 +74,7 @@ __all__ = [
     *rma.__all__,
     *setup.__all__,
     *signal.__all__,
+    *space.__all__,
     *symmetric.__all__,
     *_sync.__all__,
     *types.__all__,

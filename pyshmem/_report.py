@@ -115,7 +115,7 @@ def _mpi(launchers: list[dict[str, str]]) -> dict[str, Any]:
     return {"mpi4py": mpi4py, "mpirun": launchers, "note": note}
 
 
-_LINES = ("libshmem", "job", "node", "heap", "int8")  # "key: value"
+_LINES = ("libshmem", "job", "node", "heap", "NUMA", "int8")  # "key: value"
 _SECTIONS = ("bootstraps", "transports", "routes", "variables")  # "key:" and lines of their own
 
 
@@ -174,6 +174,7 @@ def gather(text: str, error: str | None) -> dict[str, Any]:
         "transports": own.get("transports") or [],
         "routes": own.get("routes") or [],
         "heap": own.get("heap"),
+        "numa": own.get("NUMA"),
         "int8": own.get("int8"),
         "variables": _variables(own.get("variables") or []),
         "mpi": _mpi(launchers),

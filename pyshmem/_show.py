@@ -38,6 +38,7 @@ def info(found: dict[str, Any]) -> None:
         ("failed", job["error"]),
         ("node", job["node"]),
         ("heap", found["heap"]),
+        ("NUMA", found["numa"]),
     ]
     _section(console, "job", [(name, value) for name, value in rows if value])
     _section(console, "bootstraps, in the order they are tried", [_colon(x) for x in found["bootstraps"]])

@@ -20,7 +20,7 @@ from bisect import bisect_right, insort
 from collections.abc import Sequence
 from functools import partial
 from types import ModuleType
-from typing import Any, Literal, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -31,6 +31,9 @@ from .errors import CLASSES, check, fail
 from .setup import ensure, state
 from .symmetric import SymmetricArray, local, refuse, root_block, set_block, symmetric
 from .types import MALLOC, Array, CData, Number
+
+if TYPE_CHECKING:
+    from .space import Space
 
 __all__ = [
     "addr_accessible",
@@ -99,35 +102,41 @@ def _drop(block: Block, _: CData) -> None:
     state.held.discard(block)
 
 
-def _malloc(nbytes: int, align: int, clear: bool, kind: int) -> int:
+def _malloc(nbytes: int, align: int, clear: bool, kind: int, space: Space | None) -> int:
     """Address of a new block, after one more try without what garbage still holds; collective."""
     out = ffi.new("void **")
-    code = lib.shmemx_allocate(out, nbytes, align, clear, kind)
+
+    def take() -> int:
+        if space is None:
+            return int(lib.shmemx_allocate(out, nbytes, align, clear, kind))
+        return int(lib.shmemx_space_allocate(space.handle, out, nbytes, align, clear))
+
+    code = take()
     if code == lib.SHMEMX_ERR_NO_MEMORY:
         # The heaps are alike, so all PEs are here.
         gc.collect()
         if reclaim():
-            code = lib.shmemx_allocate(out, nbytes, align, clear, kind)
+            code = take()
     if code:
         fail(code)
     return int(ffi.cast("uintptr_t", out[0]))
 
 
-def take_block(nbytes: int, align: int, clear: bool, kind: int) -> Block:
+def take_block(nbytes: int, align: int, clear: bool, kind: int, space: Space | None = None) -> Block:
     """A new block of either heap; collective. Whoever shows it marks it as dropped."""
     if not state.ready:
         ensure()
     reclaim()
-    address = _malloc(max(nbytes, 1), align, clear, kind)
+    address = _malloc(max(nbytes, 1), align, clear, kind, space)
     block = Block(address, max(nbytes, 1), kind)
     _blocks[address] = block
     insort(_addresses, address)
     return block
 
 
-def _new_block(nbytes: int, align: int, clear: bool) -> memoryview:
+def _new_block(nbytes: int, align: int, clear: bool, space: Space | None = None) -> memoryview:
     """Allocates; the memory is dropped when the last object that shows it is collected."""
-    block = take_block(nbytes, align, clear, lib.SHMEMX_MEM_HOST)
+    block = take_block(nbytes, align, clear, lib.SHMEMX_MEM_HOST, space)
     address = block.address
     state.held.add(block)
     owner = ffi.gc(ffi.cast("char *", address), partial(_drop, block))
@@ -220,11 +229,13 @@ def _arrays() -> ModuleType:
     return arrays
 
 
-def _on_gpu(device: str | None, call: str) -> bool:
+def _on_gpu(device: str | None, call: str, space: Space | None = None) -> bool:
     if device is None or device == "cpu":
         return False
     if device != "cuda":
         raise _ArgumentError(f'{call}: device {device!r} is neither "cpu" nor "cuda"')
+    if space is not None:
+        raise _ArgumentError(f"{call}: a space is host memory, device is {device!r}")
     return True
 
 
@@ -262,8 +273,9 @@ def _view(
 
 
 def alloc(
-    count: int, size: int = 1, align: int | None = None, hints: int | None = None, clear: bool = True
-) -> memoryview:
+    count: int, size: int = 1, align: int | None = None, hints: int | None = None, clear: bool = True,
+    space: Space | None = None,
+) -> memoryview:  # fmt: skip
     """Allocates ``count * size`` bytes of the symmetric heap. Collective.
 
     Parameters
@@ -276,6 +288,8 @@ def alloc(
         What the memory is for, from `MALLOC`.
     clear : bool
         Whether it is zero on return, on all PEs.
+    space : Space, optional
+        The memory space to take it from, the same on all PEs.
 
     Returns
     -------
@@ -285,13 +299,13 @@ def alloc(
     Raises
     ------
     NoMemoryError
-        The heap is full; SHMEM_SYMMETRIC_SIZE sets its size.
+        The heap, or the space, is full; SHMEM_SYMMETRIC_SIZE sets the heap's size.
     MismatchError
         Another PE asks for something else.
     """
     if count < 0 or size < 0:
         raise _ArgumentError(f"alloc: {count} elements of {size} bytes")
-    return _new_block(int(count) * int(size), _options(align, hints, "alloc"), bool(clear))
+    return _new_block(int(count) * int(size), _options(align, hints, "alloc"), bool(clear), space)
 
 
 def free(mem: memoryview | Array | Any) -> None:
@@ -384,6 +398,7 @@ def fromalloc(
 def new_array(
     shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
     align: int | None = None, hints: int | None = None, clear: bool = True, device: str | None = None,
+    space: Space | None = None,
 ) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array; zeros unless ``clear=False``. Collective. Options as for `alloc`.
 
@@ -392,9 +407,9 @@ def new_array(
     """
     kind = np.dtype(dtype)
     sizes, nbytes = _bytes_of(shape, kind, "new_array")
-    if _on_gpu(device, "new_array"):
+    if _on_gpu(device, "new_array", space):
         return _arrays().new(sizes, kind, nbytes, order, _options(align, hints, "new_array"), clear)
-    return _view(_new_block(nbytes, _options(align, hints, "new_array"), clear), sizes, kind, order)
+    return _view(_new_block(nbytes, _options(align, hints, "new_array"), clear, space), sizes, kind, order)
 
 
 def del_array(a: Any) -> None:
@@ -407,17 +422,18 @@ def del_array(a: Any) -> None:
 def array(
     obj: Any, dtype: npt.DTypeLike | None = None, *, order: Literal["K", "A", "C", "F"] = "K",
     align: int | None = None, hints: int | None = None, device: str | None = None,
+    space: Space | None = None,
 ) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array with the contents of `obj`, as `numpy.array`. Collective.
 
     Shape and dtype must be the same on all PEs; contents may differ. All PEs have theirs when it returns.
     """
-    if _on_gpu(device, "array"):
+    if _on_gpu(device, "array", space):
         return _arrays().array(obj, dtype, order, _options(align, hints, "array"))
     source = np.asarray(obj, dtype)
     _, nbytes = _bytes_of(source.shape, source.dtype, "array")
     layout = np.empty_like(source, order=order, subok=False).strides
-    memory = _new_block(nbytes, _options(align, hints, "array"), False)
+    memory = _new_block(nbytes, _options(align, hints, "array"), False, space)
     made = _view(memory, source.shape, source.dtype, strides=layout)
     np.copyto(made, source, casting="no")
     check(lib.shmemx_sync(_WORLD))
@@ -427,36 +443,40 @@ def array(
 def empty(
     shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
     align: int | None = None, hints: int | None = None, device: str | None = None,
+    space: Space | None = None,
 ) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array with undefined contents. Collective."""
-    return new_array(shape, dtype, order, align=align, hints=hints, clear=False, device=device)
+    return new_array(shape, dtype, order, align=align, hints=hints, clear=False, device=device, space=space)
 
 
 def zeros(
     shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
     align: int | None = None, hints: int | None = None, device: str | None = None,
+    space: Space | None = None,
 ) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array of zeros. Collective; all PEs' are zero when it returns."""
-    return new_array(shape, dtype, order, align=align, hints=hints, clear=True, device=device)
+    return new_array(shape, dtype, order, align=align, hints=hints, clear=True, device=device, space=space)
 
 
 def ones(
     shape: Shape, dtype: npt.DTypeLike = float, order: Literal["C", "F"] = "C", *,
     align: int | None = None, hints: int | None = None, device: str | None = None,
+    space: Space | None = None,
 ) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array of ones. Collective; all PEs' are filled when it returns."""
-    return full(shape, 1, dtype, order, align=align, hints=hints, device=device)
+    return full(shape, 1, dtype, order, align=align, hints=hints, device=device, space=space)
 
 
 def full(
     shape: Shape, fill_value: Number, dtype: npt.DTypeLike | None = None, order: Literal["C", "F"] = "C", *,
     align: int | None = None, hints: int | None = None, device: str | None = None,
+    space: Space | None = None,
 ) -> SymmetricArray | Any:  # fmt: skip
     """Allocates a symmetric array of `fill_value`, by default of its dtype. Collective; all PEs' are filled
     when it returns. The value may differ between PEs, the dtype may not."""
     if dtype is None:
         dtype = np.asarray(fill_value).dtype
-    made = new_array(shape, dtype, order, align=align, hints=hints, clear=False, device=device)
+    made = new_array(shape, dtype, order, align=align, hints=hints, clear=False, device=device, space=space)
     if isinstance(made, np.ndarray):
         np.copyto(made, fill_value, casting="unsafe")
     else:

@@ -50,11 +50,11 @@ typedef struct {
 } shmem_team_config_t;
 
 /* What a session will do (or-ed), and which fields of its configuration count (or-ed). */
-enum { SHMEM_SESSION_BATCH = 1, SHMEM_SESSION_SAME_AMO = 2 };
-enum { SHMEM_SESSION_TOTAL_OPS = 1 };
+enum { SHMEM_CTX_SESSION_BATCH = 1, SHMEM_CTX_SESSION_SAME_AMO = 2 };
+enum { SHMEM_CTX_SESSION_TOTAL_OPS = 1 };
 typedef struct {
     size_t total_ops; /* calls expected at most between start and stop */
-} shmem_session_config_t;
+} shmem_ctx_session_config_t;
 
 /* Work arrays of the deprecated collectives over active sets: longs in pSync, each SHMEM_SYNC_VALUE before the first
  * call; elements in pWrk at least. */
@@ -156,9 +156,10 @@ SHMEMX_API void shmem_ctx_destroy(shmem_ctx_t ctx);
 /* A session announces what the calls on a context will be until it stops; a second start adds options to it. Both are
  * hints: nothing completes or is ordered by them, and today this library sends the same messages with and without.
  * config may be NULL with mask 0. */
-SHMEMX_API void shmem_session_start(shmem_ctx_t ctx, long options, const shmem_session_config_t *config,
-                                    long config_mask);
-SHMEMX_API void shmem_session_stop(shmem_ctx_t ctx);
+SHMEMX_API void shmem_ctx_session_start(shmem_ctx_t ctx, long options,
+                                        const shmem_ctx_session_config_t *config, long config_mask);
+/* Nothing where no session runs. */
+SHMEMX_API void shmem_ctx_session_stop(shmem_ctx_t ctx);
 
 /* ---- RMA: n in bytes for mem forms, else in elements; strides in elements, >= 1 ----------------------- */
 

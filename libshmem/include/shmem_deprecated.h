@@ -31,6 +31,15 @@ SHMEMX_API void *shmemalign(size_t alignment, size_t size);
 #define _SHMEM_REDUCE_SYNC_SIZE SHMEM_REDUCE_SYNC_SIZE
 #define _SHMEM_REDUCE_MIN_WRKDATA_SIZE SHMEM_REDUCE_MIN_WRKDATA_SIZE
 
+/* ---- sessions, by the names of a draft of 1.6 that other libraries were released with -------------------------------- */
+
+typedef shmem_ctx_session_config_t shmem_session_config_t;
+#define SHMEM_SESSION_BATCH SHMEM_CTX_SESSION_BATCH
+#define SHMEM_SESSION_SAME_AMO SHMEM_CTX_SESSION_SAME_AMO
+#define SHMEM_SESSION_TOTAL_OPS SHMEM_CTX_SESSION_TOTAL_OPS
+#define shmem_session_start shmem_ctx_session_start
+#define shmem_session_stop shmem_ctx_session_stop
+
 /* ---- caches: coherent on every machine this runs on, so there is nothing to do --------------------------------- */
 
 SHMEMX_API void shmem_clear_cache_inv(void);

@@ -111,7 +111,7 @@ SHMEM_C_TYPES_AMO(SHMEMI_WAIT, , )
 SHMEMI_WAIT(short, short, , )
 SHMEMI_WAIT(ushort, unsigned short, , )
 SHMEM_C_TYPES_AMO(SHMEMI_WAIT_MANY, , values)
-SHMEM_C_TYPES_AMO(SHMEMI_WAIT_MANY, _vector, *values)
+SHMEM_C_TYPES_AMO(SHMEMI_WAIT_MANY, _vector, const *values)
 
 #define SHMEMI_COLLECT(NAME, T, OP, UNUSED)                                                                  \
     SHMEMI_OVERLOAD(int, shmem_##OP, shmem_##NAME##_##OP,                                                    \

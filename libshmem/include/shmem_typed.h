@@ -147,22 +147,22 @@ SHMEM_TYPES_AMO_BITWISE(SHMEMI_DECLARE_AMO_BITWISE)
     SHMEMX_API size_t shmem_##NAME##_wait_until_some(T *ivars, size_t n, size_t *indices, const int *status, \
                                                      int cmp, T value);                                      \
     SHMEMX_API void shmem_##NAME##_wait_until_all_vector(T *ivars, size_t n, const int *status, int cmp,     \
-                                                         T *values);                                         \
+                                                         const T *values);                                   \
     SHMEMX_API size_t shmem_##NAME##_wait_until_any_vector(T *ivars, size_t n, const int *status, int cmp,   \
-                                                           T *values);                                       \
+                                                           const T *values);                                 \
     SHMEMX_API size_t shmem_##NAME##_wait_until_some_vector(T *ivars, size_t n, size_t *indices,             \
-                                                            const int *status, int cmp, T *values);          \
+                                                            const int *status, int cmp, const T *values);    \
     SHMEMX_API int shmem_##NAME##_test(T *ivar, int cmp, T value);                                           \
     SHMEMX_API int shmem_##NAME##_test_all(T *ivars, size_t n, const int *status, int cmp, T value);         \
     SHMEMX_API size_t shmem_##NAME##_test_any(T *ivars, size_t n, const int *status, int cmp, T value);      \
     SHMEMX_API size_t shmem_##NAME##_test_some(T *ivars, size_t n, size_t *indices, const int *status,       \
                                                int cmp, T value);                                            \
     SHMEMX_API int shmem_##NAME##_test_all_vector(T *ivars, size_t n, const int *status, int cmp,            \
-                                                  T *values);                                                \
+                                                  const T *values);                                          \
     SHMEMX_API size_t shmem_##NAME##_test_any_vector(T *ivars, size_t n, const int *status, int cmp,         \
-                                                     T *values);                                             \
+                                                     const T *values);                                       \
     SHMEMX_API size_t shmem_##NAME##_test_some_vector(T *ivars, size_t n, size_t *indices,                   \
-                                                      const int *status, int cmp, T *values);
+                                                      const int *status, int cmp, const T *values);
 SHMEM_TYPES_AMO(SHMEMI_DECLARE_SYNC)
 #undef SHMEMI_DECLARE_SYNC
 

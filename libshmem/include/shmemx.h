@@ -75,6 +75,40 @@ SHMEMX_API int shmemx_device(void);
 /* SHMEMX_MEM_HOST or _DEVICE for a symmetric address, ADDRESS error for any other. Local. */
 SHMEMX_API int shmemx_mem_kind(const void *addr);
 
+/* Memory spaces: parts of the host heap that lie on a NUMA node. What comes from one is symmetric memory as any other, for every
+ * call; shmem_free and shmem_realloc take it, and it stays in its space. Handles are checked at each use; 64 at a time. */
+typedef struct shmemi_space_handle *shmemx_space_t;
+#ifndef SHMEM_CDEF
+#define SHMEMX_SPACE_INVALID ((shmemx_space_t)0)
+#endif
+/* Beside the numbers of nodes: the one nearest to the processor that runs the caller (a PE that is bound to processors stays
+ * there); all that this process may use, page by page in turn. */
+enum { SHMEMX_NUMA_NEAREST = -1, SHMEMX_NUMA_INTERLEAVE = -2 };
+/* Takes nbytes, rounded up to 2 MiB, of every PE's heap: this PE's copy lies on numa_node, which need not be the same on all
+ * PEs; nbytes must. Collective over the world. On return the pages of all copies are there (nothing is committed later), on
+ * the node and nowhere else. They start at a multiple of 2 MiB, so that huge pages fit where the system gives them to shared memory.
+ *
+ * Errors, and no space is made on any PE. ARGUMENT: no such node, or not for this process; 0 bytes. NO_MEMORY: the heap has no
+ * such range free, or the node has less left than the PEs of this machine ask of it. UNSUPPORTED: the kernel refuses to place memory (a
+ * container's filter), and there is more than one node; with one node all is well without. MISMATCH: PEs ask for different sizes. LIMIT.
+ * Between nodes that only a network joins a space takes a part of the heap that is not registered yet: make spaces early. */
+SHMEMX_API int shmemx_space_create(int numa_node, size_t nbytes, shmemx_space_t *space);
+/* Gives the range back to the heap. Collective. ARGUMENT while blocks of it are in use. Finalize destroys all. */
+SHMEMX_API int shmemx_space_destroy(shmemx_space_t space);
+/* As shmemx_allocate and shmem_malloc, from a space. Collective over the world; NO_MEMORY and NULL when it is full. */
+SHMEMX_API int shmemx_space_allocate(shmemx_space_t space, void **ptr, size_t size, size_t alignment,
+                                     int zeroed);
+SHMEMX_API void *shmemx_space_malloc(shmemx_space_t space, size_t size);
+/* The node of this PE's copy (a number, or SHMEMX_NUMA_INTERLEAVE), bytes in all, in use, and the largest block that it could give
+ * now; any may be NULL. shmemx_heap_info counts all of a space as in use. Local. */
+SHMEMX_API int shmemx_space_info(shmemx_space_t space, int *numa_node, size_t *total, size_t *used,
+                                 size_t *largest);
+/* Row `index` (0, 1, ..) of the NUMA nodes that have memory for this process: number, bytes in all, and what it could give without
+ * taking from programs (0, 0 where the kernel does not say); ARGUMENT, unlogged, past the end. Local; before init too. */
+SHMEMX_API int shmemx_numa_info(int index, int *numa_node, size_t *total, size_t *available);
+/* The number that SHMEMX_NUMA_NEAREST stands for now. Local; before init too. */
+SHMEMX_API int shmemx_numa_nearest(void);
+
 /* Memory of the program, [addr, addr + nbytes), as local source or target. It need not be registered for host calls;
  * registered, host memory is pinned and GPUs reach it at the same address: kernels may read and write it, and
  * stream-ordered puts and gets run without holding up the caller, in captured graphs too. GPU memory of the GPU heap's

@@ -41,20 +41,20 @@ SHMEMX_NAME void shmemx_ctx_signal_set(shmem_ctx_t ctx, uint64_t *sig_addr, uint
 {
     shmem_ctx_signal_set(ctx, sig_addr, signal, pe);
 }
-typedef shmem_session_config_t shmemx_session_config_t;
+typedef shmem_ctx_session_config_t shmemx_session_config_t;
 enum {
-    SHMEMX_SESSION_BATCH = SHMEM_SESSION_BATCH,
-    SHMEMX_SESSION_SAME_AMO = SHMEM_SESSION_SAME_AMO,
-    SHMEMX_SESSION_TOTAL_OPS = SHMEM_SESSION_TOTAL_OPS
+    SHMEMX_SESSION_BATCH = SHMEM_CTX_SESSION_BATCH,
+    SHMEMX_SESSION_SAME_AMO = SHMEM_CTX_SESSION_SAME_AMO,
+    SHMEMX_SESSION_TOTAL_OPS = SHMEM_CTX_SESSION_TOTAL_OPS
 };
-SHMEMX_NAME void shmemx_session_start(shmem_ctx_t ctx, long options, const shmem_session_config_t *config,
+SHMEMX_NAME void shmemx_session_start(shmem_ctx_t ctx, long options, const shmem_ctx_session_config_t *config,
                                       long config_mask)
 {
-    shmem_session_start(ctx, options, config, config_mask);
+    shmem_ctx_session_start(ctx, options, config, config_mask);
 }
 SHMEMX_NAME void shmemx_session_stop(shmem_ctx_t ctx)
 {
-    shmem_session_stop(ctx);
+    shmem_ctx_session_stop(ctx);
 }
 
 /* BEFORE and AFTER: what stands around ibput in the name. */

@@ -50,6 +50,11 @@ void shmemi_alloc_close(struct shmemi_alloc *a)
 
 size_t shmemi_alloc_take(struct shmemi_alloc *a, size_t bytes, size_t align)
 {
+    return shmemi_alloc_take_from(a, 0, bytes, align);
+}
+
+size_t shmemi_alloc_take_from(struct shmemi_alloc *a, size_t from, size_t bytes, size_t align)
+{
     if (bytes > a->size)
         return SHMEMI_ALLOC_NONE;
     bytes = round_up(bytes, SHMEMI_ALLOC_GRAIN);
@@ -58,7 +63,7 @@ size_t shmemi_alloc_take(struct shmemi_alloc *a, size_t bytes, size_t align)
     for (struct shmemi_block *b = a->first; b; b = b->next) {
         if (b->used)
             continue;
-        size_t start = round_up(b->offset, align), gap = start - b->offset;
+        size_t start = round_up(b->offset > from ? b->offset : from, align), gap = start - b->offset;
         if (start < b->offset || gap > b->bytes || b->bytes - gap < bytes)
             continue;
         if (gap) {

@@ -24,6 +24,8 @@ bool shmemi_alloc_open(struct shmemi_alloc *a, size_t size);
 void shmemi_alloc_close(struct shmemi_alloc *a);
 /* bytes > 0, align a power of two. NONE when nothing fits. */
 size_t shmemi_alloc_take(struct shmemi_alloc *a, size_t bytes, size_t align);
+/* The same at offset `from` or above. */
+size_t shmemi_alloc_take_from(struct shmemi_alloc *a, size_t from, size_t bytes, size_t align);
 /* The used block that starts at `offset`, or NULL. */
 struct shmemi_block *shmemi_alloc_find(struct shmemi_alloc *a, size_t offset);
 void shmemi_alloc_give(struct shmemi_alloc *a, struct shmemi_block *b);

@@ -13,10 +13,8 @@ static struct {
     bool used;
     unsigned generation;
     shmem_team_t team;
-    bool in_session;
     _Atomic uint64_t *sent; /* a bit a PE that a call has named; only grows. NULL in jobs without networks */
 } contexts[CONTEXTS];
-static bool default_in_session;                          /* the same of SHMEM_CTX_DEFAULT */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* contexts may be made by any thread */
 
 /* handle = 2 + index + CONTEXTS * generation; 1 is the default context. */
@@ -90,7 +88,6 @@ int shmem_team_create_ctx(shmem_team_t team, long options, shmem_ctx_t *ctx)
         if (!contexts[i].used) {
             contexts[i].used = true;
             contexts[i].team = team;
-            contexts[i].in_session = false;
             contexts[i].sent = sent;
             *ctx = handle_of(i);
             rc = SHMEMX_SUCCESS;
@@ -159,53 +156,44 @@ void shmem_ctx_destroy(shmem_ctx_t ctx)
 
 /* ---- sessions -------------------------------------------------------------------------------------------------------- */
 
-/* Checks the context and notes whether a session runs on it. */
-static int session(const char *call, shmem_ctx_t ctx, bool start)
+/* There is nothing to note of a session; but a context that is none is said. */
+static void check_session(const char *call, shmem_ctx_t ctx)
 {
     int rc = SHMEMX_SUCCESS;
-    SHMEMI_REQUIRE_INIT(call);
     pthread_mutex_lock(&lock);
-    int i = ctx == SHMEM_CTX_DEFAULT ? 0 : find(call, ctx, &rc);
-    if (rc == 0) {
-        bool *running = ctx == SHMEM_CTX_DEFAULT ? &default_in_session : &contexts[i].in_session;
-        if (!start && !*running)
-            rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "no session has been started on this context");
-        *running = start;
-    }
+    if (shmemi_world.npes == 0)
+        (void)shmemi_not_initialized(call);
+    else if (ctx != SHMEM_CTX_DEFAULT &&
+             ctx != SHMEM_CTX_INVALID) /* INVALID: the specification wants no action */
+        (void)find(call, ctx, &rc);
     pthread_mutex_unlock(&lock);
-    return rc;
 }
 
-void shmem_session_start(shmem_ctx_t ctx, long options, const shmem_session_config_t *config,
-                         long config_mask)
+void shmem_ctx_session_start(shmem_ctx_t ctx, long options, const shmem_ctx_session_config_t *config,
+                             long config_mask)
 {
-    const char *call = "shmem_session_start";
-    if (ctx == SHMEM_CTX_INVALID && shmemi_world.npes)
-        return; /* as the specification has it */
-    if (options & ~(long)(SHMEM_SESSION_BATCH | SHMEM_SESSION_SAME_AMO))
+    const char *call = "shmem_ctx_session_start";
+    if (options & ~(long)(SHMEM_CTX_SESSION_BATCH | SHMEM_CTX_SESSION_SAME_AMO))
         shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "options 0x%lx have unknown bits", (unsigned long)options);
-    else if (config_mask & ~(long)SHMEM_SESSION_TOTAL_OPS)
+    else if (config_mask & ~(long)SHMEM_CTX_SESSION_TOTAL_OPS)
         shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "config_mask 0x%lx has unknown bits",
                     (unsigned long)config_mask);
     else if (config_mask && !config)
         shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "config is NULL while config_mask is 0x%lx",
                     (unsigned long)config_mask);
     else
-        (void)session(call, ctx, true);
+        check_session(call, ctx);
 }
 
-void shmem_session_stop(shmem_ctx_t ctx)
+void shmem_ctx_session_stop(shmem_ctx_t ctx)
 {
-    if (ctx == SHMEM_CTX_INVALID && shmemi_world.npes)
-        return;
-    (void)session("shmem_session_stop", ctx, false);
+    check_session("shmem_ctx_session_stop", ctx);
 }
 
 /* A team's contexts go with it; all of them at finalize (SHMEM_TEAM_INVALID). */
 void shmemi_ctx_drop_team(shmem_team_t team)
 {
     pthread_mutex_lock(&lock);
-    default_in_session &= team != SHMEM_TEAM_INVALID;
     for (int i = 0; i < CONTEXTS; ++i)
         if (contexts[i].used && (team == SHMEM_TEAM_INVALID || contexts[i].team == team))
             release(i);

@@ -4,26 +4,23 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <pthread.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
-#include "alloc.h"
 #include "base/gpu.h"
 #include "checks.h"
 #include "globals.h"
 #include "team.h"
 
-static struct shmemi_alloc heap;
+static struct shmemi_area heap;
 /* Blocks freed last, which debug mode names. */
 static struct freed {
     size_t offset, bytes;
 } freed[256];
 static unsigned long frees;
-static pthread_mutex_t blocks =
-    PTHREAD_MUTEX_INITIALIZER; /* calls of other threads look at them in debug mode */
+pthread_mutex_t shmemi_heap_blocks = PTHREAD_MUTEX_INITIALIZER;
 
 /* Stride of the PEs' segments: a multiple of the huge page size keeps every PE's copy equally aligned. */
 static const size_t SEGMENT_ALIGN = 2u << 20;
@@ -44,10 +41,10 @@ size_t shmemi_heap_aligned(size_t bytes)
 int shmemi_heap_bytes(const char *call, size_t *bytes)
 {
     size_t n = shmemi_env.SYMMETRIC_SIZE;
-    if (n < 4096 || n > (size_t)1 << 46)
+    if (n > (size_t)1 << 46)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
-                           "SHMEM_SYMMETRIC_SIZE is %zu bytes, 4096 to 64T are possible", n);
-    *bytes = shmemi_heap_aligned(n);
+                           "SHMEM_SYMMETRIC_SIZE is %zu bytes, up to 64T are possible", n);
+    *bytes = shmemi_heap_aligned(n ? n : 1); /* at least what was asked for, as the specification has it */
     return SHMEMX_SUCCESS;
 }
 
@@ -94,17 +91,22 @@ int shmemi_heap_open(const char *call, int fd, size_t bytes)
     };
     covered = 0;
     frees = 0;
-    if (!shmemi_alloc_open(&heap, bytes - w->internal_bytes))
+    if (!shmemi_alloc_open(&heap.alloc, bytes - w->internal_bytes))
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory");
-    return SHMEMX_SUCCESS;
+    return shmemi_space_heap_policy(call, s->base, bytes, false); /* before this PE's pages are there */
 }
 
 int shmemi_heap_cover(const char *call, uint64_t end)
 {
+    end = end > covered ? (end + COVER_BYTES - 1) / COVER_BYTES * COVER_BYTES : end;
+    return shmemi_heap_cover_exactly(call, end);
+}
+
+int shmemi_heap_cover_exactly(const char *call, uint64_t end)
+{
     const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
     if (SHMEMI_LIKELY(end <= covered) || !shmemi_route_has_networks())
         return SHMEMX_SUCCESS;
-    end = (end + COVER_BYTES - 1) / COVER_BYTES * COVER_BYTES;
     end = end < s->bytes ? end : s->bytes;
     int rc = shmemi_route_expose(call, SHMEMI_SEGMENT_HOST, covered, end - covered);
     covered = rc ? covered : end;
@@ -133,107 +135,69 @@ void shmemi_heap_close(void)
     memset(s, 0, sizeof *s);
     s->fd = -1;
     shmemi_world.internal_bytes = 0;
-    shmemi_alloc_close(&heap);
+    shmemi_space_close();
+    shmemi_alloc_close(&heap.alloc);
 }
 
 /* ---- the collective calls --------------------------------------------------------------------------------------- */
-
-/* What all PEs must agree on before the heap changes. */
-struct request {
-    int64_t what, kind;
-    uint64_t offset, bytes, align;
-};
-
-/* A barrier in which every PE shows its request; MISMATCH names the first PE whose differs. */
-static int agree(const char *call, const struct request *mine)
-{
-    int rc = 0;
-    struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
-    if (!world || (rc = shmemx_quiet(SHMEM_CTX_DEFAULT)) != 0 ||
-        (rc = shmemi_show(call, world, shmemi_tag(SHMEMI_MEMORY, 0, 0), mine, sizeof *mine)) != 0)
-        return rc;
-    for (int j = 0; j < world->n; ++j) {
-        struct request r;
-        memcpy(&r, shmemi_note_of(world, j, world->epoch)->data, sizeof r);
-        if (memcmp(&r, mine, sizeof r) != 0)
-            return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
-                               "PE %d is in %s of %llu bytes, alignment %llu, offset %llu; this PE in %s of "
-                               "%llu, %llu, %llu",
-                               j,
-                               r.what == 'f'   ? "free"
-                               : r.what == 'r' ? "realloc"
-                                               : "malloc",
-                               (unsigned long long)r.bytes, (unsigned long long)r.align,
-                               (unsigned long long)r.offset,
-                               mine->what == 'f'   ? "free"
-                               : mine->what == 'r' ? "realloc"
-                                                   : "malloc",
-                               (unsigned long long)mine->bytes, (unsigned long long)mine->align,
-                               (unsigned long long)mine->offset);
-    }
-    return SHMEMX_SUCCESS;
-}
-
-/* A call that is wrong on this PE alone: the others get an error instead of waiting for it. */
-static int refuse(const char *call, int why)
-{
-    int rc = 0;
-    struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
-    return world ? shmemi_refuse(call, world, why) : rc;
-}
 
 static char *heap_start(void)
 {
     return shmemi_world.segments[SHMEMI_SEGMENT_HOST].base + shmemi_world.internal_bytes;
 }
 
-static int full(const char *call, size_t bytes)
+static int full(const char *call, const struct shmemi_area *a, size_t bytes)
 {
+    const struct shmemi_alloc *l = &a->alloc;
+    if (a != &heap)
+        return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call,
+                           "%zu bytes do not fit: %zu of the space's %zu bytes are in use, the largest free "
+                           "block has %zu; shmemx_space_create sets its size",
+                           bytes, l->used, l->size, shmemi_alloc_largest(l));
     return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call,
                        "%zu bytes do not fit: %zu of %zu bytes are in use, the largest free block has %zu; "
                        "SHMEM_SYMMETRIC_SIZE=%zu sets the size of the heap",
-                       bytes, heap.used, heap.size, shmemi_alloc_largest(&heap), shmemi_env.SYMMETRIC_SIZE);
+                       bytes, l->used, l->size, shmemi_alloc_largest(l), shmemi_env.SYMMETRIC_SIZE);
 }
 
 /* A block that networks know. */
-static int take(const char *call, size_t size, size_t align, void **ptr)
+static int take(const char *call, struct shmemi_area *a, size_t size, size_t align, void **ptr)
 {
-    pthread_mutex_lock(&blocks);
-    size_t offset = shmemi_alloc_take(&heap, size, align);
-    pthread_mutex_unlock(&blocks);
+    pthread_mutex_lock(&shmemi_heap_blocks);
+    size_t offset = shmemi_alloc_take(&a->alloc, size, align);
+    pthread_mutex_unlock(&shmemi_heap_blocks);
     if (offset == SHMEMI_ALLOC_NONE)
-        return full(call, size);
-    int rc = shmemi_heap_cover(call, shmemi_world.internal_bytes + offset + size);
+        return full(call, a, size);
+    int rc = shmemi_heap_cover(call, shmemi_world.internal_bytes + a->at + offset + size);
     if (rc)
-        shmemi_alloc_give(&heap, shmemi_alloc_find(&heap, offset));
+        shmemi_alloc_give(&a->alloc, shmemi_alloc_find(&a->alloc, offset));
     else
-        *ptr = heap_start() + offset;
+        *ptr = heap_start() + a->at + offset;
     return rc;
 }
 
-static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, bool zeroed, int kind)
+int shmemi_heap_take(const char *call, struct shmemi_area *area, int space, void **ptr, size_t size,
+                     size_t align, bool zeroed)
 {
-    *ptr = NULL;
-    SHMEMI_REQUIRE_INIT(call);
-    if (kind != SHMEMX_MEM_HOST && kind != SHMEMX_MEM_DEVICE)
-        return refuse(call, shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "memory kind %d, %d and %d exist", kind,
-                                        SHMEMX_MEM_HOST, SHMEMX_MEM_DEVICE));
     if (align & (align - 1))
-        return refuse(call,
-                      shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is not a power of two", align));
+        return shmemi_heap_refuse(
+            call, shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is not a power of two", align));
     if (align > SEGMENT_ALIGN)
-        return refuse(call, shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "alignment %zu is above the largest, %zu",
-                                        align, SEGMENT_ALIGN));
+        return shmemi_heap_refuse(call, shmemi_fail(SHMEMX_ERR_ARGUMENT, call,
+                                                    "alignment %zu is above the largest, %zu", align,
+                                                    SEGMENT_ALIGN));
+    const int kind = area ? SHMEMX_MEM_HOST : SHMEMX_MEM_DEVICE;
     if (align == 0) /* blocks of a line or more do not share lines with their neighbours */
         align = kind == SHMEMX_MEM_DEVICE   ? GPU_ALIGN
                 : size >= SHMEMI_CACHE_LINE ? SHMEMI_CACHE_LINE
                                             : SHMEMI_ALLOC_GRAIN;
-    int rc = agree(call, &(struct request){'m', kind * 2 + zeroed, 0, size, align});
+    int rc = shmemi_heap_agree(
+        call, &(struct shmemi_heap_request){SHMEMI_HEAP_MALLOC, kind, zeroed, space, 0, size, align});
     if (rc || size == 0)
         return rc;
     if (kind == SHMEMX_MEM_DEVICE)
         return shmemi_heap_gpu_take(call, size, align, zeroed, ptr);
-    if ((rc = take(call, size, align, ptr)) != 0)
+    if ((rc = take(call, area, size, align, ptr)) != 0)
         return rc;
     if (!zeroed)
         return SHMEMX_SUCCESS;
@@ -242,32 +206,63 @@ static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, 
     return shmemx_sync(SHMEM_TEAM_WORLD);
 }
 
-/* The used block that starts at ptr, or NULL: logged. */
-static struct shmemi_block *block_of(const char *call, const void *ptr, int *rc)
+static int heap_malloc(const char *call, void **ptr, size_t size, size_t align, bool zeroed, int kind)
+{
+    *ptr = NULL;
+    SHMEMI_REQUIRE_INIT(call);
+    if (kind != SHMEMX_MEM_HOST && kind != SHMEMX_MEM_DEVICE)
+        return shmemi_heap_refuse(call,
+                                  shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "memory kind %d, %d and %d exist",
+                                              kind, SHMEMX_MEM_HOST, SHMEMX_MEM_DEVICE));
+    return shmemi_heap_take(call, kind == SHMEMX_MEM_HOST ? &heap : NULL, 0, ptr, size, align, zeroed);
+}
+
+/* A block in use, and where it is. */
+struct found {
+    struct shmemi_area *area;
+    int space;
+    struct shmemi_block *block;
+    size_t offset; /* in the heap */
+};
+
+static struct shmemi_area *area_of(size_t offset, int *space)
+{
+    struct shmemi_area *a = shmemi_space_at(offset, space);
+    return a ? a : &heap;
+}
+
+/* The used block that starts at ptr, or an error: logged. */
+static int block_of(const char *call, const void *ptr, struct found *f)
 {
     struct shmemi_place p = {0};
-    struct shmemi_block *b = NULL;
-    *rc = shmemi_locate(call, "ptr", ptr, 1, &p);
-    if (*rc == 0 && p.segment != SHMEMI_SEGMENT_HOST)
-        *rc = shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                          "%p is in the GPU heap, or not the start of a block there", ptr);
-    else if (*rc == 0 && !(b = shmemi_alloc_find(&heap, p.offset - shmemi_world.internal_bytes)))
-        *rc = shmemi_fail(SHMEMX_ERR_ADDRESS, call, "%p is not the start of a block in use (freed already?)",
-                          ptr);
-    return b;
+    int rc = shmemi_locate(call, "ptr", ptr, 1, &p);
+    if (rc)
+        return rc;
+    if (p.segment != SHMEMI_SEGMENT_HOST)
+        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
+                           "%p is in the GPU heap, or not the start of a block there", ptr);
+    f->offset = p.offset - shmemi_world.internal_bytes;
+    f->area = area_of(f->offset, &f->space);
+    f->block = shmemi_alloc_find(&f->area->alloc, f->offset - f->area->at);
+    return f->block ? SHMEMX_SUCCESS
+                    : shmemi_fail(SHMEMX_ERR_ADDRESS, call,
+                                  "%p is not the start of a block in use (freed already?)", ptr);
 }
 
 bool shmemi_heap_holds(uint64_t offset, size_t n, char *why, size_t room)
 {
+    int space;
     size_t at = offset - shmemi_world.internal_bytes;
-    pthread_mutex_lock(&blocks);
-    const struct shmemi_block *b = heap.first;
-    while (b->next && b->offset + b->bytes <= at)
+    pthread_mutex_lock(&shmemi_heap_blocks);
+    const struct shmemi_area *a = area_of(at, &space);
+    const struct shmemi_block *b = a->alloc.first;
+    size_t inside = at - a->at;
+    while (b->next && b->offset + b->bytes <= inside)
         b = b->next;
-    bool ok = b->used && n <= b->offset + b->bytes - at;
+    bool ok = b->used && n <= b->offset + b->bytes - inside;
     snprintf(why, room, "no shmem_malloc returned it");
     if (!ok && b->used)
-        snprintf(why, room, "they start %zu bytes into one of %zu bytes", at - b->offset, b->bytes);
+        snprintf(why, room, "they start %zu bytes into one of %zu bytes", inside - b->offset, b->bytes);
     for (unsigned long i = frees; !ok && !b->used && i-- > 0 && frees - i <= 256;) {
         const struct freed *f = &freed[i % 256];
         if (at - f->offset < f->bytes) {
@@ -276,69 +271,131 @@ bool shmemi_heap_holds(uint64_t offset, size_t n, char *why, size_t room)
             break;
         }
     }
-    pthread_mutex_unlock(&blocks);
+    pthread_mutex_unlock(&shmemi_heap_blocks);
     return ok;
 }
 
-static void release(struct shmemi_block *b)
+static void release(const struct found *f)
 {
-    const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_HOST];
-    /* what a network has registered stays the pages that it has */
-    if (b->bytes >= RETURN_BYTES && !shmemi_route_has_networks()) {
-        size_t page = (size_t)sysconf(_SC_PAGESIZE), at = (size_t)(heap_start() - s->node_base) + b->offset;
-        size_t from = (at + page - 1) & ~(page - 1), to = (at + b->bytes) & ~(page - 1);
-        (void)fallocate(s->fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, (off_t)from, (off_t)(to - from));
-    }
-    pthread_mutex_lock(&blocks);
-    freed[frees++ % 256] = (struct freed){b->offset, b->bytes};
-    shmemi_alloc_give(&heap, b);
-    pthread_mutex_unlock(&blocks);
+    struct shmemi_block *b = f->block;
+    /* what a network has registered stays the pages that it has; and a space keeps its own */
+    if (b->bytes >= RETURN_BYTES && f->area == &heap && !shmemi_route_has_networks())
+        shmemi_heap_drop_pages(f->offset, b->bytes);
+    pthread_mutex_lock(&shmemi_heap_blocks);
+    freed[frees++ % 256] = (struct freed){f->offset, b->bytes};
+    shmemi_alloc_give(&f->area->alloc, b);
+    pthread_mutex_unlock(&shmemi_heap_blocks);
 }
 
 static int heap_free(const char *call, void *ptr)
 {
     int rc;
+    struct found f;
     SHMEMI_REQUIRE_INIT(call);
     if (!ptr)
-        return agree(call, &(struct request){.what = 'f'});
+        return shmemi_heap_agree(call, &(struct shmemi_heap_request){.what = SHMEMI_HEAP_FREE});
     struct shmemi_block *b = shmemi_heap_gpu_find(ptr);
     if (b) {
-        if ((rc = agree(call, &(struct request){'f', SHMEMX_MEM_DEVICE, b->offset, b->bytes, 0})) == 0)
+        if ((rc = shmemi_heap_agree(call, &(struct shmemi_heap_request){SHMEMI_HEAP_FREE, SHMEMX_MEM_DEVICE,
+                                                                        0, 0, b->offset, b->bytes, 0})) == 0)
             shmemi_heap_gpu_give(b);
         return rc;
     }
-    b = block_of(call, ptr, &rc);
-    if (!b)
-        return refuse(call, rc);
-    if ((rc = agree(call, &(struct request){'f', SHMEMX_MEM_HOST, b->offset, b->bytes, 0})) == 0)
-        release(b);
+    if ((rc = block_of(call, ptr, &f)) != 0)
+        return shmemi_heap_refuse(call, rc);
+    if ((rc = shmemi_heap_agree(call, &(struct shmemi_heap_request){SHMEMI_HEAP_FREE, SHMEMX_MEM_HOST, 0,
+                                                                    f.space, f.offset, f.block->bytes, 0})) ==
+        0)
+        release(&f);
     return rc;
 }
 
 static int heap_realloc(const char *call, void **ptr, size_t size)
 {
     int rc;
+    struct found f;
     void *old = *ptr;
     *ptr = NULL;
     SHMEMI_REQUIRE_INIT(call);
-    struct shmemi_block *b = block_of(call, old, &rc);
-    if (!b)
-        return refuse(call, rc);
-    if ((rc = agree(call, &(struct request){'r', SHMEMX_MEM_HOST, b->offset, size, 0})) != 0)
+    if ((rc = block_of(call, old, &f)) != 0)
+        return shmemi_heap_refuse(call, rc);
+    if ((rc = shmemi_heap_agree(call, &(struct shmemi_heap_request){SHMEMI_HEAP_REALLOC, SHMEMX_MEM_HOST, 0,
+                                                                    f.space, f.offset, size, 0})) != 0)
         return rc;
-    pthread_mutex_lock(&blocks);
-    bool fits = shmemi_alloc_resize(&heap, b, size);
-    pthread_mutex_unlock(&blocks);
+    pthread_mutex_lock(&shmemi_heap_blocks);
+    bool fits = shmemi_alloc_resize(&f.area->alloc, f.block, size);
+    pthread_mutex_unlock(&shmemi_heap_blocks);
     if (fits) {
         *ptr = old;
-        return shmemi_heap_cover(call, shmemi_world.internal_bytes + b->offset + size);
+        return shmemi_heap_cover(call, shmemi_world.internal_bytes + f.offset + size);
     }
-    if ((rc = take(call, size, SHMEMI_CACHE_LINE, ptr)) != 0)
+    if ((rc = take(call, f.area, size, SHMEMI_CACHE_LINE, ptr)) != 0)
         return rc;
-    memcpy(*ptr, old, b->bytes < size ? b->bytes : size);
+    memcpy(*ptr, old, f.block->bytes < size ? f.block->bytes : size);
     rc = shmemx_sync(SHMEM_TEAM_WORLD); /* a put into the new block must find its old contents copied */
-    release(b);
+    release(&f);
     return rc;
+}
+
+/* ---- ranges for spaces ---------------------------------------------------------------------------------------------- */
+
+bool shmemi_heap_reserve(const char *call, size_t bytes, size_t *offset)
+{
+    /* what networks have registered has pages already, pinned where they are */
+    size_t own = shmemi_world.internal_bytes,
+           from = shmemi_route_has_networks() && covered > own
+                      ? (covered - own + SEGMENT_ALIGN - 1) & ~(SEGMENT_ALIGN - 1)
+                      : 0;
+    pthread_mutex_lock(&shmemi_heap_blocks);
+    *offset = shmemi_alloc_take_from(&heap.alloc, from, bytes, SEGMENT_ALIGN);
+    pthread_mutex_unlock(&shmemi_heap_blocks);
+    if (*offset != SHMEMI_ALLOC_NONE)
+        return true;
+    if (from && shmemi_alloc_largest(&heap.alloc) >= bytes)
+        (void)shmemi_fail(SHMEMX_ERR_NO_MEMORY, call,
+                          "%zu bytes do not fit: networks have registered all but the last %zu bytes of the "
+                          "heap, and registered pages cannot move; SHMEM_SYMMETRIC_SIZE=%zu sets its size",
+                          bytes, from < heap.alloc.size ? heap.alloc.size - from : 0,
+                          shmemi_env.SYMMETRIC_SIZE);
+    else
+        (void)full(call, &heap, bytes);
+    return false;
+}
+
+void shmemi_heap_unreserve(size_t offset)
+{
+    pthread_mutex_lock(&shmemi_heap_blocks);
+    shmemi_alloc_give(&heap.alloc, shmemi_alloc_find(&heap.alloc, offset));
+    pthread_mutex_unlock(&shmemi_heap_blocks);
+}
+
+char *shmemi_heap_place(size_t offset)
+{
+    return heap_start() + offset;
+}
+
+/* As an offset in the file of the node's heaps. */
+static size_t in_file(size_t offset)
+{
+    return (size_t)(heap_start() - shmemi_world.segments[SHMEMI_SEGMENT_HOST].node_base) + offset;
+}
+
+void shmemi_heap_drop_pages(size_t offset, size_t bytes)
+{
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), at = in_file(offset);
+    size_t from = (at + page - 1) & ~(page - 1), to = (at + bytes) & ~(page - 1);
+    (void)fallocate(shmemi_world.segments[SHMEMI_SEGMENT_HOST].fd, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                    (off_t)from, (off_t)(to - from));
+}
+
+int shmemi_heap_commit(const char *call, size_t offset, size_t bytes)
+{
+    while (fallocate(shmemi_world.segments[SHMEMI_SEGMENT_HOST].fd, 0, (off_t)in_file(offset),
+                     (off_t)bytes) != 0)
+        if (errno != EINTR)
+            return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "memory for %zu bytes of the heap: %s", bytes,
+                               strerror(errno));
+    return SHMEMX_SUCCESS;
 }
 
 /* ---- public ---------------------------------------------------------------------------------------------------------- */
@@ -394,8 +451,9 @@ void *shmem_align(size_t alignment, size_t size)
 {
     void *p = NULL;
     if (alignment < sizeof(void *)) {
-        (void)(refuse("shmem_align", shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_align",
-                                                 "alignment %zu is below %zu", alignment, sizeof(void *))));
+        (void)(shmemi_heap_refuse("shmem_align",
+                                  shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_align",
+                                              "alignment %zu is below %zu", alignment, sizeof(void *))));
         return p;
     }
     shmemi_void(heap_malloc("shmem_align", &p, size, alignment, false, SHMEMX_MEM_HOST));
@@ -406,9 +464,9 @@ void *shmem_malloc_with_hints(size_t size, long hints)
 {
     void *p = NULL;
     if (hints & ~(long)(SHMEM_MALLOC_ATOMICS_REMOTE | SHMEM_MALLOC_SIGNAL_REMOTE)) {
-        (void)(refuse("shmem_malloc_with_hints",
-                      shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_malloc_with_hints",
-                                  "hints 0x%lx have unknown bits", (unsigned long)hints)));
+        (void)(shmemi_heap_refuse("shmem_malloc_with_hints",
+                                  shmemi_fail(SHMEMX_ERR_ARGUMENT, "shmem_malloc_with_hints",
+                                              "hints 0x%lx have unknown bits", (unsigned long)hints)));
         return p;
     }
     /* words that others write to get lines of their own */
@@ -437,13 +495,13 @@ void shmem_free(void *ptr)
 int shmemx_heap_info(int kind, size_t *total, size_t *used, size_t *largest)
 {
     const char *call = "shmemx_heap_info";
-    size_t all = heap.size, taken = heap.used, most;
+    size_t all = heap.alloc.size, taken = heap.alloc.used, most;
     SHMEMI_REQUIRE_INIT(call);
     if (kind != SHMEMX_MEM_HOST && kind != SHMEMX_MEM_DEVICE)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "memory kind %d, %d and %d exist", kind,
                            SHMEMX_MEM_HOST, SHMEMX_MEM_DEVICE);
     if (kind == SHMEMX_MEM_HOST)
-        most = shmemi_alloc_largest(&heap);
+        most = shmemi_alloc_largest(&heap.alloc);
     else
         shmemi_heap_gpu_info(&all, &taken, &most);
     if (total)

@@ -23,22 +23,6 @@ static struct shmemi_segment *segment(void)
     return shmemi_gpu_segment();
 }
 
-int shmemi_all_well(const char *call, int mine)
-{
-    int rc = 0;
-    struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
-    if (!world || (rc = shmemi_show(call, world, shmemi_tag(SHMEMI_MEMORY, 1, 0), &mine, sizeof mine)) != 0)
-        return rc;
-    for (int j = 0; j < world->n && mine == 0; ++j) {
-        int theirs;
-        memcpy(&theirs, shmemi_note_of(world, j, world->epoch)->data, sizeof theirs);
-        if (theirs)
-            return shmemi_fail(theirs, call, "PE %d failed: %s (its own message says why)", j,
-                               shmemx_strerror(theirs));
-    }
-    return mine;
-}
-
 /* ---- how it is shared ------------------------------------------------------------------------------------------------ */
 
 enum { AUTO, VMM, IPC };

@@ -30,8 +30,6 @@ static inline struct shmemi_segment *shmemi_gpu_segment(void)
     return &shmemi_world.segments[SHMEMI_SEGMENT_DEVICE];
 }
 
-/* Everybody learns whether everybody has succeeded: 0, or this PE's error, or that of one that failed, named. */
-int shmemi_all_well(const char *call, int mine);
 /* MISMATCH: PE `pe` has another room than this one. */
 SHMEMI_COLD int shmemi_other_room(const char *call, int pe, size_t theirs, size_t grain);
 

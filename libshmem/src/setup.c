@@ -87,7 +87,7 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
     int rc, fd = -1;
     if ((rc = shmemi_env_read(call)) != 0 || (rc = shmemi_heap_gpu_settings(call)) != 0 ||
         (rc = shmemi_gpu_lines_settings(call)) != 0 || (rc = shmemi_gpu_nic_settings(call)) != 0 ||
-        (rc = shmemi_route_settings(call)) != 0)
+        (rc = shmemi_route_settings(call)) != 0 || (rc = shmemi_space_settings(call)) != 0)
         return rc;
     size_t bytes;
     if ((rc = shmemi_heap_bytes(call, &bytes)) != 0 || (rc = shmemi_bootstrap_open(&w->boot, request)) != 0)
@@ -371,6 +371,10 @@ static void say_BOOL(struct sink *s, bool v)
 {
     say(s, "%d", v);
 }
+static void say_ANY(struct sink *s, bool v)
+{
+    say_BOOL(s, v);
+}
 static void say_INT(struct sink *s, long v) __attribute__((unused));
 static void say_INT(struct sink *s, long v)
 {
@@ -410,6 +414,8 @@ size_t shmemx_info(char *text, size_t size)
         say(&s, "job: not initialized\n");
         (void)shmemi_env_read("shmemx_info");
     }
+    shmemi_space_report(part, sizeof part);
+    say(&s, "%s", part);
     shmemi_bootstrap_report(part, sizeof part);
     say(&s, "bootstraps:\n%s%s", part, part[0] && part[strlen(part) - 1] == '\n' ? "" : "\n");
     shmemi_route_report(part, sizeof part);

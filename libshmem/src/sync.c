@@ -276,9 +276,10 @@ int shmemx_test(int type, int which, void *ivars, size_t nelems, size_t *indices
     FORMS(NAME, T, CORE, _all, void, int, SHMEMX_ALL, , NULL, T value, &value, 0, 0)                         \
     FORMS(NAME, T, CORE, _any, size_t, size_t, SHMEMX_ANY, , NULL, T value, &value, 0, SIZE_MAX)             \
     FORMS(NAME, T, CORE, _some, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, T value, &value, 0, 0)    \
-    FORMS(NAME, T, CORE, _all_vector, void, int, SHMEMX_ALL, , NULL, T *values, values, 1, 0)                \
-    FORMS(NAME, T, CORE, _any_vector, size_t, size_t, SHMEMX_ANY, , NULL, T *values, values, 1, SIZE_MAX)    \
-    FORMS(NAME, T, CORE, _some_vector, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, T *values, values, \
-          1, 0)
+    FORMS(NAME, T, CORE, _all_vector, void, int, SHMEMX_ALL, , NULL, const T *values, values, 1, 0)          \
+    FORMS(NAME, T, CORE, _any_vector, size_t, size_t, SHMEMX_ANY, , NULL, const T *values, values, 1,        \
+          SIZE_MAX)                                                                                          \
+    FORMS(NAME, T, CORE, _some_vector, size_t, size_t, SHMEMX_SOME, INDEX_PARAM, indices, const T *values,   \
+          values, 1, 0)
 SHMEM_TYPES_AMO(SYNC_CALLS)
 SHMEM_TYPES_OLD_SYNC(SYNC_ONE)

@@ -122,11 +122,11 @@ static void test_mistakes(void)
     REFUSED(SHMEMX_ERR_PE, "out of range", shmemx_quiet_pes(c, &npes, 1));
     REFUSED(SHMEMX_ERR_ARGUMENT, "target_pes is NULL", shmemx_quiet_pes(c, NULL, 1));
     CHECK(shmemx_quiet_pes(c, NULL, 0) == 0, "no PEs at all");
-    shmem_session_stop(ctx);
-    CHECK(strstr(shmemx_last_error(), "no session") != NULL, "%s", shmemx_last_error());
-    shmem_session_start(ctx, 1L << 20, NULL, 0);
+    shmem_ctx_session_stop((shmem_ctx_t)99999);
+    CHECK(strstr(shmemx_last_error(), "no context of this PE") != NULL, "%s", shmemx_last_error());
+    shmem_ctx_session_start(ctx, 1L << 20, NULL, 0);
     CHECK(strstr(shmemx_last_error(), "options 0x100000") != NULL, "%s", shmemx_last_error());
-    shmem_session_start(ctx, 0, NULL, SHMEM_SESSION_TOTAL_OPS);
+    shmem_ctx_session_start(ctx, 0, NULL, SHMEM_CTX_SESSION_TOTAL_OPS);
     CHECK(strstr(shmemx_last_error(), "config is NULL") != NULL, "%s", shmemx_last_error());
     shmemx_log_errors(1);
     shmem_barrier_all();
@@ -175,15 +175,23 @@ static void test_pe_quiet(void)
 static void test_session(void)
 {
     uint64_t *word = pes_alloc(sizeof *word);
-    const shmem_session_config_t config = {.total_ops = 100};
-    shmem_session_start(SHMEM_CTX_INVALID, 0, NULL, 0); /* nothing, by the specification */
-    shmem_session_start(SHMEM_CTX_DEFAULT, SHMEM_SESSION_BATCH, NULL, 0);
-    shmem_session_start(ctx, SHMEM_SESSION_SAME_AMO, &config, SHMEM_SESSION_TOTAL_OPS);
-    shmem_session_start(ctx, SHMEM_SESSION_BATCH, NULL, 0); /* adds to it */
+    const shmem_ctx_session_config_t config = {.total_ops = 100};
+    shmem_ctx_session_start(SHMEM_CTX_INVALID, 0, NULL, 0); /* nothing, by the specification */
+    shmem_ctx_session_start(SHMEM_CTX_DEFAULT, SHMEM_CTX_SESSION_BATCH, NULL, 0);
+    shmem_ctx_session_start(ctx, SHMEM_CTX_SESSION_SAME_AMO, &config, SHMEM_CTX_SESSION_TOTAL_OPS);
+    shmem_ctx_session_start(ctx, SHMEM_CTX_SESSION_BATCH, NULL, 0); /* adds to it */
     for (int i = 0; i < 100; i++)
         shmem_ctx_uint64_atomic_add(ctx, word, 1, (me + i) % npes);
+    shmem_ctx_session_stop(ctx);
+    shmem_ctx_session_stop(SHMEM_CTX_DEFAULT);
+    char said[256];
+    snprintf(said, sizeof said, "%s", shmemx_last_error());
+    shmem_ctx_session_stop(ctx); /* stopped already: without effect, by the specification */
+    shmem_ctx_session_stop(SHMEM_CTX_INVALID);
+    CHECK(strcmp(said, shmemx_last_error()) == 0, "a second stop: %s", shmemx_last_error());
+    const shmem_session_config_t draft = config; /* and by the names of the draft */
+    shmem_session_start(ctx, SHMEM_SESSION_BATCH, &draft, SHMEM_SESSION_TOTAL_OPS);
     shmem_session_stop(ctx);
-    shmem_session_stop(SHMEM_CTX_DEFAULT);
     shmem_ctx_quiet(ctx);
     shmem_barrier_all();
     uint64_t sum = 0;

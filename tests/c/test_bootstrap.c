@@ -515,10 +515,13 @@ static void variables(int actor)
         setenv("SHMEM_INFO", words[i], 1);
         CHECK(shmemi_env_read("test") == 0 && shmemi_env.INFO == (i >= 3), "%s", words[i]);
     }
-    setenv("SHMEM_INFO", "maybe", 1);
+    setenv("SHMEM_INFO", "maybe", 1); /* one of the specification's own: any value is on */
+    CHECK(shmemi_env_read("test") == 0 && shmemi_env.INFO, "%s", shmemx_last_error());
+    unsetenv("SHMEM_INFO");
+    setenv("SHMEM_SYMMETRIC_GLOBALS", "maybe", 1);
     CHECK(shmemi_env_read("test") == SHMEMX_ERR_ARGUMENT && strstr(shmemx_last_error(), "maybe"), "%s",
           shmemx_last_error());
-    unsetenv("SHMEM_INFO");
+    unsetenv("SHMEM_SYMMETRIC_GLOBALS");
     setenv("SHMEM_TIMEOUT", "-1", 1);
     CHECK(shmemi_env_read("test") == SHMEMX_ERR_ARGUMENT, "%s", shmemx_last_error());
     set_timeout("2.5");

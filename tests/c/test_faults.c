@@ -425,7 +425,7 @@ static void test_sizes(void)
                 {"nan", NULL},
                 {"9999999T", NULL},
                 {"100T", NULL},
-                {"0", NULL}};
+                {"0", "heap 2097152."}};
     static struct result r;
     setenv("SHMEM_TIMEOUT", "10", 1);
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
@@ -437,7 +437,7 @@ static void test_sizes(void)
     setenv("SHMEM_SYMMETRIC_SIZE", "64M", 1);
     static const char *const others[][2] = {{"SHMEM_TIMEOUT", "soon"},
                                             {"SHMEM_TIMEOUT", "-1"},
-                                            {"SHMEM_DEBUG", "maybe"},
+                                            {"SHMEM_SYMMETRIC_GLOBALS", "maybe"},
                                             {"SHMEM_BOOTSTRAP", "pigeon"}};
     for (size_t i = 0; i < sizeof others / sizeof *others; i++) {
         setenv(others[i][0], others[i][1], 1);

@@ -60,7 +60,7 @@ def test_info_json_says_what_was_found_and_why_not_the_rest() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found) == {
-        "library", "python", "machine", "job", "bootstraps", "transports", "routes", "heap", "int8",
+        "library", "python", "machine", "job", "bootstraps", "transports", "routes", "heap", "numa", "int8",
         "variables", "mpi", "libraries", "modules",
     }  # fmt: skip
     assert Path(found["library"]["path"]).name == "libshmem.so.0"

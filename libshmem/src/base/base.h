@@ -44,6 +44,7 @@ struct shmemi_env {
 #define SHMEMI_ENV_SIZE size_t
 #define SHMEMI_ENV_SECONDS double
 #define SHMEMI_ENV_BOOL bool
+#define SHMEMI_ENV_ANY bool
 #define SHMEMI_ENV_INT long
 #define SHMEMI_ENV_STRING const char *
 #define SHMEMI_ENV_SECRET const char *

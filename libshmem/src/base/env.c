@@ -89,6 +89,14 @@ PARSER bool parse_BOOL(const char *s, bool *out)
     return false;
 }
 
+/* The specification's own switches: any value is on; but those that mean off are not. */
+PARSER bool parse_ANY(const char *s, bool *out)
+{
+    if (!parse_BOOL(s, out))
+        *out = true;
+    return true;
+}
+
 PARSER bool parse_INT(const char *s, long *out)
 {
     char *end;
@@ -115,6 +123,7 @@ PARSER bool parse_SECRET(const char *s, const char **out)
 PARSER const char kind_SIZE[] = "bytes, with a suffix K, M, G or T if wanted (64M)";
 PARSER const char kind_SECONDS[] = "seconds, not negative (2.5)";
 PARSER const char kind_BOOL[] = "0, 1, no, yes, off or on";
+PARSER const char kind_ANY[] = "anything; 0, no or off is off";
 PARSER const char kind_INT[] = "a whole number";
 PARSER const char kind_STRING[] = "text";
 PARSER const char kind_SECRET[] = "text";
@@ -137,6 +146,10 @@ PARSER void free_SECONDS(double *s)
     (void)s;
 }
 PARSER void free_BOOL(bool *s)
+{
+    (void)s;
+}
+PARSER void free_ANY(bool *s)
 {
     (void)s;
 }
