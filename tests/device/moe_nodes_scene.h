@@ -24,7 +24,7 @@ struct rank_of_nodes {
     }
     void layout(const shmemi_moen &o, const shmemi_moen_layout &a, unsigned to) const
     {
-        const unsigned threads = 2 * shmem::arch::warp_width;
+        const unsigned threads = shmem::arch::warp_width;
         launch(to + 1, threads, shmemi_moen_layout_shared(threads, o.experts),
                [&] { normal::layout(o, a, shmem::host::shared()); });
     }

@@ -184,10 +184,12 @@ SHMEMX_DEVICE_FN void send_back(const combining &c, unsigned char *shared, unsig
 /* Tells all ranks that this one has begun, and waits until they have begun the round before. */
 SHMEMX_DEVICE_FN bool meet_back(const combining &c)
 {
-    if (arch::block_index() == 0)
+    if (arch::block_index() == 0) {
         for (unsigned j = arch::lane(block); j < c.ranks; j += arch::width(block))
             // relaxed: what this PE's stream did before, like reading the buffer, is complete
             tell(c.o, c.m, j, c.o.back_begun, c.me, c.round);
+        (void)settle_far(c.o, c.m); // as in announce_far
+    }
     return await(c.m, SHMEMX_DEVICE_CALL_MOE_COMBINE, at<const u64>(c.o.back_begun), c.ranks, 1, c.round - 1);
 }
 

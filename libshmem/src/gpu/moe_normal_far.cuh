@@ -39,12 +39,13 @@ SHMEMX_DEVICE_FN void tell_behind(const shmemi_moen &o, const members &m, unsign
     tell(o, m, rank, words, i, value);
 }
 
-/* The block's posts are complete; false: some have failed, which is reported. After a barrier of the block. */
+/* The block's posts are complete; false: some have failed, which is reported. Begins with a barrier of the block. */
 SHMEMX_DEVICE_FN bool settle_far(const shmemi_moen &o, const members &m)
 {
     if (!detail::some_far() || o.mirror.far == 0)
         return true;
     bool ok = true;
+    arch::sync(block);
     for (unsigned j = arch::lane(block); j < static_cast<unsigned>(m.n); j += arch::width(block))
         if (far(o, j))
             ok = detail::far_quiet(thread, detail::world_pe(m, static_cast<int>(j))) && ok;
@@ -70,6 +71,8 @@ SHMEMX_DEVICE_FN void announce_far(const shmemi_moen &o, const members &m, bool 
             put_far(m, j, o.chosen + 8ull * me * o.most, o.mirror.chosen + 8ull * who.first(j), 8ull * who.count(j));
         tell_behind(o, m, j, o.begun, me, begun);
     }
+    // an error is found here, while this block waits for the others anyway, and is not hidden by their waiting for this word
+    (void)settle_far(o, m);
 }
 
 } // namespace normal
