@@ -253,7 +253,8 @@ static int nothing_came(const char *call, const struct shmemx_moe_gpu *m, uint32
     /* relaxed: only asked what it is; shmemi_gpu_mailbox acquires */
     unsigned is = __atomic_load_n(&report->kind, __ATOMIC_RELAXED);
     bool path = is == SHMEMX_DEVICE_PROXY || is == SHMEMX_DEVICE_NIC; /* why the wait was in vain */
-    int rc = is == kind || (path && kind == SHMEMX_DEVICE_TIMEOUT) ? shmemi_gpu_mailbox(call) : SHMEMX_SUCCESS;
+    int rc =
+        is == kind || (path && kind == SHMEMX_DEVICE_TIMEOUT) ? shmemi_gpu_mailbox(call) : SHMEMX_SUCCESS;
     if (rc)
         return rc;
     if (kind == SHMEMX_DEVICE_LIMIT)

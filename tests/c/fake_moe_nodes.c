@@ -242,7 +242,8 @@ static void test_mirror(void)
         CHECK(!paths || (m->scales - m->x >= rows * 512 && m->topk_weights - m->topk_idx >= rows * 16 &&
                          m->staged - m->chosen >= 8 * 7 && m->x > o->back_weights),
               "parts of the mirror");
-        CHECK(objects[per_node == 1 ? 0 : 2].mirror.far == (per_node == 1 ? m->far : 0), "within a node all is mapped");
+        CHECK(objects[per_node == 1 ? 0 : 2].mirror.far == (per_node == 1 ? m->far : 0),
+              "within a node all is mapped");
         bytes[per_node - 1] = info.heap_bytes;
         CHECK(info.heap_bytes > (int64_t)room, "%lld bytes", (long long)info.heap_bytes);
         CHECK(shmemx_moe_gpu_destroy(moe) == 0, "%s", shmemx_last_error());

@@ -22,7 +22,7 @@ enum shmemi_kernel {
     SHMEMI_K_MOE_LL_DISPATCH,
     SHMEMI_K_MOE_LL_COMBINE,
     SHMEMI_K_MOE_LAYOUT,
-    SHMEMI_K_MOE_DISPATCH, /* up to shmemi_gpu_bulk_bytes of shared memory, these four */
+    SHMEMI_K_MOE_DISPATCH,     /* up to shmemi_gpu_bulk_bytes of shared memory, these four */
     SHMEMI_K_MOE_DISPATCH_FAR, /* the one before, which also knows a NIC's path */
     SHMEMI_K_MOE_COMBINE,
     SHMEMI_K_MOE_COMBINE_FAR,

@@ -25,13 +25,14 @@ enum {
 enum { SHMEMI_MOEN_BF16, SHMEMI_MOEN_INT8, SHMEMI_MOEN_FP8, SHMEMI_MOEN_BYTES };
 
 /* Where rows wait for a NIC (moe_normal_far.cuh): symmetric memory of this PE, but `staged`. Those for rank j begin at row
- * j * M of each array. Dispatches and combines use it in turn. */
+ * j * M of each array. Dispatches and combines use it in turn; scales and the next are as in a result, weights are a combine's
+ * as well. `staged`, 0 between kernels, counts the warps that have written their tokens of a tile. */
 struct shmemi_moen_mirror {
     shmemi_moen_u64 far; /* bit j: rank j's memory is not mapped; 0 = all are, and there is nothing below */
     shmemi_moen_u64 x;   /* rows as they travel; a place has back_row bytes */
-    shmemi_moen_u64 scales, topk_idx, topk_weights, source_token; /* as in a result; weights of a combine, too */
+    shmemi_moen_u64 scales, topk_idx, topk_weights, source_token;
     shmemi_moen_u64 chosen; /* u64 [E]: `chosen` of all ranks, as this one tells it */
-    shmemi_moen_u64 staged; /* unsigned [M / TILE + 1]: warps that have written their tokens of a tile; 0 between kernels */
+    shmemi_moen_u64 staged; /* unsigned [M / TILE + 1] */
 };
 
 /* An object, or one level of it. Between nodes there are two: the PEs of equal number on all nodes exchange a row for each
