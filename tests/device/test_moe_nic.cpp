@@ -6,6 +6,7 @@
 //                               the copy engine, and on one level whose nodes have several PEs, too
 //     test_moe_nic alone        for the sanitizers: a round without the kernels beside it
 //     test_moe_nic absent       the last PE does not come
+//     test_moe_nic dead         the last PE is killed while the others' kernels wait for it
 //     test_moe_nic broken       the path from PE 0 fails; with SHMEM_SIM_FAULTS each PE's, as that says
 #include "moe_nodes_scene.h"
 
@@ -13,6 +14,7 @@
 
 #include "shmemx_errors.h"
 
+#include <csignal>
 #include <string>
 #include <unistd.h>
 
@@ -250,8 +252,9 @@ static void test_limit(scene &job)
 }
 
 // What goes wrong: every kernel ends, and who knows why says so.
-[[noreturn]] static void test_trouble(scene &job, bool absent)
+[[noreturn]] static void test_trouble(scene &job, const std::string &what)
 {
+    const bool absent = what == "absent", dead = what == "dead";
     job_with_nic ranks(job, sizes{64, 8, 3, 20, 80}, 1);
     ranks.make_tokens(spread);
     ranks.layout(true);
@@ -260,9 +263,13 @@ static void test_limit(scene &job)
     nic_job_meet();
     ranks.compares = false;
     nic_job_log(0);
-    const bool faults = std::getenv("SHMEM_SIM_FAULTS") != nullptr, breaks = !absent && !faults && ranks.me == 0;
+    const bool faults = std::getenv("SHMEM_SIM_FAULTS") != nullptr, breaks = what == "broken" && !faults && ranks.me == 0;
     if (absent)
         h.absent = ranks.n - 1;
+    if (dead && ranks.me == ranks.n - 1) {
+        usleep(100000);
+        std::raise(SIGKILL);
+    }
     if (breaks)
         nic_job_break(1, SHMEMX_ERR_SYSTEM);
     h.cached = true;
@@ -275,6 +282,8 @@ static void test_limit(scene &job)
                   (rc == 0 && note->kind == SHMEMX_DEVICE_TIMEOUT && note->call == SHMEMX_DEVICE_CALL_MOE_DISPATCH &&
                    note->pe == static_cast<int>(h.absent)),
               "kind %u, call %u, PE %d: %s", note->kind, note->call, note->pe, text);
+    else if (dead)
+        CHECK(rc == SHMEMX_ERR_PEER_DEAD, "%d: %s", rc, text);
     else if (breaks || (faults && ranks.me == 1)) // PE 1 sends more
         CHECK(rc == SHMEMX_ERR_SYSTEM && text[0] != 0, "%d: %s", rc, text);
     else
@@ -289,11 +298,11 @@ static void test_limit(scene &job)
 int main(int argc, char **argv)
 {
     const std::string what = argc > 1 ? argv[1] : "4";
-    const bool absent = what == "absent", trouble = absent || what == "broken";
+    const bool trouble = what == "absent" || what == "broken" || what == "dead";
     if (nic_job_init() != 0)
         return 1;
     void *symmetric;
-    state = nic_job_open(memory_bytes, &symmetric, trouble ? 0.5 : 60);
+    state = nic_job_open(memory_bytes, &symmetric, trouble && what != "dead" ? 0.5 : 60);
     memory = static_cast<unsigned char *>(symmetric);
     const int n = state->npes, each = pointer<shmemx_device_team>(state->teams)[shmem::shared].n;
     const bool alone = what == "alone";
@@ -305,7 +314,7 @@ int main(int argc, char **argv)
             continue;
         scene job(n, true, 60000000000ull, each);
         if (trouble)
-            test_trouble(job, absent);
+            test_trouble(job, what);
         if (each == 1 || rounds > 1) // with several on a node, some are mapped
             test_rounds(job, 1, n == 2 ? sizes{128, 7, 3, 40, 80} : sizes{64, 10, 4, 20, 80}, rounds, alone);
         if (each > 1)
