@@ -77,6 +77,11 @@ static bool mapped(int pe, int segment)
            (wanted() == AUTO || wanted() == OFF);
 }
 
+bool shmemi_gpu_nic_far(int pe)
+{
+    return !mapped(pe, SHMEMI_SEGMENT_DEVICE);
+}
+
 int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n)
 {
     if (mapped(pe, segment))

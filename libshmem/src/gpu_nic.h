@@ -14,6 +14,9 @@ int shmemi_gpu_nic_agree(const char *call);
 /* Local. SHMEMX_NIC_* for a PE and the segment that kernels' commands are about; negative = it cannot be reached, and
  * `why` says what is missing. */
 int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n);
+/* Local, whether paths are open or not: do kernels reach that PE's GPU memory by a NIC's path alone? Of a team's members all say
+ * that there is such a PE, or none: those that are mapped are mapped by each other. */
+bool shmemi_gpu_nic_far(int pe);
 /* Bytes of kernels' memory that it may want. */
 size_t shmemi_gpu_nic_bytes(int npes);
 /* Local, with the segment's routes open. *nic gets the address of struct shmemx_device_nic, which `device`, 64-byte aligned,

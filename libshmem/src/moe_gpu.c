@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "gpu_nic.h"
 #include "stream.h"
 #include "team.h"
 #include "world.h"
@@ -73,7 +74,7 @@ static int find_nodes(const char *call, struct shmemx_moe_gpu *m)
             "team; 0 = as many as share a node, here %d",
             each, m->ranks, near);
     int first = m->me / each * each;
-    for (int r = first; r < first + each; ++r)
+    for (int r = first; r < first + each; ++r) /* and so mapped */
         if (!here[r])
             return shmemi_fail(
                 SHMEMX_ERR_ARGUMENT, call,
@@ -86,6 +87,18 @@ static int find_nodes(const char *call, struct shmemx_moe_gpu *m)
         m->levels.each = (unsigned)each;
     }
     return SHMEMX_SUCCESS;
+}
+
+/* Bit j: kernels reach the j-th rank of the object, or of the level between nodes, by a NIC's path. */
+static uint64_t far_ranks(const struct shmemx_moe_gpu *m)
+{
+    int each = m->levels.nodes ? (int)m->levels.each : 1;
+    uint64_t far = 0;
+    for (int j = 0; j < m->ranks / each; ++j)
+        far |= (uint64_t)shmemi_gpu_nic_far(
+                   shmem_team_translate_pe(m->c.team, j * each + m->me % each, SHMEM_TEAM_WORLD))
+               << j;
+    return far;
 }
 
 static int prepare(const char *call, const shmemx_moe_gpu_config_t *config, struct shmemx_moe_gpu *m)
@@ -103,10 +116,9 @@ static int prepare(const char *call, const shmemx_moe_gpu_config_t *config, stru
     if (c->capacity == 0)
         c->capacity = c->max_tokens < 1 || c->max_tokens > INT32_MAX ? 1 : m->ranks * c->max_tokens;
     int rc = check_config(call, c, m->ranks);
-    const struct shmemi_team *t = rc ? NULL : shmemi_team_get(call, c->team, &rc);
-    if (!t || (rc = shmemi_stream_reaches(call, t->pes, t->n)) != 0)
-        return rc;
-    return find_nodes(call, m);
+    if (rc == 0 && (rc = find_nodes(call, m)) == 0)
+        m->object.mirror.far = far_ranks(m);
+    return rc;
 }
 
 /* Places from `base` on, which is 0 when only the size is wanted. */

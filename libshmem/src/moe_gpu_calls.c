@@ -82,13 +82,19 @@ static int launch_layout(const char *call, const struct shmemi_moen *o, unsigned
                                     shmemi_moen_layout_shared(threads, o->experts), arguments, stream);
 }
 
+/* The kernel for what is mapped, or the one behind it. */
+static int form_of(const struct shmemi_moen *o, int kernel)
+{
+    return kernel + (o->mirror.far != 0);
+}
+
 static int launch_dispatch(const char *call, const struct shmemi_moen *o, unsigned ranks,
                            struct shmemi_moen_dispatch *a, unsigned blocks, void *stream)
 {
     unsigned shared = shmemi_moen_shape_dispatch(a, o, ranks, shmemi_gpu_bulk_bytes(), WARPS, blocks);
     void *arguments[] = {(void *)o, a};
-    return shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_DISPATCH, blocks, a->pipe.warps * THREADS_A_WARP,
-                                    shared, arguments, stream);
+    return shmemi_gpu_kernel_shared(call, form_of(o, SHMEMI_K_MOE_DISPATCH), blocks,
+                                    a->pipe.warps * THREADS_A_WARP, shared, arguments, stream);
 }
 
 static int launch_combine(const char *call, const struct shmemi_moen *o, unsigned ranks,
@@ -96,8 +102,8 @@ static int launch_combine(const char *call, const struct shmemi_moen *o, unsigne
 {
     unsigned shared = shmemi_moen_shape_combine(a, o, ranks, shmemi_gpu_bulk_bytes(), WARPS, blocks);
     void *arguments[] = {(void *)o, a};
-    return shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_COMBINE, blocks, WARPS * THREADS_A_WARP, shared,
-                                    arguments, stream);
+    return shmemi_gpu_kernel_shared(call, form_of(o, SHMEMI_K_MOE_COMBINE), blocks, WARPS * THREADS_A_WARP,
+                                    shared, arguments, stream);
 }
 
 /* The routing's parts, between nodes. */
@@ -245,8 +251,10 @@ static int nothing_came(const char *call, const struct shmemx_moe_gpu *m, uint32
                     : problem == SHMEMI_MOEN_NO_PEER ? SHMEMX_DEVICE_TIMEOUT
                                                      : SHMEMX_DEVICE_MISMATCH;
     /* relaxed: only asked what it is; shmemi_gpu_mailbox acquires */
+    unsigned is = __atomic_load_n(&report->kind, __ATOMIC_RELAXED);
+    bool path = is == SHMEMX_DEVICE_PROXY || is == SHMEMX_DEVICE_NIC; /* why the wait was in vain */
     int rc =
-        __atomic_load_n(&report->kind, __ATOMIC_RELAXED) == kind ? shmemi_gpu_mailbox(call) : SHMEMX_SUCCESS;
+        is == kind || (path && kind == SHMEMX_DEVICE_TIMEOUT) ? shmemi_gpu_mailbox(call) : SHMEMX_SUCCESS;
     if (rc)
         return rc;
     if (kind == SHMEMX_DEVICE_LIMIT)

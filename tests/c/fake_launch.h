@@ -44,9 +44,9 @@ static void start_with(kernel_fn *kernel)
     npes = shmem_n_pes();
     last = npes - 1;
     check_pe = me;
+    on_launch(kernel); /* paths to other nodes launch one as they open */
     CHECK(shmemx_device_state(&state, sizeof state) == 0, "%s", shmemx_last_error());
     mailbox = (void *)(uintptr_t)state.mailbox;
-    on_launch(kernel);
 }
 
 /* That error, a message with that text, and no launch. */

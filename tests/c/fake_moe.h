@@ -28,7 +28,8 @@ static void kernel(const char *name, unsigned blocks, unsigned threads, unsigned
 {
     (void)threads, (void)shared;
     count_launch(name, blocks);
-    if (strcmp(name, "shmem_k_moe_dispatch") != 0 || play.silent)
+    bool dispatch = strncmp(name, "shmem_k_moe_dispatch", strlen("shmem_k_moe_dispatch")) == 0;
+    if (!dispatch || play.silent)
         return;
     const struct shmemi_moen *o = arguments[0];
     const struct shmemi_moen_dispatch *a = arguments[1];

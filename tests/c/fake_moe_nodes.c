@@ -1,13 +1,15 @@
 /* The host's part of MoE on GPUs between nodes, without GPUs: which PEs are of one node, what is refused, which kernels each
- * call launches in which order and with what. 6 PEs: 2 nodes of 3, or 3 of 2; with an argument the job has nodes of 2. */
+ * call launches in which order and with what. 6 PEs: 2 nodes of 3, or 3 of 2; with an argument the job has nodes of 2, which
+ * kernels reach by a NIC's path if the argument is `paths`. */
 #define _GNU_SOURCE
 #include "fake_moe.h"
 
-static char order[256]; /* a letter and the ranks for each launch: "d2 l3 d3 " */
+static char order[256]; /* a letter and the level for each launch: "db lw dw " */
 static struct shmemi_moen objects[4];
 static struct shmemi_moen_dispatch dispatches[2];
 static struct shmemi_moen_combine combines[2];
 static int launched_dispatches, launched_combines;
+static bool paths;
 
 /* Between nodes nothing is counted; the layout's tables of all ranks have their experts. */
 static char level_of(const struct shmemi_moen *o)
@@ -16,8 +18,14 @@ static char level_of(const struct shmemi_moen *o)
 }
 static void note(const char *name, unsigned blocks, unsigned threads, unsigned shared, void **arguments)
 {
-    char what = name[strlen("shmem_k_moe_")];
+    const char *ours = "shmem_k_moe_";
+    if (strncmp(name, ours, strlen(ours)) != 0) /* transport cuda's, for the host's own barriers */
+        return;
+    char what = name[strlen(ours)];
     size_t n = strlen(order);
+    const struct shmemi_moen *o = arguments[0];
+    bool far = strstr(name, "_far") != NULL, moves = what == 'd' || what == 'c';
+    CHECK(far == (moves && o->mirror.far), "%s for ranks 0x%llx by a path", name, o->mirror.far);
     objects[strlen(order) / 3 % 4] = *(const struct shmemi_moen *)arguments[0];
     snprintf(order + n, sizeof order - n, "%c%c ", what, level_of(arguments[0]));
     if (what == 'd')
@@ -210,6 +218,39 @@ static void test_team(void)
         shmem_team_destroy(team);
 }
 
+/* Where rows wait for a NIC: what takes which bytes of the heap, and for whom. */
+static void test_mirror(void)
+{
+    int64_t bytes[2];
+    for (int per_node = 1; per_node <= 2; ++per_node) {
+        shmemx_moe_gpu_config_t c = config_for(per_node);
+        shmemx_moe_gpu_info_t info = {0};
+        shmemx_moe_gpu_dispatch_t d = {.routing = memory, .tokens = 1, .x = memory, .topk_idx = memory};
+        shmemx_moe_gpu_t *moe = NULL;
+        c.max_tokens = 100;
+        d.idx_type = SHMEMX_INT64;
+        CHECK(shmemx_moe_gpu_create(&c, &moe) == 0 && shmemx_moe_gpu_info(moe, &info) == 0, "%s",
+              shmemx_last_error());
+        order[0] = 0;
+        ORDER(shmemx_moe_gpu_dispatch(moe, &d, NULL), per_node == 1 ? "da " : "db lw dw ");
+        const struct shmemi_moen *o = &objects[0];
+        const struct shmemi_moen_mirror *m = &o->mirror;
+        uint64_t own = 1ull << me / per_node, others = (1ull << npes / per_node) - 1 - own,
+                 mates = per_node == 1 ? 1ull << (me ^ 1) : 0;
+        CHECK(m->far == (paths ? others & ~mates : 0), "far is 0x%llx", m->far);
+        uint64_t rows = (uint64_t)(npes / per_node) * 100, room = rows * (512 + 16 + 12 * 2 + 4);
+        CHECK(!paths || (m->scales - m->x >= rows * 512 && m->topk_weights - m->topk_idx >= rows * 16 &&
+                         m->staged - m->chosen >= 8 * 7 && m->x > o->back_weights),
+              "parts of the mirror");
+        CHECK(objects[per_node == 1 ? 0 : 2].mirror.far == (per_node == 1 ? m->far : 0),
+              "within a node all is mapped");
+        bytes[per_node - 1] = info.heap_bytes;
+        CHECK(info.heap_bytes > (int64_t)room, "%lld bytes", (long long)info.heap_bytes);
+        CHECK(shmemx_moe_gpu_destroy(moe) == 0, "%s", shmemx_last_error());
+    }
+    printf("PE %d: %lld bytes with one level, %lld with two\n", me, (long long)bytes[0], (long long)bytes[1]);
+}
+
 /* Nodes as they are: three of two. */
 static void test_real_nodes(void)
 {
@@ -254,9 +295,11 @@ int main(int argc, char **argv)
         return check_done();
     start();
     on_launch(note);
-    if (argc > 1 && strcmp(argv[1], "nodes") == 0) {
+    paths = argc > 1 && strcmp(argv[1], "paths") == 0;
+    if (paths || (argc > 1 && strcmp(argv[1], "nodes") == 0)) {
         test_real_nodes();
         test_calls(2);
+        test_mirror();
         shmem_finalize();
         return check_done();
     }

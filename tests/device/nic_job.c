@@ -109,6 +109,10 @@ static void make_teams(size_t area)
     for (int pe = 0; pe < n; ++pe)
         pes[pe] = n - 1 - pe;
     make_team(NIC_JOB_REVERSED, pes, n, false, area + 3 * AREA_BYTES);
+    int each = job.teams[1].n, columns = n / each;
+    for (int node = 0; node < columns; ++node)
+        pes[node] = node * each + job.teams[1].me;
+    make_team(NIC_JOB_COLUMN, pes, columns, false, area + 4 * AREA_BYTES);
 }
 
 int nic_job_init(void)

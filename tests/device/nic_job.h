@@ -12,8 +12,9 @@ extern "C" {
 #endif
 
 /* Device teams of every job: those of shmem_device.h, the even PEs, and all PEs in reverse order, by a table and without
- * packet slots (in the GPU heap: all PEs once more). */
-enum { NIC_JOB_EVEN = 2, NIC_JOB_REVERSED = 3, NIC_JOB_TEAMS = 4 };
+ * packet slots (in the GPU heap: all PEs once more). In the host heap the PEs of the own number in all nodes, too, if all
+ * nodes have as many. */
+enum { NIC_JOB_EVEN = 2, NIC_JOB_REVERSED = 3, NIC_JOB_COLUMN = 4, NIC_JOB_TEAMS = 5 };
 
 /* shmemx_init and what it says, with the log off; finalize. (C++ that names the struct shmemx_device_state cannot include
  * shmemx.h, which has a function of that name.) */

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the library and the binding with cmake alone (no pip) and runs the GPU tests and examples on 1, 2 and 4 PEs,
-# then some of them on 2 with the heap shared by cudaIpc.
+# then some of them on 2 with the heap shared by cudaIpc, and MoE between two nodes of 2 over each path of a NIC.
 #
 #   tests/gpu/run.sh [numbers of PEs ...]      default: 1 2 4
 #
@@ -62,6 +62,9 @@ for n in "${sizes[@]}"; do
 done
 # The other way of sharing the heap.
 SHMEM_DEVICE_SHARING=ipc tests ipc-2 2 tests/gpu/test_{rma,kernels,heap,triton}.py
+# Nodes whose memory is not mapped: kernels go through the proxy, or post to the software NIC.
+SHMEM_NODE_ID=/2 SHMEM_GPU_NIC=proxy tests nodes-proxy-4 4 tests/gpu/test_moe_nodes.py
+SHMEM_NODE_ID=/2 SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=sim tests nodes-ibgda-4 4 tests/gpu/test_moe_nodes.py
 echo "GPU tests on: $(nvidia-smi -L 2>/dev/null | sed 's/^GPU [0-9]*: //; s/ (UUID.*//' | sort | uniq -c | xargs)"
 printf '%s\n' "${summary[@]}"
 exit $status

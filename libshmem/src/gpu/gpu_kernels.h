@@ -22,8 +22,10 @@ enum shmemi_kernel {
     SHMEMI_K_MOE_LL_DISPATCH,
     SHMEMI_K_MOE_LL_COMBINE,
     SHMEMI_K_MOE_LAYOUT,
-    SHMEMI_K_MOE_DISPATCH, /* and the next: up to shmemi_gpu_bulk_bytes of shared memory */
+    SHMEMI_K_MOE_DISPATCH,     /* up to shmemi_gpu_bulk_bytes of shared memory, these four */
+    SHMEMI_K_MOE_DISPATCH_FAR, /* the one before, which also knows a NIC's path */
     SHMEMI_K_MOE_COMBINE,
+    SHMEMI_K_MOE_COMBINE_FAR,
     SHMEMI_K_REDUCE_PACKETS, /* + enum shmemx_type */
     SHMEMI_K_REDUCE = SHMEMI_K_REDUCE_PACKETS + SHMEMX_TYPE_COUNT,
     SHMEMI_K_REDUCE_BULK = SHMEMI_K_REDUCE + SHMEMX_TYPE_COUNT, /* needs compute capability 9.0 */

@@ -13,9 +13,13 @@ struct ptx {
 extern const struct ptx shmemi_ptx[]; /* ends with a NULL name */
 
 /* The modules that are no type's, and the kernels in them. */
-enum file { KERNELS, MOE_LL, MOE_NORMAL, FILES };
+enum file { KERNELS, MOE_LL, MOE_NORMAL, MOE_NORMAL_FAR, FILES };
 static const char *const files[FILES] = {
-    [KERNELS] = "kernels", [MOE_LL] = "moe_ll", [MOE_NORMAL] = "moe_normal"};
+    [KERNELS] = "kernels",
+    [MOE_LL] = "moe_ll",
+    [MOE_NORMAL] = "moe_normal",
+    [MOE_NORMAL_FAR] = "moe_normal_far",
+};
 static const struct {
     enum file file;
     const char *name;
@@ -37,7 +41,9 @@ static const struct {
     [SHMEMI_K_MOE_LL_COMBINE] = {MOE_LL, "shmem_k_moe_ll_combine"},
     [SHMEMI_K_MOE_LAYOUT] = {MOE_NORMAL, "shmem_k_moe_layout"},
     [SHMEMI_K_MOE_DISPATCH] = {MOE_NORMAL, "shmem_k_moe_dispatch"},
+    [SHMEMI_K_MOE_DISPATCH_FAR] = {MOE_NORMAL_FAR, "shmem_k_moe_dispatch_far"},
     [SHMEMI_K_MOE_COMBINE] = {MOE_NORMAL, "shmem_k_moe_combine"},
+    [SHMEMI_K_MOE_COMBINE_FAR] = {MOE_NORMAL_FAR, "shmem_k_moe_combine_far"},
 };
 static const char *const types[SHMEMX_TYPE_COUNT] = {
     [SHMEMX_INT8] = "int8",         [SHMEMX_INT16] = "int16",     [SHMEMX_INT32] = "int32",
@@ -84,7 +90,7 @@ static int find_kernel(const char *call, int kernel, char *file, size_t n, const
     const char *old = shmemi_gpu_bulk_bytes() == 0 ? "_80" : "";
     if (kernel < SHMEMI_K_REDUCE_PACKETS) {
         int module = (int)named[kernel].file;
-        snprintf(file, n, "%s%s", files[module], module == MOE_NORMAL ? old : "");
+        snprintf(file, n, "%s%s", files[module], module == MOE_NORMAL || module == MOE_NORMAL_FAR ? old : "");
         *function = named[kernel].name;
         return module;
     }
@@ -119,7 +125,7 @@ static int load_kernel(const char *call, int kernel)
     if (rc == 0)
         rc = shmemi_gpu_function(call, loaded.module[module], function, &found);
     bool large = (kernel >= SHMEMI_K_REDUCE_BULK && kernel < SHMEMI_K_QUANT_COLL) ||
-                 (kernel >= SHMEMI_K_MOE_LL_DISPATCH && kernel <= SHMEMI_K_MOE_COMBINE);
+                 (kernel >= SHMEMI_K_MOE_LL_DISPATCH && kernel <= SHMEMI_K_MOE_COMBINE_FAR);
     if (rc == 0 && large && shmemi_gpu_bulk_bytes() != 0)
         rc = shmemi_gpu_allow_shared(call, found, shmemi_gpu_bulk_bytes());
     if (rc == 0) /* release: pairs with the acquire of other threads, which then use the module */

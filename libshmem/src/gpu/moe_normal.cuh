@@ -255,6 +255,21 @@ SHMEMX_DEVICE_FN void layout(const shmemi_moen &o, const shmemi_moen_layout &a, 
 
 /* ---- what dispatch and combine share -------------------------------------------------------------------------------------- */
 
+/* Is the rank's memory not mapped here? Compiled away in kernels for mapped memory. */
+SHMEMX_DEVICE_FN bool far(const shmemi_moen &o, unsigned rank)
+{
+    return detail::some_far() && (o.mirror.far >> rank & 1) != 0;
+}
+/* Rank's words[i] becomes that; relaxed. `words`: in the own copy. */
+SHMEMX_DEVICE_FN void tell(const shmemi_moen &o, const members &m, unsigned rank, u64 words, unsigned i, u64 value)
+{
+    const auto member = static_cast<int>(rank);
+    if (far(o, rank))
+        detail::far_p(at<u64>(words) + i, value, 8, detail::world_pe(m, member));
+    else
+        arch::store_relaxed(detail::peer(m, member, at<u64>(words)) + i, value);
+}
+
 /* The block waits until n words have reached a round; word i is of rank i / each. */
 SHMEMX_DEVICE_FN bool await(const members &m, unsigned call, const u64 *words, unsigned n, unsigned each,
                             u64 round)

@@ -16,12 +16,24 @@ enum {
     SHMEMI_MOEN_SLOTS =
         2, /* of a warp that quantizes, at most: what shared memory does not take is a cache */
     SHMEMI_MOEN_LISTS = 8, /* tokens that are looked up at once */
+    SHMEMI_MOEN_TILE = 4,  /* tokens of each warp after which rows are put that go by a NIC */
     SHMEMI_MOEN_MAX_RANKS = 64,
     SHMEMI_MOEN_WINDOW = 8192 /* experts counted at a time */
 };
 
 /* enum shmemx_moe_gpu_format */
 enum { SHMEMI_MOEN_BF16, SHMEMI_MOEN_INT8, SHMEMI_MOEN_FP8, SHMEMI_MOEN_BYTES };
+
+/* Where rows wait for a NIC (moe_normal_far.cuh): symmetric memory of this PE, but `staged`. Those for rank j begin at row
+ * j * M of each array. Dispatches and combines use it in turn; scales and the next are as in a result, weights are a combine's
+ * as well. `staged`, 0 between kernels, counts the warps that have written their tokens of a tile. */
+struct shmemi_moen_mirror {
+    shmemi_moen_u64 far; /* bit j: rank j's memory is not mapped; 0 = all are, and there is nothing below */
+    shmemi_moen_u64 x;   /* rows as they travel; a place has back_row bytes */
+    shmemi_moen_u64 scales, topk_idx, topk_weights, source_token;
+    shmemi_moen_u64 chosen; /* u64 [E]: `chosen` of all ranks, as this one tells it */
+    shmemi_moen_u64 staged; /* unsigned [M / TILE + 1] */
+};
 
 /* An object, or one level of it. Between nodes there are two: the PEs of equal number on all nodes exchange a row for each
  * (token, node), then the PEs of a node a row for each (token, PE). R is the number of ranks that meet in the level: nodes, or
@@ -47,6 +59,7 @@ struct shmemi_moen {
     shmemi_moen_u64 back_row;
     shmemi_moen_u64 back_weights; /* float [2][R][M][K] */
     shmemi_moen_u64 local;        /* struct shmemi_moen_local */
+    struct shmemi_moen_mirror mirror;
 };
 
 /* In local GPU memory; zero at first, only kernels write it. */

@@ -12,6 +12,7 @@
 #ifndef SHMEMI_GPU_MOE_NORMAL_COMBINE_CUH
 #define SHMEMI_GPU_MOE_NORMAL_COMBINE_CUH
 
+#include "moe_normal_far.cuh"
 #include "moe_normal_ring.cuh"
 
 namespace shmem
@@ -144,10 +145,13 @@ SHMEMX_DEVICE_FN void send_back(const combining &c, unsigned char *shared, unsig
             continue;
         k.rows = all - k.begin < chunk_rows ? all - k.begin : chunk_rows;
         const int owner = static_cast<int>(k.owner);
-        const u64 place = c.place(c.me, k.begin);
-        k.to = detail::peer(c.m, owner, at<unsigned char>(c.o.back)) + place * c.o.back_row;
+        const u64 place = c.place(c.me, k.begin), here = static_cast<u64>(k.owner) * c.o.max_tokens + k.begin;
+        const bool by_nic = far(c.o, k.owner);
+        k.to = by_nic ? at<unsigned char>(c.o.mirror.x) + here * c.o.back_row
+                      : detail::peer(c.m, owner, at<unsigned char>(c.o.back)) + place * c.o.back_row;
         if (c.a.weights != 0) {
-            auto *to = detail::peer(c.m, owner, at<u32>(c.o.back_weights)) + place * c.o.topk;
+            auto *to = by_nic ? at<u32>(c.o.mirror.topk_weights) + here * c.o.topk
+                              : detail::peer(c.m, owner, at<u32>(c.o.back_weights)) + place * c.o.topk;
             for (unsigned i = lane; i < k.rows * c.o.topk; i += arch::warp_width)
                 arch::store_plain(to + i, at<const u32>(c.a.weights)[c.row(k.owner, k.begin + i / c.o.topk) * c.o.topk +
                                                                      i % c.o.topk]);
@@ -159,6 +163,16 @@ SHMEMX_DEVICE_FN void send_back(const combining &c, unsigned char *shared, unsig
 #endif
             send_chunk_vectors(c, k);
         arch::sync(warp);
+        if (by_nic) {
+            if (lane == 0) {
+                put_rows(c.m, k.owner, c.o.back, place, c.o.mirror.x, here, k.rows, c.o.back_row);
+                if (c.a.weights != 0)
+                    put_rows(c.m, k.owner, c.o.back_weights, place, c.o.mirror.topk_weights, here, k.rows, 4ull * c.o.topk);
+                tell_behind(c.o, c.m, k.owner, c.o.chunks, c.me * c.chunks() + k.number, c.round);
+            }
+            arch::sync(warp);
+            continue;
+        }
         if (lane == 0) // release; observers: this warp's lanes, which have stored, and who adds at the owner
             arch::store_release(detail::peer(c.m, owner, at<u64>(c.o.chunks)) + c.me * c.chunks() + k.number,
                                 c.round);
@@ -170,11 +184,12 @@ SHMEMX_DEVICE_FN void send_back(const combining &c, unsigned char *shared, unsig
 /* Tells all ranks that this one has begun, and waits until they have begun the round before. */
 SHMEMX_DEVICE_FN bool meet_back(const combining &c)
 {
-    if (arch::block_index() == 0)
+    if (arch::block_index() == 0) {
         for (unsigned j = arch::lane(block); j < c.ranks; j += arch::width(block))
             // relaxed: what this PE's stream did before, like reading the buffer, is complete
-            arch::store_relaxed(detail::peer(c.m, static_cast<int>(j), at<u64>(c.o.back_begun)) + c.me,
-                                c.round);
+            tell(c.o, c.m, j, c.o.back_begun, c.me, c.round);
+        (void)settle_far(c.o, c.m); // as in announce_far
+    }
     return await(c.m, SHMEMX_DEVICE_CALL_MOE_COMBINE, at<const u64>(c.o.back_begun), c.ranks, 1, c.round - 1);
 }
 
@@ -246,6 +261,7 @@ SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a
                        lists + (mine - senders) * (ranks + 2));
     }
     arch::sync(block);
+    (void)settle_far(o, m); // the owners wait in vain for what has failed; reported
     if (lane == 0 && arch::fetch_add(&local->finished[1], 1u) == arch::blocks() - 1) {
         arch::store_relaxed(&local->finished[1], 0u);
         arch::store_relaxed(&local->taken, 0u);

@@ -75,17 +75,19 @@ struct small_sender {
         if (w.pos < 0)
             return;
         const u64 place = static_cast<u64>(start[m.rank] + w.pos) * d.o.topk + m.k;
-        arch::store_plain(d.there<u64>(m.rank, d.a.result.topk_idx) + place,
+        arch::store_plain(d.arriving<u64>(m.rank, d.a.result.topk_idx, d.o.mirror.topk_idx) + place,
                           static_cast<u64>(static_cast<long long>(w.expert)));
         if (d.a.weights != 0 || d.a.ones != 0)
-            arch::store_plain(d.there<u32>(m.rank, d.a.result.topk_weights) + place, w.expert >= 0 ? w.weight : 0u);
+            arch::store_plain(d.arriving<u32>(m.rank, d.a.result.topk_weights, d.o.mirror.topk_weights) + place,
+                              w.expert >= 0 ? w.weight : 0u);
     }
     /* w: load(t). */
     SHMEMX_DEVICE_FN void send(unsigned t, const places &to, const words &w) const
     {
         for (unsigned j = lane; j < d.ranks; j += arch::warp_width)
             if (to.go(j))
-                arch::store_plain(d.there<u32>(j, d.a.result.source_token) + to.row(j), w.number);
+                arch::store_plain(d.arriving<u32>(j, d.a.result.source_token, d.o.mirror.source_token) + to.row(j),
+                                  w.number);
         store(to.start, own, w);
         for (unsigned p = lane + arch::warp_width; p < some; p += arch::warp_width) {
             const mine m = of(p);
@@ -97,11 +99,11 @@ struct small_sender {
 /* The place of a token's row, or scales, at rank j. */
 SHMEMX_DEVICE_FN unsigned char *row_there(const dispatching &d, const places &to, unsigned j)
 {
-    return d.there<unsigned char>(j, d.a.result.x) + to.row(j) * d.a.row_bytes;
+    return d.arriving<unsigned char>(j, d.a.result.x, d.o.mirror.x) + to.row(j) * d.a.row_bytes;
 }
 SHMEMX_DEVICE_FN unsigned char *scales_there(const dispatching &d, const places &to, unsigned j)
 {
-    return d.there<unsigned char>(j, d.a.result.scales) + to.row(j) * d.a.scale_bytes;
+    return d.arriving<unsigned char>(j, d.a.result.scales, d.o.mirror.scales) + to.row(j) * d.a.scale_bytes;
 }
 /* A scale, to all who get the row. */
 SHMEMX_DEVICE_FN void send_scale(const dispatching &d, const places &to, unsigned g, u32 value)
@@ -147,6 +149,67 @@ SHMEMX_DEVICE_FN void send_vectors(const dispatching &d, const places &to, unsig
         send_scale(d, to, g, 0);
 }
 
+/* ---- rows that a NIC takes --------------------------------------------------------------------------------------------------- */
+
+/* Puts what the mirror has for the far rank j of tokens `begin` to `end`, by one thread. */
+SHMEMX_DEVICE_FN void put_tokens(const dispatching &d, unsigned j, unsigned begin, unsigned end)
+{
+    int first = -1, last = -1;
+    for (unsigned t = begin; t < end && first < 0; ++t)
+        first = d.r.pos[static_cast<u64>(t) * d.ranks + j];
+    for (unsigned t = end; t > begin && last < 0; --t)
+        last = d.r.pos[static_cast<u64>(t - 1) * d.ranks + j];
+    if (first < 0)
+        return;
+    const auto p = static_cast<u64>(first), n = static_cast<u64>(last) - p + 1;
+    const u64 there = d.before(j) + p, here = static_cast<u64>(j) * d.o.max_tokens + p;
+    const shmemi_moen_result &to = d.a.result;
+    const shmemi_moen_mirror &from = d.o.mirror;
+    put_rows(d.m, j, to.x, there, from.x, here, n, d.a.row_bytes);
+    if (d.a.scale_bytes != 0)
+        put_rows(d.m, j, to.scales, there, from.scales, here, n, d.a.scale_bytes);
+    put_rows(d.m, j, to.source_token, there, from.source_token, here, n, 4);
+    if (d.a.idx == 0)
+        return;
+    put_rows(d.m, j, to.topk_idx, there, from.topk_idx, here, n, 8ull * d.o.topk);
+    if (d.a.weights != 0 || d.a.ones != 0)
+        put_rows(d.m, j, to.topk_weights, there, from.topk_weights, here, n, 4ull * d.o.topk);
+}
+
+/* A warp has written its tokens of a tile, TILE tokens of each of so many warps. The last one to do so puts all rows of it. d by
+ * value, as for send_chunk_vectors. */
+SHMEMX_DEVICE_CALL void count_tile(dispatching d, unsigned tile, unsigned warps)
+{
+    const unsigned size = SHMEMI_MOEN_TILE * warps, begin = tile * size, left = d.tokens - begin,
+                   here = left < warps ? left : warps;
+    arch::bulk_wait(); // each lane: what it has started is written
+    arch::sync(warp);
+    bool last = true;
+    if (arch::lane(warp) == 0) {
+        u32 *staged = at<u32>(d.o.mirror.staged) + tile;
+        // observers: this warp, which has written to the mirror, and the one that puts it
+        arch::fence();
+        last = arch::fetch_add(staged, 1u) == here - 1;
+        // observers: the warps that have counted before, and this one, which puts
+        arch::fence();
+        if (last)
+            arch::store_relaxed(staged, 0u);
+    }
+    if (!arch::all(warp, last))
+        return;
+    for (unsigned j = arch::lane(warp); j < d.ranks; j += arch::warp_width)
+        if (far(d.o, j))
+            put_tokens(d, j, begin, left < size ? d.tokens : begin + size);
+    arch::sync(warp);
+}
+/* Its i-th token, the first of which is w. */
+SHMEMX_DEVICE_FN void count_token(const dispatching &d, unsigned w, unsigned warps, unsigned i)
+{
+    const bool ends = (i + 1) % SHMEMI_MOEN_TILE == 0 || w + (i + 1) * warps >= d.tokens;
+    if (detail::some_far() && d.o.mirror.far != 0 && ends)
+        count_tile(d, i / SHMEMI_MOEN_TILE, warps);
+}
+
 #if SHMEMI_MOEN_BULK
 
 /* A warp's tokens, by the copy engine: token w + i * warps is its i-th. Rows that are quantized go part by part. Others may
@@ -169,7 +232,7 @@ struct bulk_sender {
         SHMEMX_DEVICE_UNROLL
         for (unsigned i = 0; i < lane_ranks; ++i) {
             const unsigned j = rank(i);
-            shift[i] = j < d.ranks ? detail::copy_of(d.m, static_cast<int>(j)) - arch::state().copy : 0;
+            shift[i] = j < d.ranks && !far(d.o, j) ? detail::copy_of(d.m, static_cast<int>(j)) - arch::state().copy : 0;
         }
     }
     /* The blocks that share the tokens with this one: the first, and how many. */
@@ -180,6 +243,10 @@ struct bulk_sender {
     SHMEMX_DEVICE_FN static unsigned crew(const dispatching &d)
     {
         return arch::block_index() < d.a.abroad ? d.a.abroad : arch::blocks() - d.a.abroad;
+    }
+    SHMEMX_DEVICE_FN bool abroad() const // this block sends to other ranks
+    {
+        return arch::block_index() < d.a.abroad || d.a.abroad == 0;
     }
     /* This lane's i-th rank; `ranks` = none. Lane 0 has the rank behind this one: not all go to one at once. */
     SHMEMX_DEVICE_FN unsigned rank(unsigned i) const
@@ -238,6 +305,11 @@ struct bulk_sender {
     {
         return i == 0 || d.ranks > i * arch::warp_width;
     }
+    /* Where the rows for this lane's i-th rank are written. */
+    SHMEMX_DEVICE_FN u64 arriving(unsigned i, u64 result, u64 mirror) const
+    {
+        return far(d.o, rank(i)) ? mirror : result + shift[i];
+    }
     /* A part: one store for each of this lane's ranks that get the token, as their row[..]; `scales`, if not 0: the row's, where
      * they lie. */
     SHMEMX_DEVICE_FN void store(unsigned from, u64 part, unsigned scales, const int (&row)[lane_ranks]) const
@@ -245,12 +317,12 @@ struct bulk_sender {
         SHMEMX_DEVICE_UNROLL
         for (unsigned k = 0; k < lane_ranks; ++k)
             if (has(k) && row[k] >= 0) {
-                arch::bulk_store(at<unsigned char>(d.a.result.x + shift[k] + part +
+                arch::bulk_store(at<unsigned char>(arriving(k, d.a.result.x, d.o.mirror.x) + part +
                                                    static_cast<u64>(static_cast<unsigned>(row[k])) * d.a.row_bytes),
                                  from, values);
                 if (scales != 0)
                     arch::bulk_store(
-                        at<unsigned char>(d.a.result.scales + shift[k] +
+                        at<unsigned char>(arriving(k, d.a.result.scales, d.o.mirror.scales) +
                                           static_cast<u64>(static_cast<unsigned>(row[k])) * d.a.scale_bytes),
                         scales, d.a.scale_bytes);
             }
@@ -306,6 +378,8 @@ struct bulk_sender {
                 }
                 s = s + 1 == pipe.slots ? 0 : s + 1;
             }
+            if (abroad())
+                count_token(d, w, warps, i);
         }
     }
 };
@@ -321,6 +395,7 @@ SHMEMX_DEVICE_FN void part(const dispatching &d, bool failed)
     auto *local = at<shmemi_moen_local>(d.o.local);
     arch::bulk_wait(); // each lane: what it has started is written
     arch::sync(block);
+    failed = !settle_far(d.o, d.m) || failed;
     bool last = true;
     if (lane == 0) {
         if (failed)
@@ -337,7 +412,8 @@ SHMEMX_DEVICE_FN void part(const dispatching &d, bool failed)
         arch::load_relaxed(&local->failed[0]) != d.round; // else rows may be missing: the others wait in vain
     for (unsigned j = 0; ok && lane == 0 && j < d.ranks; ++j)
         if (j != d.me) // relaxed: by the thread of the fence above; observers: all blocks of this launch, and rank j below
-            arch::store_relaxed(d.there<u64>(j, d.o.arrived) + d.me, d.round);
+            tell(d.o, d.m, j, d.o.arrived, d.me, d.round);
+    (void)settle_far(d.o, d.m); // if that has failed the waits below end at once
     for (unsigned j = lane; ok && j < d.ranks; j += width)
         if (j != d.me)
             detail::wait_for(SHMEMX_DEVICE_CALL_MOE_DISPATCH, at<const u64>(d.o.arrived) + j, ge, d.round,
@@ -404,10 +480,12 @@ SHMEMX_DEVICE_FN void dispatch(const shmemi_moen &o, const shmemi_moen_dispatch 
     if (problem == 0 && (a.pipe.slots == 0 || !SHMEMI_MOEN_BULK)) {
         const unsigned warps = arch::blocks() * a.pipe.warps;
         const small_sender small(d);
-        for (unsigned t = arch::block_index() + mine * arch::blocks(); t < d.tokens; t += warps) {
+        const unsigned first = arch::block_index() + mine * arch::blocks();
+        for (unsigned t = first; t < d.tokens; t += warps) {
             const places to(d, t);
             small.send(t, to, small.load(t));
             send_vectors(d, to, t);
+            count_token(d, first, warps, (t - first) / warps);
         }
     }
     part(d, problem == SHMEMI_MOEN_NO_PEER);

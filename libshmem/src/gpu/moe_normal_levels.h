@@ -16,8 +16,8 @@ struct shmemi_moen_levels {
     shmemi_moen_u64 sum, sum_weights; /* of these rows, in a combine: BF16 [..][hidden], float [..][K] */
 };
 
-/* The levels of `whole`, which has sizes, but no addresses, seen from node `node`; from `end` on. Teams and stage.host are
- * the caller's to set. */
+/* The levels of `whole`, which has sizes, but no addresses, seen from node `node`; from `end` on. Its mirror.far is of nodes: that
+ * of `between`. Teams and stage.host are the caller's to set. */
 static inline shmemi_moen_u64 shmemi_moen_lay_out_levels(struct shmemi_moen_levels *l,
                                                          const struct shmemi_moen *whole, unsigned node,
                                                          unsigned groups, shmemi_moen_u64 end)
@@ -34,6 +34,7 @@ static inline shmemi_moen_u64 shmemi_moen_lay_out_levels(struct shmemi_moen_leve
     l->within.sources = l->nodes;
     l->within.max_tokens = staged;
     l->within.max_nodes = 0;
+    l->within.mirror.far = 0; /* a node's memory is mapped by all of its PEs */
     end = shmemi_moen_lay_out(&l->between, l->nodes, groups, end);
     end = shmemi_moen_lay_out_result(&l->stage, &l->between, l->nodes, groups, end);
     end = shmemi_moen_lay_out(&l->within, l->each, groups, end);

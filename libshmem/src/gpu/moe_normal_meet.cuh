@@ -3,7 +3,7 @@
 #ifndef SHMEMI_GPU_MOE_NORMAL_MEET_CUH
 #define SHMEMI_GPU_MOE_NORMAL_MEET_CUH
 
-#include "moe_normal.cuh"
+#include "moe_normal_far.cuh"
 
 namespace shmem
 {
@@ -41,6 +41,11 @@ struct dispatching {
     {
         return detail::peer(m, static_cast<int>(rank), at<T>(address));
     }
+    /* Where rows for a rank are written: in its result, or in the mirror of that. */
+    template <class T> SHMEMX_DEVICE_FN T *arriving(unsigned rank, u64 result, u64 mirror) const
+    {
+        return far(o, rank) ? at<T>(mirror) : there<T>(rank, result);
+    }
     SHMEMX_DEVICE_FN int world(unsigned rank) const
     {
         return detail::world_pe(m, static_cast<int>(rank));
@@ -57,7 +62,15 @@ struct dispatching {
             all += static_cast<unsigned>(count[i * ranks + me]);
         return all;
     }
-    /* Where the rows of token t lie at rank j: the pos[j]-th from start_of(t)[j] on. */
+    /* Rows of rank j before those from here; S is 1. */
+    SHMEMX_DEVICE_FN unsigned before(unsigned j) const
+    {
+        unsigned all = 0;
+        for (unsigned s = 0; s < me; ++s)
+            all += static_cast<unsigned>(rows(s, 0, j));
+        return all;
+    }
+    /* Where the rows of token t lie at rank j, or in the mirror: the pos[j]-th from start_of(t)[j] on. */
     SHMEMX_DEVICE_FN const int *start_of(unsigned t) const
     {
         unsigned s = 0;
@@ -93,21 +106,25 @@ SHMEMX_DEVICE_FN void announce(const dispatching &d)
     const unsigned lane = arch::lane(block), width = arch::width(block);
     const u64 tag = d.round << 32;
     for (unsigned j = lane; j < d.ranks; j += width)
-        arch::store_relaxed(d.there<u64>(j, d.o.begun) + d.me, tag | d.a.what);
-    if (d.a.cached != 0)
-        return;
-    const unsigned mine = d.o.sources * d.ranks; // words of a rank
-    for (unsigned i = lane; i < d.ranks * mine; i += width) {
-        const unsigned column = d.me * mine + i % mine;
-        arch::store_relaxed(d.there<u64>(i / mine, d.o.counts) + column,
-                            tag | static_cast<u32>(d.r.count[column]));
+        if (!far(d.o, j))
+            arch::store_relaxed(d.there<u64>(j, d.o.begun) + d.me, tag | d.a.what);
+    if (d.a.cached == 0) {
+        const unsigned mine = d.o.sources * d.ranks; // words of a rank
+        for (unsigned i = lane; i < d.ranks * mine; i += width) {
+            const unsigned column = d.me * mine + i % mine;
+            if (!far(d.o, i / mine))
+                arch::store_relaxed(d.there<u64>(i / mine, d.o.counts) + column,
+                                    tag | static_cast<u32>(d.r.count[column]));
+        }
+        const owners who(d.o, d.ranks);
+        for (unsigned e = lane; d.o.most != 0 && e < d.o.experts; e += width) {
+            const unsigned j = who.owner(e);
+            u64 *word = far(d.o, j) ? at<u64>(d.o.mirror.chosen) + e
+                                    : d.there<u64>(j, d.o.chosen) + d.me * d.o.most + (e - who.first(j));
+            arch::store_relaxed(word, tag | static_cast<u32>(d.r.mine[e]));
+        }
     }
-    const owners who(d.o, d.ranks);
-    for (unsigned e = lane; d.o.most != 0 && e < d.o.experts; e += width) {
-        const unsigned j = who.owner(e);
-        arch::store_relaxed(d.there<u64>(j, d.o.chosen) + d.me * d.o.most + (e - who.first(j)),
-                            tag | static_cast<u32>(d.r.mine[e]));
-    }
+    announce_far(d.o, d.m, d.a.cached == 0, tag | d.a.what);
 }
 
 /* All ranks are here: 0, with `count` and `start` filled; or SHMEMI_MOEN_NO_.., when no row may be sent. Block 0 reports. */
@@ -146,7 +163,7 @@ SHMEMX_DEVICE_FN unsigned meet_all(const dispatching &d)
             for (unsigned s = 0; s < d.ranks; ++s) {
                 const auto n = static_cast<u64>(d.rows(s, i, j));
                 if (s == d.me) {
-                    d.start[i * d.ranks + j] = static_cast<int>(total - own);
+                    d.start[i * d.ranks + j] = static_cast<int>(far(d.o, j) ? j * d.o.max_tokens : total - own);
                     own += n;
                 }
                 total += n;

@@ -26,7 +26,23 @@ static inline unsigned shmemi_moen_record(unsigned hidden, unsigned groups)
     return (unsigned)(shmemi_moen_up(hidden, 16) + shmemi_moen_up(4 * groups, 16));
 }
 
-/* Addresses of an object with sizes, `most` and `sources` set, at `end`; returns where it ends. groups: the most a row can have. */
+static inline shmemi_moen_u64 shmemi_moen_lay_out_mirror(struct shmemi_moen *o, unsigned ranks,
+                                                         unsigned groups, shmemi_moen_u64 end)
+{
+    shmemi_moen_u64 rows = (shmemi_moen_u64)ranks * o->max_tokens;
+    struct shmemi_moen_mirror *m = &o->mirror;
+    m->x = shmemi_moen_take(&end, rows * o->back_row);
+    m->scales = shmemi_moen_take(&end, rows * shmemi_moen_up(4 * groups, 16));
+    m->topk_idx = shmemi_moen_take(&end, rows * o->topk * 8);
+    m->topk_weights = shmemi_moen_take(&end, rows * o->topk * 4);
+    m->source_token = shmemi_moen_take(&end, rows * 4);
+    m->chosen = shmemi_moen_take(&end, 8ull * o->experts);
+    m->staged = shmemi_moen_take(&end, 4ull * (o->max_tokens / SHMEMI_MOEN_TILE + 1));
+    return end;
+}
+
+/* Addresses of an object with sizes, `most`, `sources` and mirror.far set, at `end`; returns where it ends. groups: the most a row
+ * can have. */
 static inline shmemi_moen_u64 shmemi_moen_lay_out(struct shmemi_moen *o, unsigned ranks, unsigned groups,
                                                   shmemi_moen_u64 end)
 {
@@ -43,7 +59,7 @@ static inline shmemi_moen_u64 shmemi_moen_lay_out(struct shmemi_moen *o, unsigne
     o->local = shmemi_moen_take(&end, sizeof(struct shmemi_moen_local));
     o->back = shmemi_moen_take(&end, rows * o->back_row);
     o->back_weights = shmemi_moen_take(&end, rows * o->topk * 4);
-    return end;
+    return o->mirror.far ? shmemi_moen_lay_out_mirror(o, ranks, groups, end) : end;
 }
 static inline shmemi_moen_u64 shmemi_moen_lay_out_result(struct shmemi_moen_result *r,
                                                          const struct shmemi_moen *o, unsigned ranks,
