@@ -43,6 +43,7 @@ TYPES = {
 def modules() -> dict[str, list[str]]:
     """What nvcc is called with for each file: its source, the GPU, and for a type's reductions the type."""
     found = {"kernels": ["kernels.cu", OLDEST], "moe_ll": ["moe_ll.cu", OLDEST]}
+    found |= {"moe_ll_far": ["moe_ll.cu", OLDEST]}
     found |= {"moe_normal": ["moe_normal.cu", BULK], "moe_normal_80": ["moe_normal.cu", OLDEST]}
     for name, cpp in TYPES.items():
         found[f"reduce_{name}"] = ["reduce.cu", OLDEST, f"-DSHMEMI_ELEMENT={cpp}"]
@@ -68,14 +69,15 @@ def digest() -> str:
 
 
 def compile_ptx(source: str, *options: str) -> str:
-    # what they reach is mapped, always (device/nic.h)
-    command = ["nvcc", "-std=c++17", "-O3", "-ptx", "-DSHMEM_DEVICE_MAPPED", "-I", str(ROOT / "include")]
+    command = ["nvcc", "-std=c++17", "-O3", "-ptx", "-I", str(ROOT / "include")]
     command += [*options, str(SOURCES / source), "-o", "-"]
     return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 def text_of(name: str) -> str:
-    lines = [line.strip() for line in compile_ptx(*modules()[name]).splitlines()]
+    # what they reach is mapped, but for those that know a NIC's path as well (device/nic.h)
+    mapped = [] if name.endswith("_far") else ["-DSHMEM_DEVICE_MAPPED"]
+    lines = [line.strip() for line in compile_ptx(*modules()[name], *mapped).splitlines()]
     lines = [line for line in lines if line and not line.startswith("//")]
     head = f"// Made by libshmem/tools/ptx.py; digest {digest()}."
     return "\n".join([head, *lines]) + "\n"
