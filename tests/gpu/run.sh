@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the library and the binding with cmake alone (no pip) and runs the GPU tests and examples on 1, 2 and 4 PEs,
-# then some of them on 2 with the heap shared by cudaIpc.
+# then some of them on 2 with the heap shared by cudaIpc, and some on 2 nodes.
 #
 #   tests/gpu/run.sh [numbers of PEs ...]      default: 1 2 4
 #
@@ -62,6 +62,9 @@ for n in "${sizes[@]}"; do
 done
 # The other way of sharing the heap.
 SHMEM_DEVICE_SHARING=ipc tests ipc-2 2 tests/gpu/test_{rma,kernels,heap,triton}.py
+# Each PE a node, what is between them through a NIC's path.
+SHMEM_NODE_ID=/1 SHMEM_GPU_NIC=proxy tests proxy-2 2 tests/gpu/test_moe_ll.py
+SHMEM_NODE_ID=/1 SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=sim tests ibgda-2 2 tests/gpu/test_moe_ll.py
 echo "GPU tests on: $(nvidia-smi -L 2>/dev/null | sed 's/^GPU [0-9]*: //; s/ (UUID.*//' | sort | uniq -c | xargs)"
 printf '%s\n' "${summary[@]}"
 exit $status
