@@ -405,7 +405,7 @@ class chain
     u64 sum_ = 1;
 };
 
-/* The same rounds in any world; a chain for each rank. */
+/* The same rounds in any world, a chain for each rank; one round is for a short test, without the dispatches alone. */
 template <bool Lines, class World>
 void play_all(job<Lines, World> &j, unsigned rounds, std::vector<chain> &of, bool late = false)
 {
@@ -418,8 +418,10 @@ void play_all(job<Lines, World> &j, unsigned rounds, std::vector<chain> &of, boo
     for (unsigned i = 0; i < rounds; ++i)
         j.round(kinds[i % 4], [] {}, look);
     j.two_rounds(look);
+    if (rounds == 1)
+        return;
     j.only_dispatches(
-        6,
+        4,
         [late] {
             if (late)
                 std::this_thread::sleep_for(std::chrono::milliseconds(20));
