@@ -1,5 +1,6 @@
 /* MoE dispatch and combine on GPUs, for small batches (decode): in the order of a stream, over memory that the GPUs of the
- * team reach in each other (NVLink). Large batches: shmemx_moe_gpu.h, which has the words rank, expert and choice.
+ * team reach in each other (NVLink), and through a NIC's path (SHMEM_GPU_NIC) to ranks whose memory is not mapped. Large
+ * batches: shmemx_moe_gpu.h, which has the words rank, expert and choice.
  *
  * M = max_tokens, L = experts of this rank. A token goes once to each rank that has one of its experts, as BF16, INT8 or FP8
  * quantized on the way; there each of its experts gets a row. Combine adds a token's rows, each times its weight, on the
@@ -16,7 +17,8 @@
  *
  * Dead ranks. A rank that is not heard of for the deadline (SHMEM_TIMEOUT; 0 = none, a wait is then for ever) is dead for
  * this object from then on: nothing is sent to it, nothing expected from it; rows that it had begun to send are unspecified.
- * The others go on. shmemx_moe_ll_dead says which, shmemx_moe_ll_mask changes it.
+ * The others go on. shmemx_moe_ll_dead says which, shmemx_moe_ll_mask changes it. Of a rank that is reached through a NIC's
+ * path shmemx_stream_check also says how the path failed.
  *
  * Errors. 0, or a negative SHMEMX_ERR_* for what can be seen at the call: then nothing is launched or counted. What kernels
  * find is reported by the next shmemx_stream_check, or the next call of shmemx_stream.h; the calls here go on in spite of it,

@@ -5,6 +5,7 @@
 
 #include "base/gpu.h"
 #include "gpu/moe_ll_args.h"
+#include "gpu_nic.h"
 #include "moe_agree.h"
 #include "shmemx_moe_gpu.h"
 #include "shmemx_moe_ll.h"
@@ -85,6 +86,19 @@ static unsigned blocks(unsigned each, unsigned shared)
     return shmemi_gpu_processors() * (room < 1 ? 1 : room < each ? room : each);
 }
 
+/* The kernel for what is mapped, or the one behind it, which knows a NIC's path. That leaves room for a block: where the
+ * proxy's transport is `cuda`, the signals that the kernel waits for are kernels. */
+static int launch(const char *call, const struct shmemx_moe_ll *m, int kernel, unsigned each, unsigned shared,
+                  void *args, void *stream)
+{
+    void *arguments[] = {(void *)(uintptr_t)&m->o, args};
+    unsigned n = blocks(m->o.far ? SHMEMI_MOE_LL_FAR_BLOCKS : each, shared);
+    if (m->o.far && n > 1)
+        n--;
+    return shmemi_gpu_kernel_shared(call, kernel + (m->o.far != 0), n, SHMEMI_MOE_LL_THREADS, shared,
+                                    arguments, stream);
+}
+
 /* The member's view of an object before there is memory. */
 static int prepare(const char *call, struct shmemx_moe_ll *m, struct shmemi_moe_offer *mine)
 {
@@ -94,8 +108,6 @@ static int prepare(const char *call, struct shmemx_moe_ll *m, struct shmemi_moe_
         return rc;
     if (team->n > MAX_RANKS)
         return bad(call, "the number of ranks", team->n, "64 at most");
-    if ((rc = shmemi_stream_reaches(call, team->pes, team->n)) != 0)
-        return rc;
     const bool lines = shmemi_gpu_lines_whole();
     struct shmemi_moe_ll *o = &m->o;
     o->team = (unsigned)shmemi_team_slot(team);
@@ -109,6 +121,10 @@ static int prepare(const char *call, struct shmemx_moe_ll *m, struct shmemi_moe_
     o->back_how = (unsigned)m->c.combine_format;
     o->timeout_ns = nanoseconds(shmemi_env.TIMEOUT);
     uint64_t end = shmemi_moe_ll_lay_out(o, (unsigned)team->n, lines ? LINES_DATA : PAIRS_DATA, GROUP_WIRE);
+    for (int j = 0; j < team->n; ++j)
+        o->far |= (uint64_t)shmemi_gpu_nic_unmapped(&team->pes[j], 1) << j;
+    if (o->far) /* so for all members: those of a node are mapped, others are not */
+        end = shmemi_moe_ll_lay_out_far(o, (unsigned)team->n, end);
     end = (end + 127) / 128 * 128;
     o->local = end; /* an offset until there is memory */
     if (o->dispatch_shared > most_shared() || o->combine_shared > most_shared())
@@ -189,6 +205,10 @@ int shmemx_moe_ll_create(const shmemx_moe_ll_config_t *config, shmemx_moe_ll_t *
 int shmemx_moe_ll_destroy(shmemx_moe_ll_t *moe)
 {
     int rc;
+    /* what the last kernels have posted, acknowledgements, arrives before anybody's memory goes */
+    shmemi_gpu_nic_drain();
+    if (shmemi_world.npes)
+        (void)shmemx_quiet(SHMEM_CTX_DEFAULT);
     if (shmemi_moe_dismiss(&objects, __func__, (struct shmemi_moe_object *)moe, &rc))
         free(moe);
     return rc;
@@ -327,10 +347,8 @@ int shmemx_moe_ll_dispatch(shmemx_moe_ll_t *moe, const shmemx_moe_ll_dispatch_t 
         .scale_packed = args->scale_packed != 0,
         .phases = (unsigned)phases,
     };
-    void *arguments[] = {&moe->o, &a};
-    rc = shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_LL_DISPATCH,
-                                  blocks(SHMEMI_MOE_LL_DISPATCH_BLOCKS, moe->o.dispatch_shared),
-                                  SHMEMI_MOE_LL_THREADS, moe->o.dispatch_shared, arguments, stream);
+    rc = launch(call, moe, SHMEMI_K_MOE_LL_DISPATCH, SHMEMI_MOE_LL_DISPATCH_BLOCKS, moe->o.dispatch_shared,
+                &a, stream);
     return launched(moe, 0, phases, rc);
 }
 
@@ -356,10 +374,8 @@ int shmemx_moe_ll_combine(shmemx_moe_ll_t *moe, const shmemx_moe_ll_combine_t *a
         .tokens = (unsigned)args->tokens,
         .phases = (unsigned)phases,
     };
-    void *arguments[] = {&moe->o, &a};
-    rc = shmemi_gpu_kernel_shared(call, SHMEMI_K_MOE_LL_COMBINE,
-                                  blocks(SHMEMI_MOE_LL_COMBINE_BLOCKS, moe->o.combine_shared),
-                                  SHMEMI_MOE_LL_THREADS, moe->o.combine_shared, arguments, stream);
+    rc = launch(call, moe, SHMEMI_K_MOE_LL_COMBINE, SHMEMI_MOE_LL_COMBINE_BLOCKS, moe->o.combine_shared, &a,
+                stream);
     return launched(moe, 1, phases, rc);
 }
 

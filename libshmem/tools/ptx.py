@@ -43,6 +43,7 @@ TYPES = {
 def modules() -> dict[str, list[str]]:
     """What nvcc is called with for each file: its source, the GPU, and for a type's reductions the type."""
     found = {"kernels": ["kernels.cu", OLDEST], "moe_ll": ["moe_ll.cu", OLDEST]}
+    found |= {"moe_ll_far": ["moe_ll.cu", OLDEST]}
     for form in ("moe_normal", "moe_normal_far"):
         found |= {form: ["moe_normal.cu", BULK], f"{form}_80": ["moe_normal.cu", OLDEST]}
     for name, cpp in TYPES.items():

@@ -2,6 +2,7 @@
  * say, that they launch nothing then, and what they make of kernels' reports. */
 #define _GNU_SOURCE
 #include "fake_moe.h"
+#include "gpu/moe_ll_args.h"
 
 /* ---- large batches ------------------------------------------------------------------------------------------------ */
 
@@ -418,10 +419,62 @@ static void test_calls(void)
     shmemx_log_errors(1);
 }
 
-int main(void)
+/* ---- between nodes ------------------------------------------------------------------------------------------------ */
+
+static struct shmemi_moe_ll given; /* to the last low-latency kernel */
+static void keep(const char *name, unsigned blocks, unsigned threads, unsigned shared, void **arguments)
+{
+    if (strncmp(name, "shmem_k_moe_", 12) != 0)
+        return; /* the transport's own, when paths open */
+    given = *(const struct shmemi_moe_ll *)arguments[0];
+    kernel(name, blocks, threads, shared, arguments);
+}
+
+/* Every PE is a node: with `paths` a NIC's path goes to all others, by kernels that know it, which leave room for a block, and
+ * there is memory for what goes that way; else all are mapped, as between the GPUs of one machine. */
+static void test_nodes(bool paths)
+{
+    shmemx_moe_ll_config_t l = ll_config();
+    shmemx_moe_ll_info_t info = {0};
+    shmemx_moe_ll_t *ll = NULL;
+    on_launch(keep);
+    start_with(keep);
+    uint64_t others = paths ? ((1ull << npes) - 1) ^ 1ull << me : 0;
+    if (!CHECK(shmemx_moe_ll_create(&l, &ll) == 0 && shmemx_moe_ll_info(ll, &info) == 0, "%s",
+               shmemx_last_error()))
+        return;
+    shmemx_moe_ll_dispatch_t d = {.idx_type = SHMEMX_INT64,
+                                  .recv_x = memory,
+                                  .recv_scales = memory,
+                                  .recv_count = (int32_t *)memory,
+                                  HANDLE};
+    shmemx_moe_ll_combine_t c = {.y = memory, HANDLE};
+    LAUNCHES(shmemx_moe_ll_combine(ll, &c, BOTH, NULL), "ll_combine");
+    unsigned combining = blocks_of_launch;
+    LAUNCHES(shmemx_moe_ll_dispatch(ll, &d, BOTH, NULL), "ll_dispatch");
+    CHECK(given.far == others, "far ranks 0x%llx, not 0x%llx", given.far, (unsigned long long)others);
+    CHECK(paths ? blocks_of_launch == combining : blocks_of_launch > combining, "%u blocks, combine %u",
+          blocks_of_launch, combining);
+    /* the last mirror ends where the object's own words begin */
+    uint64_t end = given.words_at + 2 * given.far_half, block = given.block;
+    CHECK(!paths || (given.words_at >= given.acks_at + 16 * (unsigned)npes && given.local - block >= end &&
+                     given.local - block < end + 128),
+          "words at %llu, end %llu", given.words_at, (unsigned long long)end);
+    CHECK((uint64_t)info.heap_bytes == given.local - block + sizeof(struct shmemi_moe_ll_local), "%lld bytes",
+          (long long)info.heap_bytes);
+    CHECK(shmemx_moe_ll_destroy(ll) == 0, "%s", shmemx_last_error());
+    shmem_finalize();
+}
+
+/* Without an argument, or a number: all calls. `paths`, `mapped`: see test_nodes. */
+int main(int argc, char **argv)
 {
     if (!on_the_fake_driver())
         return check_done();
+    if (argc > 1 && (strcmp(argv[1], "paths") == 0 || strcmp(argv[1], "mapped") == 0)) {
+        test_nodes(strcmp(argv[1], "paths") == 0);
+        return check_done();
+    }
     start();
     test_calls();
     shmem_finalize();

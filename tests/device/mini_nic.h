@@ -94,6 +94,7 @@ class mini_nic
         return false;
     }
 
+    std::atomic<bool> pauses{false}; // it lets others run between the last 8 bytes of 128 and the rest
     static constexpr std::size_t chunk_end = 512 << 10;
     static constexpr unsigned most = 4096; // bytes of a WQE
     std::vector<shmemx_device_ibgda> views;
@@ -193,11 +194,15 @@ class mini_nic
     {
         __atomic_store_n(static_cast<unsigned char *>(to), v, __ATOMIC_RELEASE);
     }
-    static void move(u64 to, u64 from, u64 n)
+    /* The last byte first: there is no order inside a request. */
+    void move(u64 to, u64 from, u64 n) const
     {
-        for (u64 i = 0; i < n; ++i)
+        for (u64 i = n; i-- > 0;) {
             put_byte(reinterpret_cast<void *>(to + i),
                      __atomic_load_n(reinterpret_cast<unsigned char *>(from + i), __ATOMIC_ACQUIRE));
+            if (pauses && i % 128 == 120)
+                std::this_thread::yield();
+        }
     }
     bool remote_ok(const queue &q, u64 address, u32 key, u64 n) const
     {

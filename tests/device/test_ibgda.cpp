@@ -377,6 +377,32 @@ static void test_error_has_its_cause()
               "address 0x%llx", e.address);
     }
 }
+/* The host has not asked yet for what another queue pair has met: who posts to one that works waits for room and for its
+ * turn all the same, and never leaves a hole in it. */
+static void test_errors_elsewhere_stop_no_post()
+{
+    scene job(2, false, 20000000000ull);
+    mini_nic nic(job, depth, 1, nearly_wrapped);
+    unsigned word = 1;
+    for (auto &n : nic.nics)
+        n.failed = reinterpret_cast<std::uintptr_t>(&word);
+    nic.at(0, 1).stalled = nic.at(1, 0).stalled = true; // for a while, so that all have to wait
+    std::thread later([&nic] {
+        std::this_thread::sleep_for(std::chrono::milliseconds(100));
+        nic.at(0, 1).stalled = nic.at(1, 0).stalled = false;
+    });
+    job.run(2, arch::warp_width, 0, [] {
+        for (u64 i = 1; i <= 200; ++i)
+            ibgda::put(thread, 1 - my_pe(), 4096 + 8 * arch::thread_index(), &i, 8);
+    });
+    later.join();
+    for (int pe = 0; pe < 2; ++pe) {
+        auto &queue = nic.at(pe, 1 - pe);
+        CHECK(queue.qp->failed == SHMEMX_IBGDA_WORKS, "PE %d: failed %llu", pe, queue.qp->failed);
+        CHECK(nic.drained(queue), "PE %d: reserved %llu, the NIC has seen %llu", pe, queue.qp->reserved,
+              queue.seen.load());
+    }
+}
 /* The record's word for sends is written, before the doorbell, and not that for receives: in the error state the NIC
  * flushes up to it, and a flush counts as failure. */
 static void test_record_is_the_one_for_sends()
@@ -415,6 +441,7 @@ int main()
     test_nothing_is_no_completion();
     test_full_queue_ends();
     test_error_has_its_cause();
+    test_errors_elsewhere_stop_no_post();
     test_record_is_the_one_for_sends();
     std::printf("test_ibgda: %lu checks, %lu failed\n", passed.load(), failures.load());
     return failures.load() == 0 ? 0 : 1;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Builds the library and the binding with cmake alone (no pip) and runs the GPU tests and examples on 1, 2 and 4 PEs,
-# then some of them on 2 with the heap shared by cudaIpc, and MoE between two nodes of 2 over each path of a NIC.
+# then some of them on 2 with the heap shared by cudaIpc, and MoE between nodes over each path of a NIC.
 #
 #   tests/gpu/run.sh [numbers of PEs ...]      default: 1 2 4
 #
@@ -65,6 +65,9 @@ SHMEM_DEVICE_SHARING=ipc tests ipc-2 2 tests/gpu/test_{rma,kernels,heap,triton}.
 # Nodes whose memory is not mapped: kernels go through the proxy, or post to the software NIC.
 SHMEM_NODE_ID=/2 SHMEM_GPU_NIC=proxy tests nodes-proxy-4 4 tests/gpu/test_moe_nodes.py
 SHMEM_NODE_ID=/2 SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=sim tests nodes-ibgda-4 4 tests/gpu/test_moe_nodes.py
+# Each PE a node, what is between them through a NIC's path.
+SHMEM_NODE_ID=/1 SHMEM_GPU_NIC=proxy tests proxy-2 2 tests/gpu/test_moe_ll.py
+SHMEM_NODE_ID=/1 SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=sim tests ibgda-2 2 tests/gpu/test_moe_ll.py
 echo "GPU tests on: $(nvidia-smi -L 2>/dev/null | sed 's/^GPU [0-9]*: //; s/ (UUID.*//' | sort | uniq -c | xargs)"
 printf '%s\n' "${summary[@]}"
 exit $status

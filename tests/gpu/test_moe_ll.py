@@ -409,3 +409,90 @@ def test_wrong_arguments(make, around, cp):
 def test_wrong_constructor(job, cp, options):
     with pytest.raises(ShmemError):
         LowLatency(**{"num_experts": 8, "hidden": 256, "topk": 2, "max_tokens": 8, **options})
+
+
+# ---- between nodes -----------------------------------------------------------------------------------------
+
+_PATHS = {
+    "proxy": {"SHMEM_GPU_NIC": "proxy"},
+    "ibgda": {"SHMEM_GPU_NIC": "ibgda", "SHMEM_IBVERBS_LIB": "sim", "SHMEM_IBGDA_DEPTH": "128"},
+}
+# Each PE prints a digest of what it has received and added up: plain calls, two hooks under way, a graph.
+_ROUNDS = """
+import hashlib
+import torch
+import pyshmem as shmem
+from pyshmem import device
+from pyshmem.moe import LowLatency
+
+torch.cuda.set_device(shmem.my_pe() % torch.cuda.device_count())
+me, M, H, E, K = shmem.my_pe(), 16, 256, 8, 3
+torch.manual_seed(me)
+found = hashlib.sha256()
+
+def load():
+    x = torch.randn(M, H, device="cuda").bfloat16()
+    weights, idx = torch.randn(M, E, device="cuda").softmax(1).topk(K)
+    return x, idx, weights
+
+def rows(got):
+    x = got.recv_x.float()
+    if got.scales is not None:
+        x = x * got.scales.repeat_interleave(128, dim=2)[:, :, :H]
+    return x.bfloat16()
+
+def note(*arrays):
+    device.synchronize()
+    for a in arrays:
+        found.update(a.contiguous().view(torch.uint8).cpu().numpy().tobytes())
+
+def note_got(got):
+    note(got.recv_count)
+    for e, n in enumerate(got.recv_count.tolist()):
+        note(got.recv_x[e, :n], got.recv_source[e, :n])
+
+for quant, back in (("none", "none"), ("int8", "int8"), ("fp8", "none")):
+    with LowLatency(E, H, K, M, quant=quant, combine_quant=back) as ll:
+        for i in range(6):
+            x, idx, weights = load()
+            got = ll.dispatch(x, idx, weights)
+            note_got(got)
+            note(ll.combine(rows(got), got))
+        for i in range(3):
+            two = [ll.dispatch(*load(), hook=True) for _ in range(2)]
+            for got in two:
+                got.hook()
+                note_got(got)
+            outs = [ll.combine(rows(got), got, hook=True) for got in two]
+            for out, hook in outs:
+                hook()
+                note(out)
+        x, idx, weights = load()
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            got = ll.dispatch(x, idx, weights)
+            out = ll.combine(rows(got), got)
+        for i in range(3):
+            x.copy_(torch.randn(M, H, device="cuda").bfloat16())
+            graph.replay()
+            note(out)
+        assert ll.dead_ranks() == []
+print("digest", me, found.hexdigest())
+"""
+
+
+@pytest.mark.npes(1)
+@pytest.mark.parametrize("nodes", [(2, "/1"), (4, "/2")], ids=["2-nodes", "4-pes-of-2-nodes"])
+@pytest.mark.parametrize("path", _PATHS)
+def test_over_a_path_as_mapped(run_pes, path, nodes):
+    """The same bits over a NIC's path as where all is mapped. A GPU for each PE: kernels wait for others."""
+    n, node = nodes
+    if torch.cuda.device_count() < n:
+        pytest.skip(f"{n} GPUs are wanted, there are {torch.cuda.device_count()}")
+    digests = []
+    for environment in ({}, {"SHMEM_NODE_ID": node, **_PATHS[path]}):
+        ran = run_pes(n, _ROUNDS, timeout=240, SHMEM_TIMEOUT="60", **environment)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        digests.append(sorted(line for line in ran.stdout.splitlines() if line.startswith("digest")))
+    assert len(digests[0]) == n and digests[0] == digests[1]

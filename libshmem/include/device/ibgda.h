@@ -476,7 +476,7 @@ struct ibgda {
     }
     SHMEMX_DEVICE_SLOW bool wait_room(qp &q, u64 done, unsigned call)
     {
-        if (wait_done(q, done, call))
+        if (wait_done<steady_patience>(q, done, call))
             return true;
         leave(q);
         return false;
@@ -484,7 +484,7 @@ struct ibgda {
     /* Blocks below `base` are written. */
     SHMEMX_DEVICE_SLOW bool wait_turn(qp &q, u64 base, unsigned call)
     {
-        patience left;
+        steady_patience left;
         u64 ready;
         while ((ready = arch::load_acquire(&q.ready)) != base) {
             if (arch::load_relaxed(&q.failed) != SHMEMX_IBGDA_WORKS)
@@ -508,9 +508,9 @@ struct ibgda {
     /* ---- completion ---- */
 
     /* acquire; observers: this thread, and the NIC, which has read the sources and written the answers */
-    SHMEMX_DEVICE_SLOW bool wait_done(qp &q, u64 target, unsigned call)
+    template <class Patience = patience> SHMEMX_DEVICE_SLOW bool wait_done(qp &q, u64 target, unsigned call)
     {
-        patience left;
+        Patience left;
         u64 done;
         while ((done = arch::load_acquire(&q.done)) < target) {
             if (!poll(q, call))

@@ -67,6 +67,26 @@ class patience : public persistent<patience>
 
     unsigned turns_ = 0;
 };
+/* As long, but what has befallen other queue pairs does not end it: of a post that waits for its place, which would leave a
+ * hole in its own for good. */
+class steady_patience : public persistent<steady_patience>
+{
+    friend persistent<steady_patience>;
+    SHMEMX_DEVICE_FN bool expired()
+    {
+        left_ = 64;
+        start_ = look(start_);
+        return start_ == too_late;
+    }
+    SHMEMX_DEVICE_SLOW u64 look(u64 start)
+    {
+        const u64 limit = arch::state().timeout_ns;
+        if (limit == 0)
+            return 0;
+        const u64 now = arch::nanoseconds();
+        return start == 0 ? now : now - start > limit ? too_late : start;
+    }
+};
 
 } // namespace detail
 } // namespace shmem

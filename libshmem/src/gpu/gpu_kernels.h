@@ -19,8 +19,10 @@ enum shmemi_kernel {
     SHMEMI_K_STRIDED,
     SHMEMI_K_MOE_GATHER,
     SHMEMI_K_MOE_SUM,
-    SHMEMI_K_MOE_LL_DISPATCH,
+    SHMEMI_K_MOE_LL_DISPATCH, /* each with the one that also knows a NIC's path behind it */
+    SHMEMI_K_MOE_LL_DISPATCH_FAR,
     SHMEMI_K_MOE_LL_COMBINE,
+    SHMEMI_K_MOE_LL_COMBINE_FAR,
     SHMEMI_K_MOE_LAYOUT,
     SHMEMI_K_MOE_DISPATCH,     /* up to shmemi_gpu_bulk_bytes of shared memory, these four */
     SHMEMI_K_MOE_DISPATCH_FAR, /* the one before, which also knows a NIC's path */

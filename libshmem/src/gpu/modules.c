@@ -13,10 +13,11 @@ struct ptx {
 extern const struct ptx shmemi_ptx[]; /* ends with a NULL name */
 
 /* The modules that are no type's, and the kernels in them. */
-enum file { KERNELS, MOE_LL, MOE_NORMAL, MOE_NORMAL_FAR, FILES };
+enum file { KERNELS, MOE_LL, MOE_LL_FAR, MOE_NORMAL, MOE_NORMAL_FAR, FILES };
 static const char *const files[FILES] = {
     [KERNELS] = "kernels",
     [MOE_LL] = "moe_ll",
+    [MOE_LL_FAR] = "moe_ll_far",
     [MOE_NORMAL] = "moe_normal",
     [MOE_NORMAL_FAR] = "moe_normal_far",
 };
@@ -38,7 +39,9 @@ static const struct {
     [SHMEMI_K_MOE_GATHER] = {MOE_NORMAL, "shmem_k_moe_gather"},
     [SHMEMI_K_MOE_SUM] = {MOE_NORMAL, "shmem_k_moe_sum"},
     [SHMEMI_K_MOE_LL_DISPATCH] = {MOE_LL, "shmem_k_moe_ll_dispatch"},
+    [SHMEMI_K_MOE_LL_DISPATCH_FAR] = {MOE_LL_FAR, "shmem_k_moe_ll_dispatch"},
     [SHMEMI_K_MOE_LL_COMBINE] = {MOE_LL, "shmem_k_moe_ll_combine"},
+    [SHMEMI_K_MOE_LL_COMBINE_FAR] = {MOE_LL_FAR, "shmem_k_moe_ll_combine"},
     [SHMEMI_K_MOE_LAYOUT] = {MOE_NORMAL, "shmem_k_moe_layout"},
     [SHMEMI_K_MOE_DISPATCH] = {MOE_NORMAL, "shmem_k_moe_dispatch"},
     [SHMEMI_K_MOE_DISPATCH_FAR] = {MOE_NORMAL_FAR, "shmem_k_moe_dispatch_far"},

@@ -12,6 +12,11 @@
  *
  * Reuse of a slot. Round n uses half n % 2. Every kernel that sends begins with telling all ranks the round that this
  * rank has received (a kernel before it in the stream did), and sends round n when all have received n - 2.
+ * Ranks that are not mapped (`far`). What is for them goes, as the same lines, to a mirror in this PE's heap, one for all of
+ * them where the message is the same; then a NIC's path puts it into the slot (device/nic.h), and behind it the round into the
+ * slot's word. A NIC promises no order inside one put, so a line's round says nothing there: who receives waits for the word,
+ * and reads the lines as ever. Mirrors are used as slots are, by the same rule: who has received round n - 2 has all its
+ * bytes, so the NIC is done with their source.
  * Phases. Send and receive may be two launches, with whatever between them; a rank never waits in a send for anything
  * but such a word.
  *
@@ -167,6 +172,14 @@ class vigil : public detail::persistent<vigil>
 
 enum kind : unsigned { dispatching = 0, combining = 1 };
 
+/* Messages of a kind: where their slots are in a half, bytes of one; for far ranks the first of their words, and their
+ * mirrors. */
+struct messages {
+    u64 at, bytes;
+    unsigned words;
+    u64 mirrors;
+};
+
 template <bool Lines> struct ll {
     const shmemi_moe_ll &o;
     const members &all_ranks;
@@ -185,14 +198,30 @@ template <bool Lines> struct ll {
     {
         return quantizer{how, o.hidden, o.group, o.ue8m0};
     }
-    /* Message `number` of the area at `at`, in my memory; and in rank r's. */
-    SHMEMX_DEVICE_FN unsigned char *mine(u64 round, u64 at, u64 bytes, unsigned number) const
+    SHMEMX_DEVICE_FN messages maps() const
     {
-        return pointer<unsigned char>(o.block) + (round & 1) * o.half + at + number * bytes;
+        return messages{o.maps_at, o.maps_bytes, 0, o.maps_mirror};
     }
-    SHMEMX_DEVICE_FN unsigned char *theirs(unsigned r, u64 round, u64 at, u64 bytes, unsigned number) const
+    SHMEMX_DEVICE_FN messages rows() const
     {
-        return detail::peer(all_ranks, static_cast<int>(r), mine(round, at, bytes, number));
+        return messages{o.rows_at, o.row_bytes, ranks(), o.rows_mirror};
+    }
+    SHMEMX_DEVICE_FN messages back() const
+    {
+        return messages{o.back_at, o.back_bytes, ranks() * (1 + o.max_tokens), o.back_mirror};
+    }
+    SHMEMX_DEVICE_FN messages weights() const
+    {
+        return messages{o.weights_at, o.weights_bytes, ranks() * (1 + 2 * o.max_tokens), o.weights_mirror};
+    }
+    /* Slot `number` in my memory; and in rank r's. */
+    SHMEMX_DEVICE_FN unsigned char *mine(u64 round, const messages &m, unsigned number) const
+    {
+        return pointer<unsigned char>(o.block) + (round & 1) * o.half + m.at + number * m.bytes;
+    }
+    SHMEMX_DEVICE_FN unsigned char *theirs(unsigned r, u64 round, const messages &m, unsigned number) const
+    {
+        return detail::peer(all_ranks, static_cast<int>(r), mine(round, m, number));
     }
     SHMEMX_DEVICE_FN unsigned slot_of(unsigned rank, unsigned token) const
     {
@@ -228,10 +257,14 @@ template <bool Lines> struct ll {
     SHMEMX_DEVICE_FN void acknowledge() const
     {
         for (unsigned r = arch::lane(warp); r < ranks(); r += arch::warp_width)
-            for (unsigned k = 0; k < 2; ++k)
-                arch::store_relaxed(
-                    detail::peer(all_ranks, static_cast<int>(r), pointer<u64>(o.block + o.acks_at) + k * ranks() + all_ranks.me),
-                    arch::load_relaxed(&local()->received[k]));
+            for (unsigned k = 0; k < 2; ++k) {
+                u64 *word = pointer<u64>(o.block + o.acks_at) + k * ranks() + all_ranks.me;
+                const u64 round = arch::load_relaxed(&local()->received[k]);
+                if (far(r)) // a signal, since those of a block stay in order
+                    signal(r, word, word, 0, word, round);
+                else
+                    arch::store_relaxed(detail::peer(all_ranks, static_cast<int>(r), word), round);
+            }
     }
     /* A warp waits until no rank needs what round `round` will overwrite. */
     SHMEMX_DEVICE_FN void await_room(kind k, u64 round) const
@@ -259,6 +292,65 @@ template <bool Lines> struct ll {
             arch::store_relaxed(&here->sent[k], here->sent[k] + 1);
         if (phases & SHMEMI_MOE_LL_RECV)
             arch::store_relaxed(&here->received[k], here->received[k] + 1);
+    }
+
+    /* ---- far ranks; without any, or compiled for mapped memory alone, nothing of it is there ---- */
+
+    SHMEMX_DEVICE_FN bool some_far() const
+    {
+        return detail::some_far() && o.far != 0;
+    }
+    SHMEMX_DEVICE_FN bool far(unsigned r) const
+    {
+        return detail::some_far() && (o.far >> r & 1) != 0;
+    }
+    /* Of these ranks those that get a message by stores of their own: one of the far ranks stands for all. */
+    SHMEMX_DEVICE_FN u64 written(u64 to) const
+    {
+        if (!some_far())
+            return to;
+        const u64 there = to & o.far;
+        return (to & ~there) | (there & (0 - there));
+    }
+    SHMEMX_DEVICE_FN unsigned char *mirror(u64 round, const messages &m, unsigned number) const
+    {
+        return pointer<unsigned char>(o.block) + (round & 1) * o.far_half + m.mirrors + number * m.bytes;
+    }
+    SHMEMX_DEVICE_FN u64 *word(u64 round, const messages &m, unsigned number) const
+    {
+        return pointer<u64>(o.block + (round & 1) * o.far_half + o.words_at) + m.words + number;
+    }
+    /* Where a message to slot `number` of rank r is stored, whose mirror would be that of number `copy`. */
+    SHMEMX_DEVICE_FN unsigned char *target(unsigned r, u64 round, const messages &m, unsigned number, unsigned copy) const
+    {
+        return far(r) ? mirror(round, m, copy) : theirs(r, round, m, number);
+    }
+    /* Bytes from `src` to r's copy of `slot`, and behind them the round to that of `word`; one thread, and the block has met
+     * since the bytes were written. */
+    SHMEMX_DEVICE_FN void signal(unsigned r, void *slot, const void *src, u64 bytes, u64 *word, u64 round) const
+    {
+        detail::far_put_signal(thread, slot, src, bytes, word, round, signal_set,
+                               detail::world_pe(all_ranks, static_cast<int>(r)), false);
+    }
+    /* A warp posts mirror `copy` to slot `number` of those of the ranks that are far. */
+    SHMEMX_DEVICE_FN void post(u64 to, u64 round, const messages &m, unsigned number, unsigned copy) const
+    {
+        if (some_far())
+            for (unsigned r = arch::lane(warp); r < ranks(); r += arch::warp_width)
+                if ((to & o.far) >> r & 1)
+                    signal(r, mine(round, m, number), mirror(round, m, copy), m.bytes, word(round, m, number), round);
+    }
+    /* A warp waits until all of a message from rank r is there, if a NIC brings it: otherwise its lines say so. False: the
+     * patience ended. */
+    SHMEMX_DEVICE_FN bool arrived(unsigned r, u64 round, const messages &m, unsigned number, vigil &left) const
+    {
+        if (!far(r))
+            return true;
+        bool ok = true;
+        // acquire; observers: the NIC, which has written the slot before, and this warp, or its block behind a barrier
+        while (arch::load_acquire(word(round, m, number)) < round && ok)
+            ok = !left.over();
+        return arch::all(warp, ok);
     }
 
     /* ---- messages ---- */

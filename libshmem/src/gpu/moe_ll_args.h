@@ -30,6 +30,15 @@ struct shmemi_moe_ll {
         acks_at; /* from the block's begin: uint64 [2][ranks], rounds that a rank has received: dispatch, combine */
     shmemi_moe_u64 local;      /* struct shmemi_moe_ll_local */
     shmemi_moe_u64 timeout_ns; /* deadline of a wait for a rank; 0 = none */
+    /* Ranks, a bit each, whose memory is not mapped here: a NIC's path brings them their messages. Where there are some,
+     * further memory of the object's, two halves too, has for each message that comes so
+     *     words     uint64, the round whose message is here: [ranks] maps, then [ranks][max_tokens] rows, back, weights
+     * and for each message that goes so its bytes, which the NIC reads:
+     *     mirrors   maps [ranks], rows [max_tokens], back [ranks][max_tokens], weights [max_tokens]
+     * From the block's begin, of half 0. */
+    shmemi_moe_u64 far;
+    shmemi_moe_u64 far_half; /* bytes */
+    shmemi_moe_u64 words_at, maps_mirror, rows_mirror, back_mirror, weights_mirror;
 };
 
 static inline unsigned shmemi_moe_ll_up(unsigned n, unsigned multiple)
@@ -77,6 +86,20 @@ static inline shmemi_moe_u64 shmemi_moe_ll_lay_out(struct shmemi_moe_ll *o, unsi
     return o->acks_at + 16 * (shmemi_moe_u64)ranks;
 }
 
+/* The same for what a NIC's path wants, behind the first `end` bytes of the object's memory. Returns the bytes of both. */
+static inline shmemi_moe_u64 shmemi_moe_ll_lay_out_far(struct shmemi_moe_ll *o, unsigned ranks,
+                                                       shmemi_moe_u64 end)
+{
+    const shmemi_moe_u64 all = (shmemi_moe_u64)ranks * o->max_tokens;
+    o->words_at = (end + 127) / 128 * 128;
+    o->maps_mirror = (o->words_at + 8 * (ranks + 3 * all) + 127) / 128 * 128;
+    o->rows_mirror = o->maps_mirror + ranks * o->maps_bytes;
+    o->back_mirror = o->rows_mirror + o->max_tokens * o->row_bytes;
+    o->weights_mirror = o->back_mirror + all * o->back_bytes;
+    o->far_half = o->weights_mirror + o->max_tokens * o->weights_bytes - o->words_at;
+    return o->words_at + 2 * o->far_half;
+}
+
 /* In local GPU memory; written by kernels, zero at first. Index 0: dispatch, 1: combine. */
 struct shmemi_moe_ll_local {
     shmemi_moe_u64 sent[2], received[2]; /* rounds done */
@@ -85,8 +108,13 @@ struct shmemi_moe_ll_local {
 };
 
 enum { SHMEMI_MOE_LL_SEND = 1, SHMEMI_MOE_LL_RECV = 2 };
-/* Threads of a block, blocks a multiprocessor. */
-enum { SHMEMI_MOE_LL_THREADS = 256, SHMEMI_MOE_LL_DISPATCH_BLOCKS = 4, SHMEMI_MOE_LL_COMBINE_BLOCKS = 2 };
+/* Threads of a block, blocks a multiprocessor; of the kernels that know a NIC's path, which want more registers. */
+enum {
+    SHMEMI_MOE_LL_THREADS = 256,
+    SHMEMI_MOE_LL_DISPATCH_BLOCKS = 4,
+    SHMEMI_MOE_LL_COMBINE_BLOCKS = 2,
+    SHMEMI_MOE_LL_FAR_BLOCKS = 2
+};
 
 /* What a dispatch leaves for its combine, in local memory of the caller's; R ranks, M = max_tokens, K = topk. */
 struct shmemi_moe_ll_handle {

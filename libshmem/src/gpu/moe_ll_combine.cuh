@@ -46,10 +46,12 @@ template <bool Lines> struct ll_returner : ll<Lines> {
                             ~arch::load_relaxed(&base::local()->dead);
             arch::sync(block);
             const unsigned slot = base::slot_of(static_cast<unsigned>(base::all_ranks.me), t);
-            base::send(c, head, 0, reinterpret_cast<const unsigned char *>(staged), weight_bytes(),
-                       *to_ranks, round,
-                       [&](unsigned r) { return base::theirs(r, round, o.weights_at, o.weights_bytes, slot); });
+            const u64 to = *to_ranks;
+            base::send(c, head, 0, reinterpret_cast<const unsigned char *>(staged), weight_bytes(), base::written(to), round,
+                       [&](unsigned r) { return base::target(r, round, base::weights(), slot, t); });
             arch::sync(block);
+            if (c.mine == 0)
+                base::post(to, round, base::weights(), slot, t);
         }
     }
     /* By one warp: the entries of (s, t), with the weights that count now. */
@@ -59,8 +61,9 @@ template <bool Lines> struct ll_returner : ll<Lines> {
         const unsigned slot = base::slot_of(s, t);
         if (a.weights != 0) {
             vigil left(o, static_cast<u64>(1) << s, static_cast<int>(s));
-            ok = base::recv(reinterpret_cast<unsigned char *>(brought),
-                            base::mine(round, o.weights_at, o.weights_bytes, slot), weight_bytes(), round, left);
+            ok = base::arrived(s, round, base::weights(), slot, left) &&
+                 base::recv(reinterpret_cast<unsigned char *>(brought), base::mine(round, base::weights(), slot),
+                            weight_bytes(), round, left);
             arch::sync(warp);
         }
         for (unsigned k = arch::lane(warp); k < o.topk; k += arch::warp_width) {
@@ -196,12 +199,17 @@ template <bool Lines> struct ll_returner : ll<Lines> {
             // the table is there; the record and the table of the token before last have been sent
             if (!arch::all(block, ok))
                 continue;
-            unsigned char *to = base::theirs(s, round, o.back_at, o.back_bytes,
-                                             base::slot_of(static_cast<unsigned>(base::all_ranks.me), t));
+            const unsigned slot = base::slot_of(static_cast<unsigned>(base::all_ranks.me), t), copy = base::slot_of(s, t);
+            unsigned char *to = base::target(s, round, base::back(), slot, copy);
             if (o.back_how == as_bf16)
                 send_sum(table, round, to);
             else
                 send_quantized(table, s, round, to);
+            if (base::far(s)) {
+                arch::sync(block); // the mirror is written
+                if (c.mine == 0)
+                    base::post(static_cast<u64>(1) << s, round, base::back(), slot, copy);
+            }
             turn ^= 1;
         }
     }
@@ -222,7 +230,7 @@ template <bool Lines> struct ll_adder : ll<Lines> {
     }
     SHMEMX_DEVICE_FN const unsigned char *slot(unsigned r, unsigned t, u64 round) const
     {
-        return base::mine(round, o.back_at, o.back_bytes, base::slot_of(r, t));
+        return base::mine(round, base::back(), base::slot_of(r, t));
     }
     SHMEMX_DEVICE_FN const unsigned char *data(unsigned r, unsigned t, u64 round) const
     {
@@ -241,7 +249,8 @@ template <bool Lines> struct ll_adder : ll<Lines> {
             const unsigned r = arch::lowest_bit(rest);
             vigil left(o, static_cast<u64>(1) << r, static_cast<int>(r));
             arch::vec16 v[1] = {};
-            ok = (o.back_head == 0 ? base::await(v, slot(r, t, round), 0, 1, o.back_row, round, left)
+            ok = base::arrived(r, round, base::back(), base::slot_of(r, t), left) &&
+                 (o.back_head == 0 ? base::await(v, slot(r, t, round), 0, 1, o.back_row, round, left)
                                    : base::recv(heads + r * o.back_head, slot(r, t, round), o.back_head, round, left)) &&
                  ok;
         }

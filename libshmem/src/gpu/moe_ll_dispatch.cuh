@@ -83,9 +83,12 @@ template <bool Lines> struct ll_sender : ll<Lines> {
         if (mine.part == 0 && arch::lane(block) == 0)
             pointer<u64>(a.handle.routed)[t] = to;
         const unsigned slot = base::slot_of(static_cast<unsigned>(base::all_ranks.me), t);
-        base::send(mine.warps(), head, o.head, o.how == as_bf16 ? x : row, o.row, to & alive, round,
-                   [&](unsigned r) { return base::theirs(r, round, o.rows_at, o.row_bytes, slot); });
+        const messages rows = base::rows();
+        base::send(mine.warps(), head, o.head, o.how == as_bf16 ? x : row, o.row, base::written(to & alive), round,
+                   [&](unsigned r) { return base::target(r, round, rows, slot, t); });
         arch::sync(block); // sent: the shared memory is free
+        if (c.mine == 0)
+            base::post(to & alive, round, rows, slot, t);
         if (arch::lane(block) < 2)
             to_ranks[arch::lane(block)] = 0;
         arch::sync(block);
@@ -120,9 +123,12 @@ template <bool Lines> struct ll_sender : ll<Lines> {
             base::await_room(dispatching, round);
         arch::sync(block);
         const unsigned me = static_cast<unsigned>(base::all_ranks.me);
+        const messages all = base::maps();
         base::send(c, message, 0, message, o.maps, static_cast<u64>(1) << r, round,
-                   [&](unsigned) { return base::theirs(r, round, o.maps_at, o.maps_bytes, me); });
+                   [&](unsigned) { return base::target(r, round, all, me, r); });
         arch::sync(block);
+        if (c.mine == 0)
+            base::post(static_cast<u64>(1) << r, round, all, me, r);
     }
     SHMEMX_DEVICE_FN void run() const
     {
@@ -136,7 +142,8 @@ template <bool Lines> struct ll_sender : ll<Lines> {
         // the last blocks have no tokens where there are more blocks than tokens
         for (unsigned r = all - 1 - me; r < base::ranks(); r += all)
             send_maps(r, round);
-        const share mine(a.tokens, o.how == as_bf16 ? 2 : 1); // two would both quantize
+        // two would both quantize; and a mirror is posted by the block that has written it
+        const share mine(a.tokens, o.how == as_bf16 && !base::some_far() ? 2 : 1);
         bool first = true;
         for (unsigned t = mine.token; t < a.tokens; t += mine.tokens, first = false)
             send_token(t, mine, alive, round, first);
@@ -184,7 +191,8 @@ template <bool Lines> struct ll_receiver : ll<Lines> {
             const unsigned s = i / all, g = i - s * all;
             vigil left(o, static_cast<u64>(1) << s, static_cast<int>(s));
             arch::vec16 v[1] = {};
-            if (base::await(v, base::mine(round, o.maps_at, o.maps_bytes, s), g, 1, o.maps, round, left))
+            if (base::arrived(s, round, base::maps(), s, left) &&
+                base::await(v, base::mine(round, base::maps(), s), g, 1, o.maps, round, left))
                 detail::write_words(spot, maps + s * o.maps, g * spot.data, o.maps, v[0]);
             else
                 ok = false;
@@ -237,7 +245,8 @@ template <bool Lines> struct ll_receiver : ll<Lines> {
     SHMEMX_DEVICE_FN bool recv_head(unsigned char *head, u64 *place, const unsigned char *slot, unsigned s, unsigned t,
                                     u64 round, vigil &left) const
     {
-        const bool ok = base::recv(head, slot, o.head, round, left);
+        const bool ok = base::arrived(s, round, base::rows(), base::slot_of(s, t), left) &&
+                        base::recv(head, slot, o.head, round, left);
         arch::sync(warp);
         for (unsigned k = arch::lane(warp); k < o.topk; k += arch::warp_width) {
             const u64 word = reinterpret_cast<const u64 *>(head)[k];
@@ -280,7 +289,7 @@ template <bool Lines> struct ll_receiver : ll<Lines> {
         const crew c = detail::whole_crew(block);
         unsigned char *head = heads + turn * o.head;
         u64 *place = places + turn * o.topk;
-        const unsigned char *slot = base::mine(round, o.rows_at, o.row_bytes, base::slot_of(s, t));
+        const unsigned char *slot = base::mine(round, base::rows(), base::slot_of(s, t));
         const unsigned char *data = slot + static_cast<u64>(o.head / spot.data) * detail::wire_group;
         const unsigned all = base::groups(o.row);
         vigil left(o, static_cast<u64>(1) << s, static_cast<int>(s));
