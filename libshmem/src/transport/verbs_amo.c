@@ -27,7 +27,8 @@ struct request {
 static const double LINGER = 100e-6;
 /* A thread of this PE that waits in the library serves all requests itself, and an event for each of them
  * would only take its processor away (soft-RoCE, 2 emulated processors: a fetch-add took 64 us, without
- * events 46). Then the service thread asks for none, and looks this often whether the other still waits. */
+ * events 46). Then the service thread asks for none, and looks this often whether the other still waits: every
+ * 0.8 ms put and quiet took 45.9 us instead of 46.4 there, which is not worth an answer that comes later. */
 static const struct timespec NAP = {.tv_nsec = 200000};
 
 static struct {
