@@ -12,10 +12,10 @@
  *   errors    return 0 or a negative SHMEMX_ERR_*, logged where detected with peer, offset, bytes and status.
  *   buffers   belong to the caller. A blocking slot is done with the local buffer when it returns; an nbi one
  *             when quiet returns.
- *   contexts  every operation belongs to one; fence and quiet are a context's own. A quiet may wait for
- *             what other contexts issued to the same PE before its own last operation, since a connection completes in
- *             order, but not for what they issued after it. Where the processor or one stream does it all (shm, cuda),
- *             contexts are ordered and completed together.
+ *   contexts  every operation belongs to one; fence and quiet are a context's own. A quiet may wait for what other
+ *             contexts issued to the same PE before its own last operation, since a connection completes in order, but
+ *             not for what they issued after it (ucx: for at most 64 KiB of it). Where the processor or one stream does
+ *             it all (shm, cuda), contexts are ordered and completed together.
  */
 #ifndef SHMEMI_TRANSPORT_H
 #define SHMEMI_TRANSPORT_H

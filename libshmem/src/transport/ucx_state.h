@@ -33,6 +33,7 @@ struct ucx_peer {
     bool dirty;                    /* bulk since the last flush was started */
     bool unanswered;               /* messages since the last word */
     unsigned bulk_of, messages_of; /* the context of those two, or UCX_SEVERAL */
+    size_t turn_bytes;             /* of bulk since other contexts' have waited for a flush or a word */
     bool owes;                     /* operations were lost with it, and no quiet has said so */
     struct ucx_count flushes, words;
     struct ucx_mark own; /* of the default context */
