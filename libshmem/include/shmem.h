@@ -182,8 +182,9 @@ SHMEMX_API void shmem_ctx_getmem_nbi(shmem_ctx_t ctx, void *dest, const void *so
 
 /* fence: puts, atomics and signals to one PE before it are delivered before those after it.
  * quiet: all of them, to all PEs, are complete. pe_quiet: all to those PEs (numbers of the context's team).
- * Of a context: those issued on it; where the network below cannot tell contexts apart, also what else went to the PEs
- * that this context has sent to, and to no others. */
+ * Of a context: those issued on it. A network may complete in the order of issue: then a quiet also waits for what other
+ * contexts had issued to the same PE before, but not for what they issued after the context's last operation
+ * (docs, OpenSHMEM support). */
 SHMEMX_API void shmem_fence(void);
 SHMEMX_API void shmem_ctx_fence(shmem_ctx_t ctx);
 SHMEMX_API void shmem_quiet(void);

@@ -441,7 +441,7 @@ bool sim_send(struct sim_nic *nic, struct sim_qp *qp)
 {
     if (qp->state == SIM_ERR)
         return flush(nic, qp);
-    if (qp->state != SIM_RTS || qp->stalled)
+    if (qp->state != SIM_RTS)
         return false;
     bool moved = false;
     if (qp->doorbell_at && nic->now >= qp->doorbell_at) {
@@ -451,7 +451,8 @@ bool sim_send(struct sim_nic *nic, struct sim_qp *qp)
         if (qp->state != SIM_RTS)
             return true;
     }
-    while (qp->fetched != qp->producer && !qp->stopped && qp->last - qp->first < qp->sq_blocks) {
+    while (qp->fetched != qp->producer && !qp->stopped && !qp->stalled &&
+           qp->last - qp->first < qp->sq_blocks) {
         nic->wqes++;
         if (fault_stall(nic, qp))
             break;

@@ -17,7 +17,8 @@ static inline int amo(const char *call, shmem_ctx_t ctx, int op, size_t size, co
                       uint64_t value, uint64_t cond, int pe, void *fetched, bool nbi)
 {
     struct shmemi_place p;
-    int rc = shmemi_check_pe(call, ctx, &pe);
+    unsigned how;
+    int rc = shmemi_check_issue(call, ctx, &pe, nbi, &how);
     if (SHMEMI_UNLIKELY(rc != 0))
         return rc;
     if (SHMEMI_UNLIKELY((size != 4 && size != 8) || (uintptr_t)dest % size != 0 || op < 0 ||
@@ -26,7 +27,7 @@ static inline int amo(const char *call, shmem_ctx_t ctx, int op, size_t size, co
     if (SHMEMI_UNLIKELY((rc = shmemi_locate(call, "dest", dest, size, &p)) != 0))
         return rc;
     struct shmemi_amo a = {.op = op, .size = size, .value = value, .cond = cond, .fetched = fetched};
-    return shmemi_amo_route(pe, p.segment)->amo(pe, p.segment, p.offset, &a, nbi);
+    return shmemi_amo_route(pe, p.segment)->amo(pe, p.segment, p.offset, &a, how);
 }
 
 int shmemx_atomic(shmem_ctx_t ctx, int op, size_t size, void *dest, uint64_t value, uint64_t cond, int pe,

@@ -119,7 +119,7 @@ static int deliver(const struct shmemi_coll *c, int member, struct shmemi_place 
     const struct shmemi_team *t = c->t;
     int pe = t->pes[member];
     if (SHMEMI_UNLIKELY(t->node[member] != t->home))
-        return shmemi_world.route[pe]->put(pe, p.segment, p.offset, source, n, true);
+        return shmemi_world.route[pe]->put(pe, p.segment, p.offset, source, n, SHMEMI_NBI);
     memcpy(shmemi_map(pe, p), source, n);
     return SHMEMX_SUCCESS;
 }
@@ -140,7 +140,7 @@ static int carry(const struct shmemi_coll *c, int root, size_t nbytes)
     struct shmemi_place d = c->dest, s = c->source;
     char *dest = shmemi_map(shmemi_world.me, d);
     if (from == t->me && far)
-        rc = shmemi_world.route[pe]->get(pe, s.segment, s.offset, dest, nbytes, false);
+        rc = shmemi_world.route[pe]->get(pe, s.segment, s.offset, dest, nbytes, SHMEMI_BLOCKING);
     rc = rc ? rc : shmemi_meet(c->call, c->t, t->tag);
     if (rc == 0 && far && from != t->me)
         memcpy(dest, shmemi_map(t->pes[from], d), nbytes);

@@ -1,37 +1,31 @@
-/* Contexts: a set of operations that fence and quiet order by themselves. Shared memory orders them all at once; for
- * networks a context knows which PEs it has sent to, so that its quiet waits for no others. Its PE numbers are its team's.
- * Sessions are hints on a context. */
+/* Contexts: a set of operations that fence and quiet order by themselves. Transports know a context by its number and keep
+ * what it has issued (transport.h). Its PE numbers are its team's. Sessions are hints on a context. */
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdlib.h>
 
+#include "heap.h"
 #include "team.h"
-
-enum { CONTEXTS = 1024 };
 
 static struct {
     bool used;
     unsigned generation;
     shmem_team_t team;
-    _Atomic uint64_t *sent; /* a bit a PE that a call has named; only grows. NULL in jobs without networks */
-} contexts[CONTEXTS];
+} contexts[SHMEMI_CONTEXTS]; /* by number */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* contexts may be made by any thread */
 
-/* handle = 2 + index + CONTEXTS * generation; 1 is the default context. */
 static shmem_ctx_t handle_of(int i)
 {
-    return (shmem_ctx_t)((uintptr_t)2 + (uintptr_t)i + (uintptr_t)contexts[i].generation * CONTEXTS);
+    return (shmem_ctx_t)((uintptr_t)1 + (uintptr_t)i + (uintptr_t)contexts[i].generation * SHMEMI_CONTEXTS);
 }
 
-/* Index, or -1: logged, *rc set. */
+/* Its number, or -1: logged, *rc set. */
 static int find(const char *call, shmem_ctx_t ctx, int *rc)
 {
-    uintptr_t h = (uintptr_t)ctx - 2, i = h % CONTEXTS;
+    unsigned i = shmemi_ctx_number(ctx);
     if (shmemi_world.npes == 0)
         *rc = shmemi_not_initialized(call);
     else if (ctx == SHMEM_CTX_INVALID)
         *rc = shmemi_fail(SHMEMX_ERR_CONTEXT, call, "the context is SHMEM_CTX_INVALID");
-    else if (!contexts[i].used || contexts[i].generation != h / CONTEXTS)
+    else if (!contexts[i].used || contexts[i].generation != ((uintptr_t)ctx - 1) / SHMEMI_CONTEXTS)
         *rc = shmemi_fail(SHMEMX_ERR_CONTEXT, call,
                           "handle %p is no context of this PE (destroyed, or never made)", (void *)ctx);
     else
@@ -45,24 +39,16 @@ int shmemi_ctx_pe(const char *call, shmem_ctx_t ctx, int pe, int *rc)
     struct shmemi_team *t = i < 0 ? NULL : shmemi_team_get(call, contexts[i].team, rc);
     if (!t)
         return -1;
-    if (pe >= 0 && pe < t->n) {
-        int number = t->pes[pe];
-        _Atomic uint64_t *sent = contexts[i].sent;
-        uint64_t bit = (uint64_t)1 << number % 64;
-        /* relaxed: the thread that sends and later calls quiet sees its own bit */
-        if (SHMEMI_UNLIKELY(sent != NULL) &&
-            !(atomic_load_explicit(&sent[number / 64], memory_order_relaxed) & bit))
-            atomic_fetch_or_explicit(&sent[number / 64], bit, memory_order_relaxed);
-        return number;
-    }
+    if (pe >= 0 && pe < t->n)
+        return t->pes[pe];
     *rc = shmemi_bad_pe(call, pe, t->n);
     return -1;
 }
 
-int shmemi_ctx_sent(const char *call, shmem_ctx_t ctx, const _Atomic uint64_t **sent)
+int shmemi_ctx_check(const char *call, shmem_ctx_t ctx)
 {
-    int rc = SHMEMX_SUCCESS, i = find(call, ctx, &rc);
-    *sent = i < 0 ? NULL : contexts[i].sent;
+    int rc = SHMEMX_SUCCESS;
+    (void)find(call, ctx, &rc);
     return rc;
 }
 
@@ -78,24 +64,17 @@ int shmem_team_create_ctx(shmem_team_t team, long options, shmem_ctx_t *ctx)
                            (unsigned long)options);
     if (!shmemi_team_get(call, team, &rc))
         return rc;
-    _Atomic uint64_t *sent = NULL;
-    size_t words = (size_t)(shmemi_world.npes + 63) / 64;
-    if (shmemi_route_has_networks() && !(sent = calloc(words, sizeof *sent)))
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %zu bytes", words * sizeof *sent);
     rc = SHMEMX_ERR_LIMIT;
     pthread_mutex_lock(&lock);
-    for (int i = 0; i < CONTEXTS && rc; ++i)
+    for (int i = SHMEMI_CONTEXT_DEFAULT + 1; i < SHMEMI_CONTEXTS && rc; ++i)
         if (!contexts[i].used) {
             contexts[i].used = true;
             contexts[i].team = team;
-            contexts[i].sent = sent;
             *ctx = handle_of(i);
             rc = SHMEMX_SUCCESS;
         }
     pthread_mutex_unlock(&lock);
-    if (rc)
-        free(sent);
-    return rc ? shmemi_fail(rc, call, "no context left: %d at a time is the limit", CONTEXTS) : rc;
+    return rc ? shmemi_fail(rc, call, "no context left: %d at a time is the limit", SHMEMI_CONTEXTS - 1) : rc;
 }
 
 int shmem_ctx_create(long options, shmem_ctx_t *ctx)
@@ -123,8 +102,6 @@ int shmem_ctx_get_team(shmem_ctx_t ctx, shmem_team_t *team)
 
 static void release(int i)
 {
-    free(contexts[i].sent);
-    contexts[i].sent = NULL;
     contexts[i].used = false;
     contexts[i].generation++;
 }
@@ -190,12 +167,29 @@ void shmem_ctx_session_stop(shmem_ctx_t ctx)
     check_session("shmem_ctx_session_stop", ctx);
 }
 
-/* A team's contexts go with it; all of them at finalize (SHMEM_TEAM_INVALID). */
+static bool goes_with(int i, shmem_team_t team)
+{
+    return contexts[i].used && (team == SHMEM_TEAM_INVALID || contexts[i].team == team);
+}
+
+int shmemi_ctx_quiet_team(shmem_team_t team)
+{
+    int rc = SHMEMX_SUCCESS;
+    for (int i = 0; i < SHMEMI_CONTEXTS && shmemi_route_has_networks(); ++i) {
+        pthread_mutex_lock(&lock);
+        shmem_ctx_t ctx = goes_with(i, team) ? handle_of(i) : SHMEM_CTX_INVALID;
+        pthread_mutex_unlock(&lock);
+        int error = ctx == SHMEM_CTX_INVALID ? SHMEMX_SUCCESS : shmemx_quiet(ctx);
+        rc = rc ? rc : error;
+    }
+    return rc;
+}
+
 void shmemi_ctx_drop_team(shmem_team_t team)
 {
     pthread_mutex_lock(&lock);
-    for (int i = 0; i < CONTEXTS; ++i)
-        if (contexts[i].used && (team == SHMEM_TEAM_INVALID || contexts[i].team == team))
+    for (int i = 0; i < SHMEMI_CONTEXTS; ++i)
+        if (goes_with(i, team))
             release(i);
     pthread_mutex_unlock(&lock);
 }

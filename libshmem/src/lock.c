@@ -21,7 +21,7 @@ static int locate(const char *call, long *lock, struct shmemi_place *p)
 static int amo(struct shmemi_place p, size_t size, int op, uint64_t value, uint64_t cond, void *old)
 {
     struct shmemi_amo a = {.op = op, .size = size, .value = value, .cond = cond, .fetched = old};
-    return shmemi_amo_route(HOME, p.segment)->amo(HOME, p.segment, p.offset, &a, false);
+    return shmemi_amo_route(HOME, p.segment)->amo(HOME, p.segment, p.offset, &a, SHMEMI_BLOCKING);
 }
 
 int shmemx_set_lock(long *lock)

@@ -119,7 +119,7 @@ int shmemi_mirror(const struct shmemi_team *t, size_t n)
         rc = shmemi_world.route[to->pe]->put_signal(
             to->pe, SHMEMI_SEGMENT_HOST, to->offset + at + offsetof(struct shmemi_note, tag), &note->tag,
             sizeof note->tag + n, SHMEMI_SEGMENT_HOST, to->offset + at + offsetof(struct shmemi_note, epoch),
-            t->epoch, SHMEM_SIGNAL_SET, true);
+            t->epoch, SHMEM_SIGNAL_SET, SHMEMI_NBI);
     }
     return rc;
 }

@@ -151,14 +151,17 @@ static int put(const struct command *c)
         return rc;
     switch (c->op) {
     case SHMEMX_PROXY_PUT:
-        return route(c->pe, NULL)->put(c->pe, proxy.segment, offset, (const void *)(uintptr_t)value, n, true);
+        return route(c->pe, NULL)
+            ->put(c->pe, proxy.segment, offset, (const void *)(uintptr_t)value, n, SHMEMI_NBI);
     case SHMEMX_PROXY_WORD: /* the lowest bytes come first: all machines here are little-endian */
-        return n > sizeof value ? bad_range(c, "value", offset, UINT64_MAX, 1)
-                                : route(c->pe, &value)->put(c->pe, proxy.segment, offset, &value, n, false);
+        return n > sizeof value
+                   ? bad_range(c, "value", offset, UINT64_MAX, 1)
+                   : route(c->pe, &value)->put(c->pe, proxy.segment, offset, &value, n, SHMEMI_BLOCKING);
     default:
         return n > SHMEMX_PROXY_PAYLOAD
                    ? bad_range(c, "payload", offset, UINT64_MAX, 1)
-                   : route(c->pe, c->payload)->put(c->pe, proxy.segment, offset, c->payload, n, false);
+                   : route(c->pe, c->payload)
+                         ->put(c->pe, proxy.segment, offset, c->payload, n, SHMEMI_BLOCKING);
     }
 }
 
@@ -173,12 +176,12 @@ static int get(const struct command *c, struct pending *p)
     if (rc || n == 0)
         return rc;
     if (!p)
-        return route(c->pe, NULL)->get(c->pe, proxy.segment, offset, (void *)(uintptr_t)local, n, true);
+        return route(c->pe, NULL)->get(c->pe, proxy.segment, offset, (void *)(uintptr_t)local, n, SHMEMI_NBI);
     if (n > SHMEMX_PROXY_PAYLOAD)
         return bad_range(c, "payload", offset, UINT64_MAX, 1);
     void *to = n <= sizeof p->value ? (void *)&p->value
                                     : proxy.payload + (uint32_t)p->answer * (size_t)SHMEMX_PROXY_PAYLOAD;
-    return route(c->pe, to)->get(c->pe, proxy.segment, offset, to, n, true);
+    return route(c->pe, to)->get(c->pe, proxy.segment, offset, to, n, SHMEMI_NBI);
 }
 
 static int put_signal(const struct command *c)
@@ -192,10 +195,10 @@ static int put_signal(const struct command *c)
     if (rc == 0 && n)
         rc = bad_local(c, "put_signal", local, n);
     if (rc == 0 && n == 0)
-        rc = t->fence(c->pe);
+        rc = t->fence(c->pe, SHMEMI_CONTEXT_DEFAULT);
     return rc ? rc
               : t->put_signal(c->pe, proxy.segment, n ? offset : at, (const void *)(uintptr_t)local, n,
-                              proxy.segment, at, c->w[SHMEMX_PROXY_AT_VALUE], (int)c->detail, true);
+                              proxy.segment, at, c->w[SHMEMX_PROXY_AT_VALUE], (int)c->detail, SHMEMI_NBI);
 }
 
 static int amo(const struct command *c, struct pending *p)
@@ -209,7 +212,13 @@ static int amo(const struct command *c, struct pending *p)
     };
     uint64_t offset = c->w[SHMEMX_PROXY_AT_OFFSET];
     int rc = bad_range(c, "atomic", offset, a.size, a.size);
-    return rc ? rc : shmemi_amo_route(c->pe, proxy.segment)->amo(c->pe, proxy.segment, offset, &a, true);
+    return rc ? rc
+              : shmemi_amo_route(c->pe, proxy.segment)->amo(c->pe, proxy.segment, offset, &a, SHMEMI_NBI);
+}
+
+static int order(const struct shmemi_transport *t, bool complete, int pe)
+{
+    return complete ? t->quiet(pe, SHMEMI_CONTEXT_DEFAULT) : t->fence(pe, SHMEMI_CONTEXT_DEFAULT);
 }
 
 /* pe -1: every transport in use. */
@@ -217,12 +226,12 @@ static int ordered(bool complete, int pe)
 {
     if (pe >= 0) {
         const struct shmemi_transport *t = route(pe, NULL), *a = shmemi_amo_route(pe, proxy.segment);
-        int rc = complete ? t->quiet(pe) : t->fence(pe);
-        return rc || a == t ? rc : complete ? a->quiet(pe) : a->fence(pe);
+        int rc = order(t, complete, pe);
+        return rc || a == t ? rc : order(a, complete, pe);
     }
     int rc = 0;
     for (int i = 0; i < shmemi_world.nopen && rc == 0; ++i)
-        rc = complete ? shmemi_world.open[i]->quiet(-1) : shmemi_world.open[i]->fence(-1);
+        rc = order(shmemi_world.open[i], complete, -1);
     return rc;
 }
 

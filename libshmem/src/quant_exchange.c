@@ -149,7 +149,7 @@ static int fetch(const struct shmemi_quant *q, int member, size_t region, size_t
     uint64_t stage;
     int pe = q->t->pes[member];
     memcpy(&stage, q->base + q->stages + (size_t)member * sizeof stage, sizeof stage);
-    return shmemi_world.route[pe]->get(pe, SHMEMI_SEGMENT_HOST, stage + region, q->base + to, n, true);
+    return shmemi_world.route[pe]->get(pe, SHMEMI_SEGMENT_HOST, stage + region, q->base + to, n, SHMEMI_NBI);
 }
 
 static int fetch_end(const struct shmemi_quant *q)

@@ -222,7 +222,7 @@ static int reduce_nodes(const struct shmemi_coll *c, int type, reduce_fn *fn, si
             int pe = t->pes[t->nodes[k].members[t->rank[t->me]]];
             if (k != t->home)
                 rc = shmemi_world.route[pe]->get(pe, d.segment, d.offset, fetched + (size_t)k * FETCH_BYTES,
-                                                 n, true);
+                                                 n, SHMEMI_NBI);
         }
         rc = rc ? rc : shmemx_quiet(SHMEM_CTX_DEFAULT);
         for (size_t b = 0; b < n && rc == 0; b += BLOCK_BYTES) {
@@ -234,7 +234,7 @@ static int reduce_nodes(const struct shmemi_coll *c, int type, reduce_fn *fn, si
         for (int k = 0; k < t->nnodes && rc == 0; ++k) {
             int pe = t->pes[t->nodes[k].members[t->rank[t->me]]];
             if (k != t->home)
-                rc = shmemi_world.route[pe]->put(pe, d.segment, d.offset, mine, n, true);
+                rc = shmemi_world.route[pe]->put(pe, d.segment, d.offset, mine, n, SHMEMI_NBI);
         }
     }
     free(fetched);

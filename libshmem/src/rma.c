@@ -19,21 +19,23 @@ SHMEMI_INLINE bool apart(const struct shmemi_transport *t, int pe, struct shmemi
 /* A put (`out`) or get by way of host memory, a piece at a time; `gpu` is the side here. */
 enum { STAGE_BYTES = 1 << 20 };
 
-static SHMEMI_COLD int staged(const char *call, bool out, struct shmemi_place p, char *gpu, size_t n, int pe)
+static SHMEMI_COLD int staged(const char *call, bool out, struct shmemi_place p, char *gpu, size_t n, int pe,
+                              unsigned how)
 {
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, NULL);
     char *stage = malloc(STAGE_BYTES);
+    how = shmemi_how(false, shmemi_context(how));
     int rc = stage ? 0 : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d bytes", STAGE_BYTES);
     for (size_t at = 0; at < n && rc == 0; at += STAGE_BYTES) {
         size_t piece = n - at < STAGE_BYTES ? n - at : STAGE_BYTES;
         if (!out)
-            rc = t->get(pe, p.segment, p.offset + at, stage, piece, false);
+            rc = t->get(pe, p.segment, p.offset + at, stage, piece, how);
         rc = rc ? rc
                 : shmemi_gpu_copy(call, out ? stage : gpu + at, out ? gpu + at : stage, piece,
                                   shmemi_gpu_stream());
         rc = rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
         if (out && rc == 0)
-            rc = t->put(pe, p.segment, p.offset + at, stage, piece, false);
+            rc = t->put(pe, p.segment, p.offset + at, stage, piece, how);
     }
     free(stage);
     return rc;
@@ -44,7 +46,8 @@ SHMEMI_INLINE int put_core(const char *call, shmem_ctx_t ctx, void *dest, size_t
                            size_t n, int pe, bool nbi)
 {
     struct shmemi_place p;
-    int rc = shmemi_check_pe(call, ctx, &pe);
+    unsigned how;
+    int rc = shmemi_check_issue(call, ctx, &pe, nbi, &how);
     if (SHMEMI_UNLIKELY(rc != 0))
         return rc;
     if (SHMEMI_UNLIKELY(n == 0))
@@ -55,15 +58,16 @@ SHMEMI_INLINE int put_core(const char *call, shmem_ctx_t ctx, void *dest, size_t
         return rc;
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, source);
     if (SHMEMI_UNLIKELY(apart(t, pe, p, source)))
-        return staged(call, true, p, (char *)(uintptr_t)source, n, pe);
-    return t->put(pe, p.segment, p.offset, source, n, nbi);
+        return staged(call, true, p, (char *)(uintptr_t)source, n, pe, how);
+    return t->put(pe, p.segment, p.offset, source, n, how);
 }
 
 SHMEMI_INLINE int get_core(const char *call, shmem_ctx_t ctx, void *dest, size_t align, const void *source,
                            size_t n, int pe, bool nbi)
 {
     struct shmemi_place p;
-    int rc = shmemi_check_pe(call, ctx, &pe);
+    unsigned how;
+    int rc = shmemi_check_issue(call, ctx, &pe, nbi, &how);
     if (SHMEMI_UNLIKELY(rc != 0))
         return rc;
     if (SHMEMI_UNLIKELY(n == 0))
@@ -74,8 +78,8 @@ SHMEMI_INLINE int get_core(const char *call, shmem_ctx_t ctx, void *dest, size_t
         return rc;
     const struct shmemi_transport *t = shmemi_route(pe, p.segment, dest);
     if (SHMEMI_UNLIKELY(apart(t, pe, p, dest)))
-        return staged(call, false, p, dest, n, pe);
-    return t->get(pe, p.segment, p.offset, dest, n, nbi);
+        return staged(call, false, p, dest, n, pe, how);
+    return t->get(pe, p.segment, p.offset, dest, n, how);
 }
 
 /* One copy of each for all calls but p and g, which the compiler can shorten. */
@@ -181,7 +185,7 @@ static int ibput_elements(const char *call, shmem_ctx_t ctx, void *dest, size_t 
 {
     struct shmemi_place p;
     size_t dspan, sspan;
-    int rc = shmemi_check_pe(call, ctx, &pe);
+    int number = pe, rc = shmemi_check_pe(call, ctx, &number); /* of the world */
     if (rc || n == 0 || bsize == 0 ||
         (rc = block_spans(call, dst, sst, size, bsize, n, &dspan, &sspan)) != 0 ||
         (rc = shmemi_locate_typed(call, "dest", dest, dspan, align, &p)) != 0)
@@ -190,17 +194,17 @@ static int ibput_elements(const char *call, shmem_ctx_t ctx, void *dest, size_t 
         return rc;
     size_t dstep = (size_t)dst * size, sstep = (size_t)sst * size;
     size *= bsize;
-    const struct shmemi_transport *t = shmemi_route(pe, p.segment, source);
-    char *d = t->map(pe, p.segment, p.offset);
-    if (d && t == shmemi_world.route[pe]) {
+    const struct shmemi_transport *t = shmemi_route(number, p.segment, source);
+    char *d = t->map(number, p.segment, p.offset);
+    if (d && t == shmemi_world.route[number]) {
         strided_copy(d, source, dstep, sstep, size, n);
         return SHMEMX_SUCCESS;
     }
     if (d && t->strided)
         return t->strided(d, dstep, source, sstep, size, n);
     for (size_t i = 0; i < n && rc == 0; ++i)
-        rc = put_elements(call, SHMEM_CTX_DEFAULT, (char *)dest + i * dstep, align,
-                          (const char *)source + i * sstep, size, pe, false);
+        rc = put_elements(call, ctx, (char *)dest + i * dstep, align, (const char *)source + i * sstep, size,
+                          pe, false);
     return rc;
 }
 
@@ -209,7 +213,7 @@ static int ibget_elements(const char *call, shmem_ctx_t ctx, void *dest, size_t 
 {
     struct shmemi_place p;
     size_t dspan, sspan;
-    int rc = shmemi_check_pe(call, ctx, &pe);
+    int number = pe, rc = shmemi_check_pe(call, ctx, &number); /* of the world */
     if (rc || n == 0 || bsize == 0 ||
         (rc = block_spans(call, dst, sst, size, bsize, n, &dspan, &sspan)) != 0 ||
         (rc = shmemi_locate_typed(call, "source", source, sspan, align, &p)) != 0)
@@ -218,18 +222,18 @@ static int ibget_elements(const char *call, shmem_ctx_t ctx, void *dest, size_t 
         return rc;
     size_t dstep = (size_t)dst * size, sstep = (size_t)sst * size;
     size *= bsize;
-    const struct shmemi_transport *t = shmemi_route(pe, p.segment, dest);
-    const char *s = t->map(pe, p.segment, p.offset);
-    if (s && t == shmemi_world.route[pe]) {
+    const struct shmemi_transport *t = shmemi_route(number, p.segment, dest);
+    const char *s = t->map(number, p.segment, p.offset);
+    if (s && t == shmemi_world.route[number]) {
         strided_copy(dest, s, dstep, sstep, size, n);
         return SHMEMX_SUCCESS;
     }
     if (s && t->strided)
         return t->strided(dest, dstep, s, sstep, size, n);
     for (size_t i = 0; i < n && rc == 0; ++i)
-        rc = get_elements(call, SHMEM_CTX_DEFAULT, (char *)dest + i * dstep, align,
-                          (const char *)source + i * sstep, size, pe, true);
-    return rc ? rc : t->quiet(pe);
+        rc = get_elements(call, ctx, (char *)dest + i * dstep, align, (const char *)source + i * sstep, size,
+                          pe, true);
+    return rc ? rc : t->quiet(number, shmemi_ctx_number(ctx));
 }
 
 #define ibput(call, ctx, dest, ...) ibput_elements(call, ctx, dest, __alignof__(*(dest)), __VA_ARGS__)

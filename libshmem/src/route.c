@@ -34,30 +34,31 @@ static void *no_map(int pe, int segment, uint64_t offset)
     (void)pe, (void)segment, (void)offset;
     return NULL;
 }
-static int no_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
+static int no_put(int pe, int segment, uint64_t offset, const void *source, size_t n, unsigned how)
 {
-    (void)segment, (void)offset, (void)source, (void)n, (void)nbi;
+    (void)segment, (void)offset, (void)source, (void)n, (void)how;
     return unsupported("put", pe);
 }
-static int no_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi)
+static int no_get(int pe, int segment, uint64_t offset, void *dest, size_t n, unsigned how)
 {
-    (void)segment, (void)offset, (void)dest, (void)n, (void)nbi;
+    (void)segment, (void)offset, (void)dest, (void)n, (void)how;
     return unsupported("get", pe);
 }
-static int no_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi)
+static int no_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, unsigned how)
 {
-    (void)segment, (void)offset, (void)a, (void)nbi;
+    (void)segment, (void)offset, (void)a, (void)how;
     return unsupported("atomic", pe);
 }
 static int no_put_signal(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
-                         uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi)
+                         uint64_t sig_offset, uint64_t signal, int sig_op, unsigned how)
 {
     (void)segment, (void)offset, (void)source, (void)n, (void)sig_segment, (void)sig_offset, (void)signal;
-    (void)sig_op, (void)nbi;
+    (void)sig_op, (void)how;
     return unsupported("put_signal", pe);
 }
-static int no_order(int pe)
+static int no_order(int pe, unsigned context)
 {
+    (void)context;
     return unsupported("fence or quiet", pe);
 }
 static bool no_progress(void)
@@ -167,9 +168,9 @@ static int add(char *text, size_t n, size_t *at, const char *fmt, ...)
 /* ---- no route ------------------------------------------------------------------------------------------------------- */
 
 /* To GPU memory of another host that kernels alone may reach: nothing is offered, and nothing is under way. */
-static int none_order(int pe)
+static int none_order(int pe, unsigned context)
 {
-    (void)pe;
+    (void)pe, (void)context;
     return SHMEMX_SUCCESS;
 }
 static struct shmemi_transport none = {.name = "no transport", .fence = none_order, .quiet = none_order};

@@ -190,7 +190,8 @@ static int finalize(bool fatal)
                            shmemi_world.me);
     shmemi_gpu_nic_drain(); /* kernels have ended, what they posted may not have */
     /* also where the job goes on: the specification makes every finalize a barrier */
-    rc = shmemi_barrier(call, SHMEM_TEAM_WORLD);
+    rc = shmemi_ctx_quiet_team(SHMEM_TEAM_INVALID);
+    rc = rc ? rc : shmemi_barrier(call, SHMEM_TEAM_WORLD);
     if (rc == SHMEMX_ERR_NOT_INITIALIZED)
         return rc; /* another thread was first */
     pthread_mutex_lock(&lock);

@@ -5,21 +5,22 @@
 
 /* The adding of a signal is an atomic, and those are another transport's. */
 static int put_and_add(const struct shmemi_transport *t, int pe, struct shmemi_place d, const void *source,
-                       size_t n, struct shmemi_place s, uint64_t signal, bool nbi)
+                       size_t n, struct shmemi_place s, uint64_t signal, unsigned how)
 {
     struct shmemi_amo add = {.op = SHMEMX_AMO_ADD, .size = sizeof signal, .value = signal};
-    int rc = n ? t->put(pe, d.segment, d.offset, source, n, nbi) : SHMEMX_SUCCESS;
+    int rc = n ? t->put(pe, d.segment, d.offset, source, n, how) : SHMEMX_SUCCESS;
     /* complete, not only in order: the two take different ways to the peer */
-    if (rc || (rc = t->quiet(pe)) != 0)
+    if (rc || (rc = t->quiet(pe, shmemi_context(how))) != 0)
         return rc;
-    return shmemi_world.atomics->amo(pe, s.segment, s.offset, &add, nbi);
+    return shmemi_world.atomics->amo(pe, s.segment, s.offset, &add, how);
 }
 
 static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n,
                       uint64_t *sig_addr, uint64_t signal, int sig_op, int pe, bool nbi)
 {
     struct shmemi_place d, s;
-    int rc = shmemi_check_pe(call, ctx, &pe);
+    unsigned how;
+    int rc = shmemi_check_issue(call, ctx, &pe, nbi, &how);
     if (rc || (rc = shmemi_locate(call, "sig_addr", sig_addr, sizeof *sig_addr, &s)) != 0)
         return rc;
     d = s; /* without bytes the signal alone decides the way */
@@ -38,8 +39,8 @@ static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void 
         t = shmemi_route(pe, SHMEMI_SEGMENT_DEVICE, NULL); /* one of the two is GPU memory */
     if (SHMEMI_UNLIKELY(shmemi_world.atomics && shmemi_world.atomics != t && sig_op == SHMEM_SIGNAL_ADD &&
                         s.segment == SHMEMI_SEGMENT_HOST))
-        return put_and_add(t, pe, d, source, n, s, signal, nbi);
-    return t->put_signal(pe, d.segment, d.offset, source, n, s.segment, s.offset, signal, sig_op, nbi);
+        return put_and_add(t, pe, d, source, n, s, signal, how);
+    return t->put_signal(pe, d.segment, d.offset, source, n, s.segment, s.offset, signal, sig_op, how);
 }
 
 int shmemx_put_signal(shmem_ctx_t ctx, void *dest, const void *source, size_t nbytes, uint64_t *sig_addr,

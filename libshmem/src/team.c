@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "gpu/gpu_state.h"
+#include "heap.h"
 
 static struct shmemi_team teams[SHMEMI_TEAMS];
 static uint64_t retired; /* highest epoch of any team of this PE that was destroyed */
@@ -425,8 +426,6 @@ int shmem_team_split_2d(shmem_team_t parent, int xrange, const shmem_team_config
                             yaxis_team);
 }
 
-void shmemi_ctx_drop_team(shmem_team_t team); /* ctx.c */
-
 int shmemx_team_destroy(shmem_team_t team)
 {
     const char *call = "shmem_team_destroy";
@@ -441,6 +440,7 @@ int shmemx_team_destroy(shmem_team_t team)
                            "SHMEM_TEAM_WORLD and SHMEM_TEAM_SHARED cannot be destroyed");
     /* nobody may still read this PE's notes of an earlier collective when the slot is given away */
     rc = shmemi_meet(call, t, shmemi_tag(SHMEMI_TEAM, 1, 0));
+    rc = rc ? rc : shmemi_ctx_quiet_team(team);
     shmemi_ctx_drop_team(team);
     shmemi_gpu_team_gone(shmemi_team_slot(t));
     free_team(t);

@@ -12,6 +12,10 @@
  *   errors    return 0 or a negative SHMEMX_ERR_*, logged where detected with peer, offset, bytes and status.
  *   buffers   belong to the caller. A blocking slot is done with the local buffer when it returns; an nbi one
  *             when quiet returns.
+ *   contexts  every operation belongs to one; fence and quiet are a context's own. A quiet may wait for what other
+ *             contexts issued to the same PE before its own last operation, since a connection completes in order, but
+ *             not for what they issued after it (ucx: for at most 64 KiB of it). Where the processor or one stream does
+ *             it all (shm, cuda), contexts are ordered and completed together.
  */
 #ifndef SHMEMI_TRANSPORT_H
 #define SHMEMI_TRANSPORT_H
@@ -56,6 +60,22 @@ struct shmemi_amo {
     void *fetched; /* `size` bytes, or NULL = old value not wanted */
 };
 
+/* How an operation is issued: SHMEMI_BLOCKING or SHMEMI_NBI, and for which context. */
+enum { SHMEMI_BLOCKING, SHMEMI_NBI };
+enum { SHMEMI_CONTEXT_DEFAULT, SHMEMI_CONTEXTS = 1025 };
+static inline unsigned shmemi_how(bool nbi, unsigned context)
+{
+    return context << 1 | (nbi ? SHMEMI_NBI : SHMEMI_BLOCKING);
+}
+static inline bool shmemi_nbi(unsigned how)
+{
+    return how & SHMEMI_NBI;
+}
+static inline unsigned shmemi_context(unsigned how)
+{
+    return how >> 1;
+}
+
 struct shmemi_transport {
     const char *name;
     /* Can it work here at all? 1 yes; 0 no, with the reason in `why`. Local, before open, touches nothing. */
@@ -83,27 +103,29 @@ struct shmemi_transport {
     /* A pointer through which this process loads and stores that PE's copy, NULL = not mapped. Never blocks. */
     void *(*map)(int pe, int segment, uint64_t offset);
     /* Bytes to a peer; an aligned element of 4 or 8 bytes arrives whole. put may return before the bytes are visible there, not before `source` is reusable
-     * (nbi = false); completed by quiet, ordered by fence. */
-    int (*put)(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi);
-    /* Bytes from a peer; in dest on return (nbi = false), or after quiet. */
-    int (*get)(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi);
+     * (blocking); completed by quiet, ordered by fence. */
+    int (*put)(int pe, int segment, uint64_t offset, const void *source, size_t n, unsigned how);
+    /* Bytes from a peer; in dest on return (blocking), or after quiet. */
+    int (*get)(int pe, int segment, uint64_t offset, void *dest, size_t n, unsigned how);
     /* n elements of `size` bytes, dstep and sstep bytes apart; both addresses are local or come from map(). Complete on
      * return. NULL = none faster than a put or get an element; only asked where the CPU cannot copy by itself. */
     int (*strided)(void *dest, size_t dstep, const void *source, size_t sstep, size_t size, size_t n);
     /* Atomic against all atomics of this library on that element, whoever issues them. A fetched value is there on
-     * return (nbi = false), or after quiet. */
-    int (*amo)(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi);
+     * return (blocking), or after quiet. */
+    int (*amo)(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, unsigned how);
     /* 1 = its atomics are not atomic against the processors': then all atomics on host memory go through it, those of this
      * PE and of its node too, to which it is connected as well. The same on all PEs. After open. NULL = no. */
     int (*owns_atomics)(void);
     /* As put, then sets or adds `signal` in the 64-bit word at sig_offset of the same PE (segment sig_segment), so
      * that whoever sees the word changed sees the bytes: that PE, and those that share its memory. n may be 0. */
     int (*put_signal)(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
-                      uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi);
-    /* Operations to one PE before it are delivered before those after it. Does not wait for completion. */
-    int (*fence)(int pe); /* -1 = all */
-    /* Waits until all operations to that PE are complete. The place where an asynchronous error comes out. */
-    int (*quiet)(int pe); /* -1 = all */
+                      uint64_t sig_offset, uint64_t signal, int sig_op, unsigned how);
+    /* A context's operations to one PE before it are delivered before those of it that follow. Does not wait for
+     * completion. */
+    int (*fence)(int pe, unsigned context); /* -1 = all PEs */
+    /* Waits until all operations of that context to that PE that were issued before the call are complete. The place where
+     * an asynchronous error comes out. */
+    int (*quiet)(int pe, unsigned context); /* -1 = all PEs */
     /* Makes local memory [addr, addr + n), host or GPU, fit to be the local side of put and get without detours. It stays
      * the caller's and must stay where it is until buffer_unregister. Ranges do not overlap. May block; moves no data.
      * 1 = it holds something for the range, which buffer_unregister(addr) gives back; 0 = this range needs nothing;

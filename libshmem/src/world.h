@@ -45,8 +45,14 @@ SHMEMI_COLD int shmemi_bad_address(const char *call, const char *what, const voi
 SHMEMI_COLD int shmemi_not_initialized(const char *call);
 /* World number of a context's PE; sets *rc on error. For contexts other than the default one. */
 int shmemi_ctx_pe(const char *call, shmem_ctx_t ctx, int pe, int *rc);
-/* One bit a PE of the world that calls on such a context have named; *sent NULL where no network asks. */
-int shmemi_ctx_sent(const char *call, shmem_ctx_t ctx, const _Atomic uint64_t **sent);
+/* Checks such a context. */
+int shmemi_ctx_check(const char *call, shmem_ctx_t ctx);
+/* A context's number, by which transports know it; it has been checked. handle = 1 + number + SHMEMI_CONTEXTS *
+ * generation, and so the default context, whose handle is 1, is number 0. */
+static inline unsigned shmemi_ctx_number(shmem_ctx_t ctx)
+{
+    return (unsigned)(((uintptr_t)ctx - 1) % SHMEMI_CONTEXTS);
+}
 
 /* SHMEMX_MEM_* of a symmetric address, -1 for any other, without a word. */
 int shmemi_kind(const void *addr);
@@ -106,6 +112,17 @@ static inline int shmemi_check_pe(const char *call, shmem_ctx_t ctx, int *pe)
     if (SHMEMI_UNLIKELY((unsigned)*pe >= (unsigned)shmemi_world.npes))
         return shmemi_bad_pe(call, *pe, shmemi_world.npes);
     return rc;
+}
+
+/* The same, and how an operation on that context is issued: one branch for both. */
+static inline int shmemi_check_issue(const char *call, shmem_ctx_t ctx, int *pe, bool nbi, unsigned *how)
+{
+    *how = shmemi_how(nbi, SHMEMI_CONTEXT_DEFAULT);
+    if (SHMEMI_UNLIKELY(ctx != SHMEM_CTX_DEFAULT)) {
+        *how = shmemi_how(nbi, shmemi_ctx_number(ctx));
+        return shmemi_check_pe(call, ctx, pe);
+    }
+    return shmemi_check_pe(call, SHMEM_CTX_DEFAULT, pe);
 }
 
 /* The transport for one operation: `local` is this PE's side of it, NULL = host memory. */

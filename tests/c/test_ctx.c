@@ -124,6 +124,61 @@ static void test_destroy(void)
     shmem_free(target);
 }
 
+/* Three contexts issue to one PE in turns, and each changes what it has sent as soon as its quiet is over: the others' are
+ * still on their way. */
+static void test_turns(void)
+{
+    enum { TURNS = 400, MOST = 40, PARTS = 3, WORDS = 64, ROOM = TURNS * 4 };
+    shmem_ctx_t ctx[PARTS] = {SHMEM_CTX_DEFAULT};
+    long *target = pes_alloc(sizeof *target * WORDS * ROOM), *mine = pes_alloc(sizeof *mine * WORDS * ROOM);
+    uint64_t *sum = pes_alloc(sizeof *sum);
+    size_t next = 0, whose[ROOM], wrong = 0, changed[PARTS] = {0};
+    uint64_t added = 0;
+    int to = (me + 1) % npes, from = (me - 1 + npes) % npes;
+    for (int i = 1; i < PARTS; i++)
+        CHECK(shmem_ctx_create(i == 1 ? SHMEM_CTX_PRIVATE : 0, &ctx[i]) == 0, "%s", shmemx_last_error());
+    for (size_t i = 0; i < (size_t)WORDS * ROOM; i++)
+        mine[i] = mix(me, i, 7);
+    shmem_sync_all();
+    for (int turn = 0; turn < TURNS && next < ROOM; turn++) {
+        size_t who = own_random(PARTS), n = own_random(4) ? 1 + own_random(3) : own_random(MOST);
+        for (; n > 0 && next < ROOM; n--, next++) {
+            size_t at = next * WORDS;
+            whose[next] = who;
+            shmem_ctx_long_put_nbi(ctx[who], target + at, mine + at, own_random(2) ? WORDS : 1, to);
+        }
+        if (own_random(3) == 0) {
+            shmem_ctx_uint64_atomic_add(ctx[who], sum, 1, to);
+            added++;
+        }
+        if (own_random(3) == 0)
+            shmem_ctx_fence(ctx[own_random(PARTS)]);
+        if (own_random(2))
+            continue;
+        who = own_random(PARTS);
+        shmem_ctx_quiet(ctx[who]);
+        for (size_t i = changed[who]; i < next; i++)
+            if (whose[i] == who)
+                memset(mine + i * WORDS, 0, sizeof *mine * WORDS);
+        changed[who] = next;
+    }
+    for (int i = 0; i < PARTS; i++)
+        shmem_ctx_quiet(ctx[i]);
+    shmem_ulong_put((unsigned long *)cells, &(unsigned long){next}, 1, to);
+    shmem_long_p((long *)target + WORDS * ROOM - 1, (long)added, to);
+    shmem_barrier_all();
+    for (size_t i = 0; i < (size_t)cells[0]; i++)
+        wrong += target[i * WORDS] != mix(from, i * WORDS, 7);
+    CHECK(wrong == 0, "%zu of %ld puts carry what was there after their quiet", wrong, cells[0]);
+    CHECK(*sum == (uint64_t)target[WORDS * ROOM - 1], "%lu atomics of %ld", (unsigned long)*sum,
+          target[WORDS * ROOM - 1]);
+    for (int i = 1; i < PARTS; i++)
+        shmem_ctx_destroy(ctx[i]);
+    shmem_free(sum);
+    shmem_free(mine);
+    shmem_free(target);
+}
+
 static void test_many(void)
 {
     enum { MOST = 20000, AGAIN = 2000 };
@@ -199,6 +254,7 @@ int main(void)
     test_world();
     test_teams();
     test_destroy();
+    test_turns();
     test_many();
     test_bad_handles();
     return pes_end();

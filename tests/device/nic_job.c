@@ -243,9 +243,9 @@ void nic_job_forget_note(void)
     *(unsigned *)(uintptr_t)job.state.claim = 0;
 }
 
-static int broken_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
+static int broken_put(int pe, int segment, uint64_t offset, const void *source, size_t n, unsigned how)
 {
-    (void)segment, (void)source, (void)n, (void)nbi;
+    (void)segment, (void)source, (void)n, (void)how;
     return shmemi_fail(job.error, "put", "the wire to PE %d is cut at offset %llu", pe,
                        (unsigned long long)offset);
 }

@@ -220,10 +220,10 @@ static int load_words(const char *call)
     const struct shmemi_transport *t = shmemi_world.gpu_route[shmemi_world.me];
     uint64_t old;
     struct shmemi_amo look = {SHMEMX_AMO_FETCH, sizeof old, 0, 0, &old};
-    int rc = t->amo(shmemi_world.me, SHMEMI_SEGMENT_DEVICE, claim_at() + 64, &look, false);
+    int rc = t->amo(shmemi_world.me, SHMEMI_SEGMENT_DEVICE, claim_at() + 64, &look, SHMEMI_BLOCKING);
     if (rc == 0) /* adds nothing */
         rc = t->put_signal(shmemi_world.me, SHMEMI_SEGMENT_DEVICE, claim_at() + 64, NULL, 0,
-                           SHMEMI_SEGMENT_DEVICE, claim_at() + 64, 0, SHMEM_SIGNAL_ADD, false);
+                           SHMEMI_SEGMENT_DEVICE, claim_at() + 64, 0, SHMEM_SIGNAL_ADD, SHMEMI_BLOCKING);
     return rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
 }
 

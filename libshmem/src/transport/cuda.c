@@ -48,21 +48,21 @@ static int copy(const char *call, void *dest, const void *source, size_t n, int 
     return shmemi_gpu_copy(call, dest, source, n, shmemi_gpu_stream());
 }
 
-static int finish(const char *call, bool nbi)
+static int finish(const char *call, unsigned how)
 {
-    return nbi ? SHMEMX_SUCCESS : shmemi_gpu_sync(call, shmemi_gpu_stream());
+    return shmemi_nbi(how) ? SHMEMX_SUCCESS : shmemi_gpu_sync(call, shmemi_gpu_stream());
 }
 
-static int cuda_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
+static int cuda_put(int pe, int segment, uint64_t offset, const void *source, size_t n, unsigned how)
 {
     int rc = copy("put to GPU memory", cuda_map(pe, segment, offset), source, n, pe);
-    return rc ? rc : finish("put to GPU memory", nbi);
+    return rc ? rc : finish("put to GPU memory", how);
 }
 
-static int cuda_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi)
+static int cuda_get(int pe, int segment, uint64_t offset, void *dest, size_t n, unsigned how)
 {
     int rc = copy("get from GPU memory", dest, cuda_map(pe, segment, offset), n, pe);
-    return rc ? rc : finish("get from GPU memory", nbi);
+    return rc ? rc : finish("get from GPU memory", how);
 }
 
 /* Between GPU memory by a kernel, element by element at the speed of the link's lines; what the host's memory has a part
@@ -81,7 +81,7 @@ static int cuda_strided(void *dest, size_t dstep, const void *source, size_t sst
     } else {
         rc = shmemi_gpu_copy_rows(call, dest, dstep, source, sstep, size, n, shmemi_gpu_stream());
     }
-    return rc ? rc : finish(call, false);
+    return rc ? rc : finish(call, SHMEMI_BLOCKING);
 }
 
 /* Where a kernel finds it: this PE's own address of the element. */
@@ -100,16 +100,16 @@ static int need_gpu_heap(const char *call, int segment)
 }
 
 /* By a kernel of one thread: the CPU cannot touch GPU memory, and all atomics on a word must go the same way. */
-static int cuda_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi)
+static int cuda_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, unsigned how)
 {
     const char *call = "atomic in GPU memory";
-    (void)nbi; /* the old value comes back through a word that the next call uses again */
+    (void)how; /* the old value comes back through a word that the next call uses again */
     int rc = need_gpu_heap(call, segment);
     return rc ? rc : shmemi_gpu_atomic(call, a, own(segment, offset), pe);
 }
 
 static int cuda_put_signal(int pe, int segment, uint64_t offset, const void *source, size_t n,
-                           int sig_segment, uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi)
+                           int sig_segment, uint64_t sig_offset, uint64_t signal, int sig_op, unsigned how)
 {
     const char *call = "put_signal to GPU memory";
     int rc = need_gpu_heap(call, sig_segment);
@@ -120,18 +120,19 @@ static int cuda_put_signal(int pe, int segment, uint64_t offset, const void *sou
     void *sig = own(sig_segment, sig_offset);
     void *arguments[] = {&sig, &signal, &sig_op, &pe};
     rc = shmemi_gpu_kernel(call, SHMEMI_K_SIGNAL, 1, 1, arguments, shmemi_gpu_stream());
-    return rc ? rc : finish(call, nbi);
+    return rc ? rc : finish(call, how);
 }
 
-static int cuda_fence(int pe)
+static int cuda_fence(int pe, unsigned context)
 {
-    (void)pe; /* one stream: it runs its copies in order, each complete before the next begins */
+    (void)pe,
+        (void)context; /* one stream: it runs its copies in order, each complete before the next begins */
     return SHMEMX_SUCCESS;
 }
 
-static int cuda_quiet(int pe)
+static int cuda_quiet(int pe, unsigned context)
 {
-    (void)pe;
+    (void)pe, (void)context; /* one stream */
     return shmemi_gpu_sync("shmem_quiet", shmemi_gpu_stream());
 }
 

@@ -107,31 +107,31 @@ static inline void load(void *dest, const void *source, size_t n)
     }
 }
 
-static int shm_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
+static int shm_put(int pe, int segment, uint64_t offset, const void *source, size_t n, unsigned how)
 {
-    (void)nbi;
+    (void)how;
     store(at(pe, segment, offset), source, n);
     return SHMEMX_SUCCESS;
 }
 
-static int shm_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi)
+static int shm_get(int pe, int segment, uint64_t offset, void *dest, size_t n, unsigned how)
 {
-    (void)nbi;
+    (void)how;
     load(dest, at(pe, segment, offset), n);
     return SHMEMX_SUCCESS;
 }
 
-static int shm_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi)
+static int shm_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, unsigned how)
 {
-    (void)nbi;
+    (void)how;
     shmemi_amo_cpu(at(pe, segment, offset), a);
     return SHMEMX_SUCCESS;
 }
 
 static int shm_put_signal(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
-                          uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi)
+                          uint64_t sig_offset, uint64_t signal, int sig_op, unsigned how)
 {
-    (void)nbi;
+    (void)how;
     if (n)
         store(at(pe, segment, offset), source, n);
     _Atomic uint64_t *word = (void *)at(pe, sig_segment, sig_offset);
@@ -143,17 +143,17 @@ static int shm_put_signal(int pe, int segment, uint64_t offset, const void *sour
     return SHMEMX_SUCCESS;
 }
 
-static int shm_fence(int pe)
+static int shm_fence(int pe, unsigned context)
 {
-    (void)pe;
+    (void)pe, (void)context;
     /* observers: the target PE, which reads a later put first, must find the earlier one */
     atomic_thread_fence(memory_order_release);
     return SHMEMX_SUCCESS;
 }
 
-static int shm_quiet(int pe)
+static int shm_quiet(int pe, unsigned context)
 {
-    (void)pe;
+    (void)pe, (void)context;
     /* observers: this PE's next load and any PE whose own quiet comes later: of two PEs that put, quiet and then get
      * each other's word, at least one sees the other's. Needs the store buffer drained, hence the full fence. */
     atomic_thread_fence(memory_order_seq_cst);

@@ -374,6 +374,10 @@ static void ucx_close(void)
     free(ucx.processes);
     free(ucx.process_of);
     free(ucx.peers);
+    for (int i = 0; i < SHMEMI_CONTEXTS; i++) {
+        free(ucx.marks[i]);
+        ucx.marks[i] = NULL;
+    }
     ucx.context = ucx.worker = ucx.peers = NULL;
     ucx.processes = NULL;
     ucx.process_of = NULL;

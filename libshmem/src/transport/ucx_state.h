@@ -12,23 +12,32 @@
 
 enum ucx_kind { UCX_PUT, UCX_GET, UCX_AMO, UCX_PUT_SIGNAL };
 
-/* What is on the way to a peer is counted; what ends, ends in the order of its kind. A fence notes how far both kinds had
- * come, and the next operation of the other kind waits for that (ucx_ops.c). */
+/* What is on the way to a peer is counted; what ends, ends in the order of its kind. */
 struct ucx_count {
-    unsigned issued, done, fence;
+    uint64_t issued, done;
 };
 
+/* How far a context has come with a peer: when the flush and the word of these numbers have ended, all that it issued has.
+ * The number after `issued` is that of the next one, which is not on its way yet. A fence notes both, and the context's next
+ * operation of the other kind waits for that (ucx_ops.c). */
+struct ucx_mark {
+    uint64_t flush, word, fenced_flush, fenced_word;
+};
+enum { UCX_SEVERAL = SHMEMI_CONTEXTS };
+
 struct ucx_peer {
-    void *ep;             /* NULL = not connected */
-    ucx_status status;    /* of the endpoint: not 0 = the peer is lost, for good */
-    bool told;            /* UCX gave the cause */
-    bool reached;         /* something came back from it */
-    bool dirty;           /* bulk since the last flush was started */
-    bool unanswered;      /* messages since the last word */
-    bool fenced_messages; /* so it was at the last fence */
-    bool owes;            /* operations were lost with it, and no quiet has said so */
+    void *ep;                      /* NULL = not connected */
+    ucx_status status;             /* of the endpoint: not 0 = the peer is lost, for good */
+    bool told;                     /* UCX gave the cause */
+    bool reached;                  /* something came back from it */
+    bool dirty;                    /* bulk since the last flush was started */
+    bool unanswered;               /* messages since the last word */
+    unsigned bulk_of, messages_of; /* the context of those two, or UCX_SEVERAL */
+    size_t turn_bytes;             /* of bulk since other contexts' have waited for a flush or a word */
+    bool owes;                     /* operations were lost with it, and no quiet has said so */
     struct ucx_count flushes, words;
-    enum ucx_kind last; /* what was issued last, for messages */
+    struct ucx_mark own; /* of the default context */
+    enum ucx_kind last;  /* what was issued last, for messages */
     size_t last_bytes;
 };
 
@@ -51,9 +60,11 @@ extern struct shmemi_ucx_state {
     const struct shmemi_job *job;
     void *context, *worker;
     struct ucx_peer *peers; /* [npes] */
-    bool served;            /* the thread moved something since a waiting caller last looked */
-    double linger;          /* seconds that the thread looks on after the last thing that came */
-    int pending, owing;     /* flushes and words on the way; peers that owe */
+    struct ucx_mark *
+        marks[SHMEMI_CONTEXTS]; /* [npes], from a context's first use; the default one's are the peers' own */
+    bool served;                /* the thread moved something since a waiting caller last looked */
+    double linger;              /* seconds that the thread looks on after the last thing that came */
+    int pending, owing;         /* flushes and words on the way; peers that owe */
     struct {
         struct ucx_chunk *chunks;
         int n;
@@ -89,27 +100,29 @@ void shmemi_ucx_note(int pe, enum ucx_kind kind, size_t n);
 struct shmemi_wait;
 int shmemi_ucx_step(struct shmemi_wait *w, unsigned *rounds);
 /* Waits until that many of a kind have ended, or the peer is lost. */
-int shmemi_ucx_drain(const char *call, int pe, const struct ucx_count *c, unsigned until);
+int shmemi_ucx_drain(const char *call, int pe, const struct ucx_count *c, uint64_t until);
+/* A context's mark; NULL, and logged, where there is no memory for it. */
+struct ucx_mark *shmemi_ucx_mark(const char *call, int pe, unsigned context);
 
 /* ucx_words.c; the lock is not held. An atomic, which is also a put or a get of one aligned word; without an answer where
  * nothing is fetched. */
 int shmemi_ucx_word(const char *call, enum ucx_kind kind, int pe, int segment, uint64_t offset,
-                    const struct shmemi_amo *a, bool nbi);
+                    const struct shmemi_amo *a, unsigned how);
 /* put_signal in one message; 0 = too long for that, 1 = sent. */
 int shmemi_ucx_message(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
-                       uint64_t sig_offset, const struct shmemi_amo *signal);
+                       uint64_t sig_offset, const struct shmemi_amo *signal, unsigned how);
 /* With the lock held: a word that changes nothing and comes back after all messages before it. */
-void shmemi_ucx_ping(int pe);
+int shmemi_ucx_ping(int pe);
 ucx_status shmemi_ucx_words_open(void);
 void shmemi_ucx_words_close(void);
 
 /* ucx_ops.c: slots of the transport. */
-int shmemi_ucx_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi);
-int shmemi_ucx_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi);
-int shmemi_ucx_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi);
+int shmemi_ucx_put(int pe, int segment, uint64_t offset, const void *source, size_t n, unsigned how);
+int shmemi_ucx_get(int pe, int segment, uint64_t offset, void *dest, size_t n, unsigned how);
+int shmemi_ucx_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, unsigned how);
 int shmemi_ucx_put_signal(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
-                          uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi);
-int shmemi_ucx_fence(int pe);
-int shmemi_ucx_quiet(int pe);
+                          uint64_t sig_offset, uint64_t signal, int sig_op, unsigned how);
+int shmemi_ucx_fence(int pe, unsigned context);
+int shmemi_ucx_quiet(int pe, unsigned context);
 
 #endif

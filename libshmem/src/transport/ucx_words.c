@@ -140,10 +140,10 @@ static void send_word(struct ucx_word *w, struct ucx_peer *p, int op, uint64_t r
 
 /* With the lock held. */
 static int fetch(const char *call, enum ucx_kind kind, int pe, uint64_t remote, void *key,
-                 const struct shmemi_amo *a, bool nbi)
+                 const struct shmemi_amo *a, struct ucx_mark *m, bool nbi)
 {
     struct ucx_peer *p = &ucx.peers[pe];
-    int rc = shmemi_ucx_drain(call, pe, &p->flushes, p->flushes.fence);
+    int rc = shmemi_ucx_drain(call, pe, &p->flushes, m->fenced_flush);
     if (rc || p->status)
         return rc ? rc : shmemi_ucx_dead(call, pe);
     struct ucx_word *w = take_word();
@@ -153,6 +153,7 @@ static int fetch(const char *call, enum ucx_kind kind, int pe, uint64_t remote, 
     w->waited = !nbi;
     shmemi_ucx_note(pe, kind, a->size);
     send_word(w, p, op, remote, key);
+    m->word = p->words.issued;
     if (nbi)
         return p->status ? shmemi_ucx_dead(call, pe) : SHMEMX_SUCCESS;
     struct shmemi_wait look = SHMEMI_WAIT_FOR(call, pe, NULL);
@@ -168,14 +169,17 @@ static int fetch(const char *call, enum ucx_kind kind, int pe, uint64_t remote, 
     return rc == 0 && p->status ? shmemi_ucx_dead(call, pe) : rc;
 }
 
-void shmemi_ucx_ping(int pe)
+int shmemi_ucx_ping(int pe)
 {
     struct ucx_chunk *c = ucx.segment[SHMEMI_SEGMENT_HOST].chunks;
-    struct ucx_word *w = c && c->at[pe].key ? take_word() : NULL;
+    if (!c || !c->at[pe].key)
+        return SHMEMX_SUCCESS; /* nothing has been issued to that PE */
+    struct ucx_word *w = take_word();
     if (!w)
-        return;
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, "shmem_quiet", "out of memory");
     *w = (struct ucx_word){.size = 8};
     send_word(w, &ucx.peers[pe], UCX_ATOMIC_ADD, c->at[pe].base, c->at[pe].key);
+    return SHMEMX_SUCCESS;
 }
 
 /* ---- messages ----------------------------------------------------------------------------------------------------------- */
@@ -205,10 +209,11 @@ static ucx_status receive(void *arg, const void *header, size_t header_bytes, vo
 
 /* With the lock held; 1 = sent. */
 static int message(const char *call, enum ucx_kind kind, int pe, uint64_t to, const void *source, size_t n,
-                   uint64_t word, const struct shmemi_amo *a)
+                   uint64_t word, const struct shmemi_amo *a, unsigned context)
 {
     struct ucx_peer *p = &ucx.peers[pe];
-    int rc = shmemi_ucx_drain(call, pe, &p->flushes, p->flushes.fence);
+    struct ucx_mark *mark = shmemi_ucx_mark(call, pe, context);
+    int rc = mark ? shmemi_ucx_drain(call, pe, &p->flushes, mark->fenced_flush) : SHMEMX_ERR_SYSTEM;
     struct shmemi_wait w = SHMEMI_WAIT_FOR(call, pe, NULL);
     unsigned rounds = 0;
     while (ucx.notes >= NOTES && rc == 0 && !p->status)
@@ -227,7 +232,9 @@ static int message(const char *call, enum ucx_kind kind, int pe, uint64_t to, co
                          .user = m,
                          .memory = UCX_MEMORY_HOST};
     ucx_request request = ucx.u.am_send(p->ep, MESSAGE_ID, &m->head, sizeof m->head, m->data, n, &how);
+    p->messages_of = p->unanswered && p->messages_of != context ? UCX_SEVERAL : context;
     p->unanswered = true;
+    mark->word = p->words.issued + 1;
     shmemi_ucx_note(pe, kind, n ? n : a->size);
     if (request && !ucx_is_error(request))
         ucx.notes++;
@@ -242,19 +249,22 @@ static uint64_t remote_of(const struct ucx_chunk *c, int pe, uint64_t offset)
 }
 
 int shmemi_ucx_word(const char *call, enum ucx_kind kind, int pe, int segment, uint64_t offset,
-                    const struct shmemi_amo *a, bool nbi)
+                    const struct shmemi_amo *a, unsigned how)
 {
     shmemi_ucx_lock();
     struct ucx_chunk *c = shmemi_ucx_chunk(segment, offset);
-    int rc = !c           ? shmemi_ucx_not_exposed(call, pe, offset, a->size)
-             : a->fetched ? fetch(call, kind, pe, remote_of(c, pe, offset), c->at[pe].key, a, nbi)
-                          : message(call, kind, pe, 0, NULL, 0, remote_of(c, pe, offset), a);
+    struct ucx_mark *m = shmemi_ucx_mark(call, pe, shmemi_context(how));
+    int rc = !m   ? SHMEMX_ERR_SYSTEM
+             : !c ? shmemi_ucx_not_exposed(call, pe, offset, a->size)
+             : a->fetched
+                 ? fetch(call, kind, pe, remote_of(c, pe, offset), c->at[pe].key, a, m, shmemi_nbi(how))
+                 : message(call, kind, pe, 0, NULL, 0, remote_of(c, pe, offset), a, shmemi_context(how));
     shmemi_ucx_unlock();
     return rc > 0 ? SHMEMX_SUCCESS : rc;
 }
 
 int shmemi_ucx_message(int pe, int segment, uint64_t offset, const void *source, size_t n, int sig_segment,
-                       uint64_t sig_offset, const struct shmemi_amo *signal)
+                       uint64_t sig_offset, const struct shmemi_amo *signal, unsigned how)
 {
     static const char call[] = "shmem_put_signal";
     if (n > MESSAGE_BYTES)
@@ -267,7 +277,7 @@ int shmemi_ucx_message(int pe, int segment, uint64_t offset, const void *source,
         rc = shmemi_ucx_not_exposed(call, pe, sig_offset, signal->size);
     else if (n == 0 || (c && offset + n <= c->offset + c->n)) /* not in two ranges */
         rc = message(call, UCX_PUT_SIGNAL, pe, n ? remote_of(c, pe, offset) : 0, source, n,
-                     remote_of(s, pe, sig_offset), signal);
+                     remote_of(s, pe, sig_offset), signal, shmemi_context(how));
     shmemi_ucx_unlock();
     return rc;
 }

@@ -54,6 +54,8 @@ static void release(void)
     if (v->port.context)
         (void)v->lib->close_device(v->port.context);
     free(v->peers);
+    for (int i = 0; i < SHMEMI_CONTEXTS; ++i)
+        free(v->marks[i]);
     *v = (struct shmemi_verbs){.lock = PTHREAD_MUTEX_INITIALIZER};
 }
 
@@ -231,33 +233,17 @@ static void verbs_close(void)
 
 /* ---- puts and gets ------------------------------------------------------------------------------------- */
 
-/* Begins a list for a peer, behind what its last fence put in front. Takes the lock. */
-static int begin(const char *call, struct verbs_list *l, int pe)
+/* As shmemi_verbs_begin, and behind what the context's last fence put in front. */
+static int begin(const char *call, struct verbs_list *l, int pe, unsigned how)
 {
-    struct verbs_peer *p = &shmemi_verbs.peers[pe];
-    l->p = p;
-    l->n = 0;
-    l->signal = false;
-    pthread_mutex_lock(&shmemi_verbs.lock);
-    if (SHMEMI_UNLIKELY(p->broken))
-        return shmemi_verbs_broken(call, p);
-    int rc = SHMEMX_SUCCESS;
-    if (SHMEMI_UNLIKELY(!p->ready) && (rc = shmemi_verbs_reach(call, p)) != 0)
+    int rc = shmemi_verbs_begin(call, l, pe, how);
+    struct verbs_peer *p = l->p;
+    if (SHMEMI_UNLIKELY(rc != 0) || SHMEMI_LIKELY(p->amos_done >= l->mark->fence))
         return rc;
-    if (SHMEMI_LIKELY(p->amos_done >= p->fence))
-        return SHMEMX_SUCCESS;
     struct shmemi_wait w = SHMEMI_WAIT_FOR(call, pe, NULL);
     shmemi_verbs_amo_collect(p);
-    while (p->amos_done < p->fence && rc == 0)
+    while (p->amos_done < l->mark->fence && rc == 0)
         rc = shmemi_verbs_step(&w, p);
-    return rc;
-}
-
-static int end(struct verbs_list *l, int rc)
-{
-    if (rc)
-        shmemi_verbs_discard(l);
-    pthread_mutex_unlock(&shmemi_verbs.lock);
     return rc;
 }
 
@@ -343,16 +329,17 @@ static int add_put(const char *call, struct verbs_list *l, int segment, uint64_t
     return rc;
 }
 
-static int verbs_put(int pe, int segment, uint64_t offset, const void *source, size_t n, bool nbi)
+static int verbs_put(int pe, int segment, uint64_t offset, const void *source, size_t n, unsigned how)
 {
+    bool nbi = shmemi_nbi(how);
     const char *call = nbi ? "shmem_put_nbi" : "shmem_put";
     struct verbs_list l;
     bool wait = false;
-    int rc = begin(call, &l, pe);
+    int rc = begin(call, &l, pe, how);
     if (rc || (rc = add_put(call, &l, segment, offset, source, n, nbi, &wait)) != 0 ||
         (rc = shmemi_verbs_post(call, &l)) != 0)
-        return end(&l, rc);
-    return end(&l, wait ? wait_for(call, l.p, l.p->posted) : 0);
+        return shmemi_verbs_end(&l, rc);
+    return shmemi_verbs_end(&l, wait ? wait_for(call, l.p, l.p->posted) : 0);
 }
 
 /* The bytes that are still to come to `dest` have nowhere to go any more. */
@@ -362,11 +349,12 @@ static void forget(struct verbs_peer *p, uint64_t from)
         p->ring[i & (shmemi_verbs.depth - 1)].dest = NULL;
 }
 
-static int verbs_get(int pe, int segment, uint64_t offset, void *dest, size_t n, bool nbi)
+static int verbs_get(int pe, int segment, uint64_t offset, void *dest, size_t n, unsigned how)
 {
+    bool nbi = shmemi_nbi(how);
     const char *call = nbi ? "shmem_get_nbi" : "shmem_get";
     struct verbs_list l;
-    int rc = begin(call, &l, pe);
+    int rc = begin(call, &l, pe, how);
     uint64_t first = l.p->posted;
     l.signal = !nbi;
     for (char *to = dest; n > 0 && rc == 0;) {
@@ -399,17 +387,18 @@ static int verbs_get(int pe, int segment, uint64_t offset, void *dest, size_t n,
         rc = wait_for(call, l.p, l.p->posted);
     if (rc)
         forget(l.p, first);
-    return end(&l, rc);
+    return shmemi_verbs_end(&l, rc);
 }
 
 static int verbs_put_signal(int pe, int segment, uint64_t offset, const void *source, size_t n,
-                            int sig_segment, uint64_t sig_offset, uint64_t signal, int sig_op, bool nbi)
+                            int sig_segment, uint64_t sig_offset, uint64_t signal, int sig_op, unsigned how)
 {
+    bool nbi = shmemi_nbi(how);
     const char *call = nbi ? "shmem_put_signal_nbi" : "shmem_put_signal";
     struct verbs_list l;
     char request[VERBS_REQUEST_BYTES];
     bool wait = false, unused;
-    int rc = begin(call, &l, pe);
+    int rc = begin(call, &l, pe, how);
     if (rc == 0 && n)
         rc = add_put(call, &l, segment, offset, source, n, nbi, &wait);
     /* the same queue pair carries the signal: it arrives behind the bytes */
@@ -419,19 +408,29 @@ static int verbs_put_signal(int pe, int segment, uint64_t offset, const void *so
                  ? add_put(call, &l, sig_segment, sig_offset, &signal, sizeof signal, nbi, &unused)
                  : shmemi_verbs_amo_add(call, &l, sig_segment, sig_offset, &add, request);
     if (rc || (rc = shmemi_verbs_post(call, &l)) != 0)
-        return end(&l, rc);
-    return end(&l, wait ? wait_for(call, l.p, l.p->posted) : 0);
+        return shmemi_verbs_end(&l, rc);
+    return shmemi_verbs_end(&l, wait ? wait_for(call, l.p, l.p->posted) : 0);
 }
 
 /* ---- order and completion ------------------------------------------------------------------------------ */
 
-static int quiet_peer(const char *call, struct verbs_peer *p)
+/* A completion is on its way that comes behind a context's last request. */
+static int see_to(struct verbs_peer *p, uint64_t posted)
+{
+    return p->signalled < posted ? shmemi_verbs_nudge(p, false) : SHMEMX_SUCCESS;
+}
+
+static int quiet_peer(const char *call, struct verbs_peer *p, unsigned context)
 {
     struct shmemi_wait w = SHMEMI_WAIT_FOR(call, p->pe, NULL);
+    const struct verbs_mark *mark = shmemi_verbs_mark(p, context);
+    if (!mark || (mark != &p->own && mark->posted == 0))
+        return SHMEMX_SUCCESS;                         /* a lost peer is not its business */
+    uint64_t posted = mark->posted, amos = mark->amos; /* other threads may go on with it */
     int rc = SHMEMX_SUCCESS;
     shmemi_verbs_amo_collect(p);
-    while ((p->done < p->posted || p->amos_done < p->amos) && rc == 0)
-        if ((rc = shmemi_verbs_nudge(p, false)) == 0)
+    while ((p->done < posted || p->amos_done < amos) && rc == 0)
+        if ((rc = see_to(p, posted)) == 0)
             rc = shmemi_verbs_step(&w, p);
     if (p->broken && !p->told) {
         rc = rc ? rc : shmemi_verbs_broken(call, p);
@@ -442,31 +441,35 @@ static int quiet_peer(const char *call, struct verbs_peer *p)
 
 /* What processors execute is waited for by the next put (begin). Of the NICs' atomics those to PEs that
  * are put to by other ways, the ones of this node, must be over; a queue pair keeps the rest in order. */
-static int verbs_fence(int pe)
+static int verbs_fence(int pe, unsigned context)
 {
     struct shmemi_verbs *v = &shmemi_verbs;
     int rc = SHMEMX_SUCCESS;
     pthread_mutex_lock(&v->lock);
-    for (int i = pe < 0 ? 0 : pe; v->amos && i < (pe < 0 ? v->job->npes : pe + 1) && rc == 0; ++i)
-        if (!v->native)
-            v->peers[i].fence = v->peers[i].amos;
-        else if (v->job->local_of[i] >= 0)
-            rc = quiet_peer("shmem_fence", &v->peers[i]);
+    for (int i = pe < 0 ? 0 : pe; v->amos && i < (pe < 0 ? v->job->npes : pe + 1) && rc == 0; ++i) {
+        struct verbs_mark *mark = shmemi_verbs_mark(&v->peers[i], context);
+        if (!v->native && mark)
+            mark->fence = mark->amos;
+        else if (v->native && v->job->local_of[i] >= 0)
+            rc = quiet_peer("shmem_fence", &v->peers[i], context);
+    }
     pthread_mutex_unlock(&v->lock);
     return rc;
 }
 
-static int verbs_quiet(int pe)
+static int verbs_quiet(int pe, unsigned context)
 {
     const char *call = "shmem_quiet";
     struct shmemi_verbs *v = &shmemi_verbs;
     int first = pe < 0 ? 0 : pe, last = pe < 0 ? v->job->npes : pe + 1, result = SHMEMX_SUCCESS;
     pthread_mutex_lock(&v->lock);
-    for (int i = first; i < last; ++i) /* all at once, then one after the other */
-        if (v->peers[i].done < v->peers[i].posted)
-            (void)shmemi_verbs_nudge(&v->peers[i], false);
+    for (int i = first; i < last; ++i) { /* all at once, then one after the other */
+        const struct verbs_mark *mark = shmemi_verbs_mark(&v->peers[i], context);
+        if (mark)
+            (void)see_to(&v->peers[i], mark->posted);
+    }
     for (int i = first; i < last; ++i) {
-        int rc = quiet_peer(call, &v->peers[i]);
+        int rc = quiet_peer(call, &v->peers[i], context);
         result = result ? result : rc;
     }
     pthread_mutex_unlock(&v->lock);

@@ -79,6 +79,12 @@ struct verbs_card {
     char port[24];
 };
 
+/* How far a context has come with a peer. */
+struct verbs_mark {
+    uint64_t posted, amos; /* behind its last work request, its last atomic */
+    uint64_t fence;        /* its atomics below come before whatever of it follows */
+};
+
 struct verbs_peer {
     int pe;
     bool reachable; /* this transport serves it: its card is known */
@@ -92,12 +98,14 @@ struct verbs_peer {
     /* Work requests by number: the ring holds done .. posted - 1; all below `signalled` will be known to
      * be complete. */
     uint64_t posted, done, signalled;
-    struct verbs_wqe *ring; /* [shmemi_verbs.depth] */
-    int broken;             /* the error after which nothing works any more; 0 = none */
-    bool told;              /* quiet has returned it */
-    char *why;              /* its text */
-    /* Atomics by number. fence: those below come before whatever follows. */
-    uint64_t amos, amos_done, fence;
+    struct verbs_wqe *ring;       /* [shmemi_verbs.depth] */
+    int broken;                   /* the error after which nothing works any more; 0 = none */
+    bool told;                    /* quiet has returned it */
+    char *why;                    /* its text */
+    uint64_t amos, amos_done;     /* atomics by number */
+    struct verbs_mark own;        /* of the default context */
+    unsigned owner;               /* the context that issued last */
+    uint64_t mixed;               /* requests below have a completion each: contexts take turns */
     void *fetched[VERBS_CREDITS]; /* where the old value goes, NULL = not wanted */
     uint8_t size[VERBS_CREDITS];
     struct verbs_landing *landing; /* [VERBS_CREDITS] here, written by the peer */
@@ -137,6 +145,8 @@ struct shmemi_verbs {
     bool lazy;           /* connections on first use */
     uint64_t wqes, amos; /* under way, all peers together */
     uint64_t looks;      /* of threads that wait in the library, for requests of peers */
+    struct verbs_mark *
+        marks[SHMEMI_CONTEXTS]; /* [npes], from a context's first use; the default one's are the peers' own */
     struct verbs_chunks chunks[SHMEMI_SEGMENT_COUNT];
 };
 extern struct shmemi_verbs shmemi_verbs;
@@ -200,10 +210,17 @@ void shmemi_verbs_break(struct verbs_peer *p, int code, char *why);
 struct verbs_list {
     struct verbs_peer *p;
     unsigned n;
-    bool signal; /* completion is wanted */
+    bool signal;             /* completion is wanted */
+    struct verbs_mark *mark; /* of the context that issues them, NULL = none does */
     struct ibv_send_wr wr[VERBS_LIST];
     struct ibv_sge sge[VERBS_LIST];
 };
+/* Begins a list for a peer and the context of `how`; takes the lock, which end gives back. */
+int shmemi_verbs_begin(const char *call, struct verbs_list *l, int pe, unsigned how);
+/* Gives back what was added and not posted, if there is an error, which it passes on. */
+int shmemi_verbs_end(struct verbs_list *l, int rc);
+/* A context's mark, NULL = it has issued nothing to any peer. */
+struct verbs_mark *shmemi_verbs_mark(struct verbs_peer *p, unsigned context);
 /* With the lock held; waits until one more fits, which may post what is there. `call` names it in
  * messages. */
 int shmemi_verbs_room(const char *call, struct verbs_list *l);
@@ -213,8 +230,6 @@ struct ibv_send_wr *shmemi_verbs_add(struct verbs_list *l, enum ibv_wr_opcode op
                                      size_t n, uint32_t lkey, uint64_t remote, uint32_t rkey,
                                      struct verbs_wqe wqe);
 int shmemi_verbs_post(const char *call, struct verbs_list *l);
-/* After an error: what was added and not posted. */
-void shmemi_verbs_discard(struct verbs_list *l);
 /* Takes completions; how many there were. */
 int shmemi_verbs_poll(void);
 /* One look and, where it saw nothing, one step of a wait; the lock is given away meanwhile. Errors of the
@@ -242,7 +257,7 @@ void shmemi_verbs_ask_unconnected(struct verbs_peer *p);
 /* ---- verbs_amo.c --------------------------------------------------------------------------------------- */
 int shmemi_verbs_amo_open(const char *call);
 void shmemi_verbs_amo_close(void);
-int shmemi_verbs_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, bool nbi);
+int shmemi_verbs_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, unsigned how);
 /* Puts an add without old value into a list, behind the puts before it. `room`, VERBS_REQUEST_BYTES, stays
  * until posted. */
 int shmemi_verbs_amo_add(const char *call, struct verbs_list *l, int segment, uint64_t offset,

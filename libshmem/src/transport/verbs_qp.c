@@ -391,11 +391,13 @@ int shmemi_verbs_post(const char *call, struct verbs_list *l)
     /* A completion for the first of a burst, so that a single one needs no more; then for a few of each
      * queue's depth. What has none is settled by a later one, at the latest by quiet's
      * (shmemi_verbs_nudge). */
-    if (l->signal || p->posted == p->done || end - p->signalled >= v->depth / 4) {
+    if (l->signal || p->posted == p->done || end - p->signalled >= v->depth / 4 || p->posted < p->mixed) {
         l->wr[l->n - 1].send_flags |= IBV_SEND_SIGNALED;
         p->signalled = end;
     }
     p->posted = end;
+    if (l->mark)
+        l->mark->posted = end;
     v->wqes += l->n;
     unsigned n = l->n;
     l->n = 0;
@@ -410,13 +412,15 @@ int shmemi_verbs_post(const char *call, struct verbs_list *l)
     return shmemi_verbs_broken(call, p);
 }
 
-void shmemi_verbs_discard(struct verbs_list *l)
+int shmemi_verbs_end(struct verbs_list *l, int rc)
 {
-    for (; l->n; --l->n) {
+    for (; SHMEMI_UNLIKELY(rc != 0) && l->n; --l->n) {
         int slot = l->p->ring[(l->p->posted + l->n - 1) & (shmemi_verbs.depth - 1)].slot;
         if (slot >= 0)
             shmemi_verbs_slot_give(slot);
     }
+    pthread_mutex_unlock(&shmemi_verbs.lock);
+    return rc;
 }
 
 int shmemi_verbs_room(const char *call, struct verbs_list *l)
@@ -433,6 +437,50 @@ int shmemi_verbs_room(const char *call, struct verbs_list *l)
     while (p->posted - p->done >= shmemi_verbs.depth && rc == 0)
         rc = shmemi_verbs_step(&w, p);
     return rc;
+}
+
+struct verbs_mark *shmemi_verbs_mark(struct verbs_peer *p, unsigned context)
+{
+    if (SHMEMI_LIKELY(context == SHMEMI_CONTEXT_DEFAULT))
+        return &p->own;
+    struct verbs_mark *marks = shmemi_verbs.marks[context];
+    return marks ? &marks[p->pe] : NULL;
+}
+
+/* Another context issues. A quiet of the one before needs a completion that does not come behind this one's requests: its
+ * last request gets one now, and where they go on to take turns each of theirs has one, which costs less. */
+static int take_turn(const char *call, struct verbs_list *l, unsigned context)
+{
+    struct verbs_peer *p = l->p;
+    p->owner = context;
+    p->mixed = p->posted + shmemi_verbs.depth / 4;
+    if (p->signalled == p->posted)
+        return SHMEMX_SUCCESS;
+    int rc = shmemi_verbs_room(call, l);
+    return rc ? rc : shmemi_verbs_nudge(p, false);
+}
+
+int shmemi_verbs_begin(const char *call, struct verbs_list *l, int pe, unsigned how)
+{
+    struct shmemi_verbs *v = &shmemi_verbs;
+    struct verbs_peer *p = &v->peers[pe];
+    unsigned context = shmemi_context(how);
+    int rc = SHMEMX_SUCCESS;
+    l->p = p;
+    l->n = 0;
+    l->signal = false;
+    pthread_mutex_lock(&v->lock);
+    if (SHMEMI_UNLIKELY(p->broken))
+        return shmemi_verbs_broken(call, p);
+    if (SHMEMI_UNLIKELY(!p->ready) && (rc = shmemi_verbs_reach(call, p)) != 0)
+        return rc;
+    l->mark = shmemi_verbs_mark(p, context);
+    if (SHMEMI_UNLIKELY(!l->mark)) {
+        v->marks[context] = calloc((size_t)v->job->npes, sizeof *l->mark);
+        if (!(l->mark = shmemi_verbs_mark(p, context)))
+            return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", v->job->npes);
+    }
+    return SHMEMI_LIKELY(p->owner == context) ? rc : take_turn(call, l, context);
 }
 
 /* A write of no bytes: it needs no key, and is complete when the peer's NIC has answered. */
