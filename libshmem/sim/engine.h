@@ -201,7 +201,7 @@ struct sim_link {
     X(reorder, "queue pairs take turns at random, N is the seed; order within each stays")                   \
     X(deaf, "from the N-th request of peers on the NIC answers none, as if its host were dead")              \
     X(kill, "the process ends by SIGKILL when the N-th request of peers comes")                              \
-    X(unresolved, "the first N queue pairs to a peer find no address for it (ETIMEDOUT)")                     \
+    X(unresolved, "the first N queue pairs to a peer find no address for it (ETIMEDOUT)")                    \
     X(retry_ms, "how long a peer may be silent, instead of what the queue pair says")
 struct sim_faults {
 #define X(name, text) uint64_t name;
