@@ -85,6 +85,21 @@ variables() {
     started=$SECONDS
     OWN_NAME=debian timeout 90 "${hand[@]}" "$c_program" >"$scratch/out" 2>&1
     check_lines "by variables, own name 127.0.1.1: C" env $?
+    # hosts without IPv4
+    local i
+    for ((i = 0; i < hosts; i++)); do
+        ip -n "$name-$i" addr del "$net.$((i + 1))/25" dev eth0
+        ip -n "$name-$i" addr add "fd77::$((i + 1))/64" dev eth0 nodad
+        ip -n "$name-$i" link set eth1 down
+    done
+    started=$SECONDS
+    timeout 90 "${hand[@]}" "$c_program" "$scratch/id" >"$scratch/out" 2>&1
+    check_lines "by a unique id, IPv6 alone: C" uid $?
+    for ((i = 0; i < hosts; i++)); do
+        ip -n "$name-$i" addr del "fd77::$((i + 1))/64" dev eth0
+        ip -n "$name-$i" addr add "$net.$((i + 1))/25" dev eth0
+        ip -n "$name-$i" link set eth1 up
+    done
 }
 
 openmpi() {
