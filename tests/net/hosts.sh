@@ -65,9 +65,9 @@ wanted() {
 report() { # CASE OK
     local seconds=$((SECONDS - started))
     if [ "$2" = 0 ]; then
-        printf 'ok      %-40s %3d s\n' "$1" $seconds
+        printf 'ok      %-44s %3d s\n' "$1" $seconds
     else
-        printf 'FAILED  %-40s %3d s\n' "$1" $seconds
+        printf 'FAILED  %-44s %3d s\n' "$1" $seconds
         sed 's/^/        /' "$scratch/out" | tail -n 30
         failed=$((failed + 1))
     fi

@@ -220,6 +220,11 @@ slurm() {
         starts "srun --mpi=$kind: C" ${kind%2} "${start[@]}" "$c_program"
         starts "srun --mpi=$kind: Python" ${kind%2} "${start[@]}" "$python" "$python_program"
     done
+    # an allocation's own mpirun starts its daemons by srun
+    start=(salloc -N 2 -n 4 --ntasks-per-node 2 mpirun -n 4)
+    if mpirun --version 2>/dev/null | grep -q 'Open MPI'; then
+        starts "Open MPI's mpirun in Slurm's allocation: C" pmix "${start[@]}" "$c_program"
+    fi
     started=$SECONDS
     "$scratch/on_host" 0 srun -N 2 -n 2 "$c_program" >"$scratch/out" 2>&1
     says "srun has started 2 tasks without a way to find each other.*srun --mpi=" "PE 0 of 1 by single"

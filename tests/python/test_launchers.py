@@ -130,7 +130,7 @@ def test_single(program: Path) -> None:
 
 @pytest.mark.parametrize("way", ["auto", "single"])
 def test_srun_without_pmi(program: Path, way: str) -> None:
-    """Slurm's tasks that cannot find each other are single jobs, and say so. With srun: tests/net/launchers.sh."""
+    """Tasks of Slurm that cannot find each other are single jobs, and say so; see tests/net/launchers.sh."""
     process = start([str(program)], environment(SLURM_STEP_NUM_TASKS="4", SHMEM_BOOTSTRAP=way))
     out, err = process.communicate(timeout=60)
     check(out, 1, "single")
