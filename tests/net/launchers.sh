@@ -58,7 +58,7 @@ starts() {
     local case=$1 bootstrap=$2 lines pe
     shift 2
     started=$SECONDS
-    timeout -k 5 100 "$scratch/on_host" 0 "$@" >"$scratch/out" 2>&1
+    timeout -k 5 200 "$scratch/on_host" 0 "$@" >"$scratch/out" 2>&1
     local status=$?
     check_lines "$case" "$bootstrap" $status
 }
@@ -131,7 +131,7 @@ both_torchruns() { # CASE ARGUMENTS...
     shift
     started=$SECONDS
     for i in 0 1; do
-        timeout -k 5 100 "$scratch/on_host" $i torchrun --nnodes 2 --nproc-per-node 2 "${@//NODE/$i}" \
+        timeout -k 5 200 "$scratch/on_host" $i torchrun --nnodes 2 --nproc-per-node 2 "${@//NODE/$i}" \
             >"$scratch/out.$i" 2>&1 &
         workers+=($!)
     done
