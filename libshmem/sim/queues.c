@@ -433,6 +433,7 @@ SIM_EXPORT int ibv_modify_qp(struct ibv_qp *base, struct ibv_qp_attr *a, int mas
         ((mask & IBV_QP_PORT) && a->port_num != 1))
         return EINVAL;
     sim_lock(nic);
+    (void)sim_doorbells(nic); /* as for commands, devx.c */
     struct sim_qp before = *qp->qp;
     take_attributes(qp->qp, a, mask);
     bool far = to == IBV_QPS_RTR && base->qp_type == IBV_QPT_RC && qp->qp->remote_lid != nic->lid;

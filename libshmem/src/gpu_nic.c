@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "shmemx.h"
 #include "team.h"
 #include "transport/ibgda.h"
 
@@ -236,6 +237,20 @@ int shmemi_gpu_nic_error(char *text, size_t n)
     /* queue pairs' errors are notes of kernels, in the mailbox: the word is for other waits of theirs */
     if (rc == 0 && nic.failed && shmemi_ibgda_is_open())
         __atomic_store_n(nic.failed, 0, __ATOMIC_RELAXED);
+    return rc;
+}
+
+int shmemx_gpu_nic_recover(shmem_team_t team)
+{
+    static const char call[] = "shmemx_gpu_nic_recover";
+    int rc = SHMEMX_SUCCESS;
+    struct shmemi_team *t = shmemi_team_get(call, team, &rc);
+    if (!t)
+        return rc;
+    if (!nic.open || !(nic.view.used & 1u << SHMEMX_NIC_IBGDA)) /* no queue pairs, on no PE */
+        return shmemi_meet(call, t, shmemi_tag(SHMEMI_GPU_NIC_RECOVER, 1, 0));
+    if ((rc = shmemi_gpu_nic_ibgda_recover(call, t)) == 0)
+        __atomic_store_n(nic.failed, 0, __ATOMIC_RELAXED); /* what kernels waited for in vain is over */
     return rc;
 }
 

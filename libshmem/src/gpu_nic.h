@@ -7,6 +7,8 @@
 #include "device/nic_state.h"
 #include "proxy.h"
 
+struct shmemi_team;
+
 /* Is SHMEM_GPU_NIC one of its words, and are the numbers right? */
 int shmemi_gpu_nic_settings(const char *call);
 /* Collective: all PEs have the same word. */
@@ -42,6 +44,8 @@ int shmemi_gpu_nic_ibgda_open(const char *call, int segment, const bool *far, bo
 bool shmemi_gpu_nic_ibgda_stale(void);
 /* Collective: registers what is new, gives up what is gone; what kernels see, in *view. */
 int shmemi_gpu_nic_ibgda_resize(const char *call, struct shmemx_device_nic *view);
+/* Collective over the team: the queue pairs between its members anew. None of their kernels may run meanwhile. */
+int shmemi_gpu_nic_ibgda_recover(const char *call, struct shmemi_team *t);
 void shmemi_gpu_nic_ibgda_close(void);
 
 #endif

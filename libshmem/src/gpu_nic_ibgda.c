@@ -4,6 +4,7 @@
 #include <string.h>
 
 #include "gpu_nic.h"
+#include "team.h"
 #include "transport/ibgda.h"
 
 enum { KEY_BYTES = 64 };
@@ -123,6 +124,36 @@ int shmemi_gpu_nic_ibgda_resize(const char *call, struct shmemx_device_nic *view
         path.covered = shmemi_ibgda_forget(end);
     int rc = cover(call);
     return rc ? rc : shmemi_ibgda_view(call, view);
+}
+
+int shmemi_gpu_nic_ibgda_recover(const char *call, struct shmemi_team *t)
+{
+    const uint64_t tag = shmemi_tag(SHMEMI_GPU_NIC_RECOVER, 0, 0);
+    int result = SHMEMX_SUCCESS;
+    for (int j = 0; j < t->n; ++j)
+        if (path.far[t->pes[j]])
+            shmemi_ibgda_settle(call, t->pes[j]);
+    /* in this epoch: nobody's kernels have anything under way any more that can still arrive */
+    uint32_t psn = shmemi_ibgda_draw_psn();
+    int rc = shmemi_show(call, t, tag, &psn, sizeof psn);
+    if (rc)
+        return rc;
+    for (int j = 0; j < t->n && result == 0; ++j) {
+        memcpy(&psn, shmemi_note_of(t, j, t->epoch)->data, sizeof psn);
+        if (path.far[t->pes[j]])
+            result = shmemi_ibgda_renew(call, t->pes[j], psn);
+    }
+    /* in this one: both ends of each are there, and may be used */
+    int32_t mine = result, theirs;
+    if ((rc = shmemi_show(call, t, tag, &mine, sizeof mine)) != 0)
+        return rc;
+    for (int j = 0; j < t->n && result == 0; ++j) {
+        memcpy(&theirs, shmemi_note_of(t, j, t->epoch)->data, sizeof theirs);
+        if (theirs)
+            result = shmemi_fail(
+                theirs, call, "PE %d cannot begin its queue pairs anew; its own message says why", t->pes[j]);
+    }
+    return result;
 }
 
 void shmemi_gpu_nic_ibgda_close(void)

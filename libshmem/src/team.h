@@ -75,7 +75,8 @@ struct shmemi_team {
     X(QUANT_REDUCE_SCATTER, "quantized reduce_scatter")                                                      \
     X(QUANT_ALLGATHER, "quantized allgather")                                                                \
     X(QUANT_ALLTOALL, "quantized alltoall")                                                                  \
-    X(QUANT_BROADCAST, "quantized broadcast")
+    X(QUANT_BROADCAST, "quantized broadcast")                                                                \
+    X(GPU_NIC_RECOVER, "recovery of kernels' queue pairs")
 enum shmemi_collective {
     SHMEMI_REFUSED, /* no arguments: what a refused call posts */
 #define X(name, text) SHMEMI_##name,

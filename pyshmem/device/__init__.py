@@ -40,6 +40,16 @@ from __future__ import annotations
 from . import stream
 from .arrays import torch
 from .raw import Kernel, RawKernel, RawModule
-from .state import check, include_dir, synchronize
+from .state import check, include_dir, recover, synchronize
 
-__all__ = ["Kernel", "RawKernel", "RawModule", "check", "include_dir", "stream", "synchronize", "torch"]
+__all__ = [
+    "Kernel",
+    "RawKernel",
+    "RawModule",
+    "check",
+    "include_dir",
+    "recover",
+    "stream",
+    "synchronize",
+    "torch",
+]

@@ -10,7 +10,7 @@ import ctypes
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -20,6 +20,9 @@ from ..errors import CLASSES
 from ..errors import check as check_code
 from ..setup import ensure
 from ..setup import state as job
+
+if TYPE_CHECKING:
+    from ..team import Team
 
 SYMBOL = "shmem_device_state"
 
@@ -39,6 +42,8 @@ LAYOUT = np.dtype(
 
 _ArgumentError = CLASSES[lib.SHMEMX_ERR_ARGUMENT]
 _NotInitializedError = CLASSES[lib.SHMEMX_ERR_NOT_INITIALIZED]
+
+_WORLD = ffi.cast("shmem_team_t", lib.SHMEMX_TEAM_WORLD)
 
 _epoch = 0  # counts the jobs of this process
 # By key, what copies the state into one loaded module; called again for a later job.
@@ -124,6 +129,30 @@ def check() -> None:
         error, _note = _note, None
         raise error
     check_code(lib.shmemx_stream_check())
+
+
+def recover(team: Team | None = None) -> None:
+    """Makes the queue pairs that kernels post to themselves (SHMEM_GPU_NIC=ibgda) work again after an error.
+
+    Collective over `team` (all PEs by default); no kernel of a member that communicates may run meanwhile.
+    For an error whose cause is gone: a wrong address, memory that was freed, a link that was down. First ask
+    `check` (or `synchronize`), which raises what the error was.
+
+    Of what kernels have posted from one member to another since a quiet of theirs to that PE last returned
+    true, each operation may have happened or be lost; nothing of it happens after this call. On return every
+    member's kernels may post to every other member. Where kernels reach the members in other ways there is
+    nothing to do.
+
+    Raises
+    ------
+    PeerDeadError
+        A PE that has ended stays so.
+    pyshmem.errors.SystemError
+        A NIC refuses; the queue pairs then fail as before.
+    TeamError
+        This PE has no such team.
+    """
+    check_code(lib.shmemx_gpu_nic_recover(_WORLD if team is None else team.ob_team))
 
 
 def note(error: Exception) -> None:

@@ -233,6 +233,16 @@ void nic_job_unregister(void)
 {
     (void)shmemi_ibgda_forget(0);
 }
+int nic_job_recover(int n)
+{
+    shmem_team_t team = SHMEM_TEAM_WORLD;
+    if (n != shmemi_world.npes)
+        must(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, n, NULL, 0, &team), "team");
+    int rc = shmemi_world.me < n ? shmemx_gpu_nic_recover(team) : 0;
+    if (n != shmemi_world.npes && shmemi_world.me < n)
+        shmem_team_destroy(team);
+    return rc;
+}
 const struct shmemx_device_error *nic_job_note(void)
 {
     return (void *)(uintptr_t)job.state.mailbox;

@@ -34,6 +34,8 @@ int nic_job_error(char *text, unsigned long n);
 void nic_job_unregister(void);
 const struct shmemx_device_error *nic_job_note(void);
 void nic_job_forget_note(void);
+/* Collective over PEs 0 to n - 1: their queue pairs anew. Others return 0. */
+int nic_job_recover(int n);
 /* From now on this PE's transport to that one fails with this error in every put, or, with 0, works again. */
 void nic_job_break(int pe, int error);
 /* One line for each way that kernels take. */

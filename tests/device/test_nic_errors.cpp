@@ -3,6 +3,7 @@
 //
 //     test_nic_errors            bad keys, addresses and sizes, memory that a peer has freed
 //     test_nic_errors dead       the last PE is killed: SHMEM_SIM_FAULTS=retry_ms=..
+//     test_nic_errors recover    after errors the queue pairs are made anew, and work; SHMEM_IBGDA_QPS=2, 3 PEs
 //     test_nic_errors grow       no error: the GPU heap grows and shrinks by chunks, NIC_JOB_MEMORY=gpu
 //     test_nic_errors stall      the NIC stands still: SHMEM_SIM_FAULTS=stall=1
 #include "nic_check.h"
@@ -96,6 +97,147 @@ static void test_bad()
     nic_job_meet();
 }
 
+// ---- anew
+
+/* The host asks: there was an error, and it has these words. */
+static void has_failed(const char *what, const char *words)
+{
+    char text[600] = "no error";
+    (void)nic_job_error(text, sizeof text);
+    CHECK(std::string(text).find(words) != std::string::npos, "%s: %s", what, text);
+    nic_job_forget_note();
+}
+static bool works(int pe, unsigned number)
+{
+    std::atomic<bool> ok{false};
+    host::launch(*state, number + 1, 1, 0, [&] {
+        if (arch::block_index() == number) {
+            put_nbi(thread, memory + 65536 + 8 * number, memory, 8, pe);
+            ok = ibgda::settle_qp(ibgda::mine(pe));
+        }
+    });
+    return ok;
+}
+/* All PEs to all others, by both queue pairs, more than their queues hold: each put, add and fetch is there, once. */
+static void traffic(unsigned round)
+{
+    static constexpr unsigned lanes = 8, each = 40; // 40 * 8 / 2 blocks of each kind in queues of 128
+    auto *sums = reinterpret_cast<u64 *>(memory + 131072);
+    std::atomic<bool> ok{true};
+    const auto value = [=](int pe, unsigned i) {
+        return (round + 1) * 1000000ull + static_cast<u64>(pe) * 10000 + i;
+    };
+    host::launch(*state, 2, lanes, 0, [&] {
+        const unsigned me = static_cast<unsigned>(state->me);
+        for (int pe = 0; pe < state->npes; ++pe) {
+            auto *slots = reinterpret_cast<u64 *>(memory) + me * 1024;
+            for (unsigned k = 0; k < each && pe != state->me; ++k) {
+                const unsigned i = (arch::block_index() * lanes + arch::thread_index()) * each + k;
+                p(slots + i, value(state->me, i), pe);
+                if (k % 8 == 0)
+                    (void)atomic_fetch_add(sums + me, u64(1), pe);
+                if (k % 16 == 0 && g(slots + i, pe) != value(state->me, i))
+                    ok = false;
+            }
+        }
+        if (!quiet(block))
+            ok = false;
+    });
+    CHECK(ok, "round %u: quiet, or a word that was put and read", round);
+    nic_job_meet();
+    std::size_t wrong = 0;
+    for (int pe = 0; pe < state->npes; ++pe) {
+        for (unsigned i = 0; i < 2 * lanes * each && pe != state->me; ++i)
+            wrong += reinterpret_cast<u64 *>(memory)[static_cast<unsigned>(pe) * 1024 + i] != value(pe, i);
+        wrong += pe != state->me && sums[pe] != (round + 1) * 2 * lanes * (each / 8);
+    }
+    CHECK(wrong == 0, "round %u: %zu words", round, wrong);
+    nic_job_meet();
+}
+static void test_recover()
+{
+    const int me = state->me, npes = state->npes;
+    auto *late = reinterpret_cast<u64 *>(memory + 196608); // what must not arrive
+    const u64 beyond = state->bytes + 64;
+    unsigned round = 0;
+    traffic(round++);
+    CHECK(nic_job_recover(npes) == 0, "nothing has failed");
+    traffic(round++);
+    // one request is refused, the many behind it are flushed; the peer's end is in error as well
+    for (int culprit = 0; culprit < 2; ++culprit) {
+        if (me == culprit) {
+            host::launch(*state, 1, 8, 0, [&] {
+                auto &q = ibgda::mine(1 - me);
+                if (arch::thread_index() == 0)
+                    ibgda::put_on(q, beyond, memory, 8);
+                arch::sync(block);
+                for (unsigned i = 0; i < 10; ++i)
+                    p(late, u64(1), 1 - me);
+                CHECK(!quiet(block), "a refused put and flushed ones");
+            });
+            has_failed("a put beyond the heap", "remote access error");
+            CHECK(!works(1 - me, 0) && works(1 - me, 1) && works(2, 0),
+                  "one queue pair has failed, no other");
+        }
+        nic_job_meet();
+        CHECK(nic_job_recover(npes) == 0, "recovery");
+        traffic(round++);
+    }
+    CHECK(*late == 0, "a put that was flushed has arrived");
+    // both ends at once, by their own fault: wrong keys
+    if (me < 2) {
+        host::launch(*state, 1, 1, 0, [&] {
+            auto &q =
+                ibgda::at(1 - me, static_cast<u32>(me)); // one of them each: an end in error does not answer
+            unsigned &key = me == 0 ? q.first_local : q.first_key;
+            key ^= 0x01000000;
+            ibgda::put_on(q, 4096, memory + 8192, 512);
+            CHECK(!ibgda::settle_qp(q), "a wrong key");
+            key ^= 0x01000000;
+        });
+        has_failed("a wrong key", me == 0 ? "local protection error" : "remote access error");
+    }
+    nic_job_meet();
+    CHECK(nic_job_recover(npes) == 0, "recovery of both ends");
+    traffic(round++);
+    // between two of three: the third's connections stay as they are
+    for (int pe = 1; pe < 3 && me == 0; ++pe) {
+        host::launch(*state, 1, 1, 0, [&] {
+            (void)ibgda::amo_on(ibgda::mine(pe), 4100, detail::amo_add, 8, 1, 0, false);
+            CHECK(!ibgda::settle_qp(ibgda::mine(pe)), "an atomic that is not aligned");
+        });
+        has_failed("an atomic that is not aligned", "remote invalid request");
+    }
+    CHECK(nic_job_recover(2) == 0, "recovery of a pair");
+    CHECK(me != 0 || (works(1, 0) && !works(2, 0)), "PE 1 and only PE 1 is reached again");
+    if (me == 0)
+        has_failed("a put to PE 2", "no error"); // its error was told
+    nic_job_meet();
+    CHECK(nic_job_recover(npes) == 0, "recovery of the rest");
+    traffic(round++);
+    // nobody waits for the request that fails: the host finds it, says so, and goes on
+    if (me == 1)
+        host::launch(*state, 1, 1, 0, [&] { ibgda::put_on(ibgda::mine(0), beyond, memory, 8); });
+    CHECK(nic_job_recover(npes) == 0, "recovery from an error that nobody has seen");
+    traffic(round++);
+    // the cause is still there
+    if (me == 1)
+        nic_job_unregister();
+    nic_job_meet();
+    if (me == 0) {
+        CHECK(!works(1, 0), "memory that the peer has freed");
+        has_failed("memory that the peer has freed", "remote access error");
+    }
+    nic_job_meet();
+    CHECK(nic_job_recover(npes) == 0, "recovery");
+    if (me == 0) {
+        CHECK(!works(1, 0), "memory that the peer has freed, again");
+        has_failed("memory that the peer has freed, again", "remote access error");
+        CHECK(works(2, 0), "PE 2");
+    }
+    nic_job_meet();
+}
+
 /* Returns the text that the host gets. */
 static std::string put_in_vain(int pe)
 {
@@ -124,8 +266,11 @@ static int test_dead()
     usleep(400000);
     nic_job_log(0);
     const std::string text = put_in_vain(victim);
-    const bool well = failures == 0 && text.find("PEER_DEAD: retries exceeded") != std::string::npos;
-    std::printf("dead: PE %d: %s: %s\n", state->me, well ? "ended" : "FAILED", text.c_str());
+    const std::string anew = nic_job_error_name(nic_job_recover(state->npes)); // the dead stay dead
+    const bool well = failures == 0 && text.find("PEER_DEAD: retries exceeded") != std::string::npos &&
+                      anew.find("PEER_DEAD") != std::string::npos;
+    std::printf("dead: PE %d: %s: %s; recovery: %s\n", state->me, well ? "ended" : "FAILED", text.c_str(),
+                anew.c_str());
     std::fflush(stdout);
     return well ? 0 : 1;
 }
@@ -194,6 +339,8 @@ int main(int argc, char **argv)
     if (what == "stall") {
         test_stall();
         nic_job_log(0); // the host says the same at the end
+    } else if (what == "recover") {
+        test_recover();
     } else if (what == "grow") {
         test_grow();
     } else {

@@ -17,7 +17,7 @@ CC = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
 pytestmark = [pytest.mark.npes(1), pytest.mark.skipif(CC is None, reason="no C compiler")]
 
 FOREIGN = (
-    *("PMIX_", "PMI_", "OMPI_COMM", "PRTE_", "HYDI_"),
+    *("PMIX_", "PMI_", "OMPI_COMM", "PRTE_", "HYDI_", "SLURM_"),
     *("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "TORCHELASTIC_"),
 )
 
@@ -126,6 +126,15 @@ def start(command: list[str], env: dict[str, str]) -> subprocess.Popen[str]:
 
 def test_single(program: Path) -> None:
     check(finish([start([str(program)], environment())]), 1, "single")
+
+
+@pytest.mark.parametrize("way", ["auto", "single"])
+def test_srun_without_pmi(program: Path, way: str) -> None:
+    """Tasks of Slurm that cannot find each other are single jobs, and say so; see tests/net/launchers.sh."""
+    process = start([str(program)], environment(SLURM_STEP_NUM_TASKS="4", SHMEM_BOOTSTRAP=way))
+    out, err = process.communicate(timeout=60)
+    check(out, 1, "single")
+    assert ("srun has started 4 tasks without a way to find each other" in err) == (way == "auto"), err
 
 
 @pytest.mark.parametrize("n", [1, 2, 4])

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pyshmem as shmem
-from pyshmem import errors
+from pyshmem import device, errors
 
 DTYPES = [np.int32, np.int64, np.uint32, np.uint64, np.dtype("q")]
 COMPARE = {
@@ -146,6 +146,15 @@ def test_misuse():
     shmem.barrier_all()
     for a in (words, real, small):
         shmem.free(a)
+
+
+def test_recovery_of_queue_pairs_where_kernels_have_none():
+    """Collective, and nothing to do. Those that have some: tests/device/test_nic_errors.cpp."""
+    device.recover()
+    device.recover(shmem.TEAM_SHARED)
+    with pytest.raises(errors.TeamError, match="shmemx_gpu_nic_recover"):
+        device.recover(shmem.TEAM_INVALID)
+    shmem.barrier_all()
 
 
 @pytest.mark.npes(1)

@@ -8,8 +8,8 @@
  * that post to one queue pair at the same time share a reservation and a doorbell.
  *
  * Completion. The last WQE of each reservation has a completion entry. Whoever waits takes entries, in order, as
- * many threads as like to; none goes past one that is an error, so that its cause is there to be read until the end, and
- * every later wait fails.
+ * many threads as like to; none goes past one that is an error, so that its cause is there to be read, and every later
+ * wait fails, until the host begins the queue pair anew (src/transport/ibgda_settle.c).
  *
  * Queue pairs. A block posts to queue pair (its number modulo how many there are) of each PE, so that what it does to a
  * PE happens there in order: RDMA writes and atomics of one queue pair do. Callers that choose queue pairs themselves

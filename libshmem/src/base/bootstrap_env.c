@@ -15,6 +15,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <strings.h>
 #include <unistd.h>
 
 enum { PORTS = 32, MAX_HOSTS = 4 };
@@ -65,8 +66,12 @@ static int resolve(const char *host, struct star_address *out)
     struct addrinfo hints = {.ai_family = AF_UNSPEC, .ai_socktype = SOCK_STREAM}, *list = NULL;
     int error = getaddrinfo(host, NULL, &hints, &list);
     if (error) {
-        shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "shmem_init", "MASTER_ADDR=\"%.100s\" cannot be resolved: %s", host,
-                    gai_strerror(error));
+        shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "shmem_init", "MASTER_ADDR=\"%.100s\" cannot be resolved: %s%s",
+                    host, gai_strerror(error),
+                    getenv("TORCHELASTIC_RUN_ID")
+                        ? "; torchrun took the first host's own name: give each host's "
+                          "address to torchrun --local-addr"
+                        : "");
         return 0;
     }
     int n = 0;
@@ -84,14 +89,26 @@ static int resolve(const char *host, struct star_address *out)
     return n;
 }
 
+/* Does MASTER_ADDR mean this machine alone? Not where it is a host's name: Debian's /etc/hosts has 127.0.1.1 for its own,
+ * and other hosts find another address. */
+static bool means_loopback(const char *host, const struct star_address *hosts, int n)
+{
+    static const char localhost[] = "localhost";
+    size_t length = strlen(host), tail = sizeof localhost - 1;
+    for (int i = 0; i < n; i++)
+        if (!is_loopback(&hosts[i]))
+            return false;
+    return strchr(host, ':') != NULL || host[strspn(host, "0123456789.")] == 0 ||
+           (length >= tail && strcasecmp(host + length - tail, localhost) == 0) ||
+           strncmp(host, localhost, tail) == 0;
+}
+
 /* Rank 0: the first free port, on the loopback alone if that is what MASTER_ADDR means. Returns the
  * listener and sets *reach to an address for this process itself; -1 with an error logged. */
 static int listen_somewhere(const struct star_address *hosts, int n, const char *host, long port,
                             struct star_address *reach)
 {
-    bool local = true;
-    for (int i = 0; i < n; i++)
-        local &= is_loopback(&hosts[i]);
+    bool local = means_loopback(host, hosts, n);
     struct star_address wild[2] = {{.len = sizeof(struct sockaddr_in6)}, {.len = sizeof(struct sockaddr_in)}};
     ((struct sockaddr_in6 *)&wild[0].sa)->sin6_family = AF_INET6;
     ((struct sockaddr_in6 *)&wild[0].sa)->sin6_addr = in6addr_any;

@@ -13,7 +13,7 @@
 #include <sys/random.h>
 #include <unistd.h>
 
-enum { UID_VERSION = 1, UID_ADDRESSES = 16 };
+enum { UID_VERSION = 2, UID_ADDRESSES = 12 };
 
 /* The 128 bytes. An id is of use on machines of one byte order; the magic tells. */
 struct uid {
@@ -24,6 +24,7 @@ struct uid {
     uint64_t boot;  /* this machine, this boot: loopback leads to the maker only here */
     uint8_t key[STAR_KEY_BYTES];
     uint32_t address[UID_ADDRESSES]; /* IPv4, network byte order; loopback first */
+    struct in6_addr address6;        /* IPv6, unspecified = none: for hosts without IPv4 */
     uint8_t check[STAR_MAC_BYTES];   /* of all before it: a torn or mistyped id is told from a real one */
     uint8_t zero[SHMEMI_UID_BYTES - 120];
 };
@@ -54,13 +55,44 @@ static uint64_t boot_number(void)
     return boot;
 }
 
-static void add(struct uid *u, uint32_t address)
+static void add(struct uid *u, const struct sockaddr *sa)
 {
+    if (sa->sa_family == AF_INET6) {
+        const struct in6_addr *in6 = &((const struct sockaddr_in6 *)sa)->sin6_addr;
+        /* a link's own would need the name of each host's interface */
+        if (IN6_IS_ADDR_UNSPECIFIED(&u->address6) && !IN6_IS_ADDR_LINKLOCAL(in6))
+            u->address6 = *in6;
+        return;
+    }
+    if (sa->sa_family != AF_INET)
+        return;
+    uint32_t address = ((const struct sockaddr_in *)sa)->sin_addr.s_addr;
     for (int i = 0; i < u->count; i++)
         if (u->address[i] == address)
             return;
     if (u->count < UID_ADDRESSES)
         u->address[u->count++] = address;
+}
+
+/* A port on all of this host's addresses, or on the loopback where there are no others: none listens to it either. */
+static int listen_on_all(struct uid *u)
+{
+    struct star_address a = {.len = sizeof(struct sockaddr_in6)};
+    int fd = -1;
+    if (!IN6_IS_ADDR_UNSPECIFIED(&u->address6)) { /* then IPv4 as well */
+        ((struct sockaddr_in6 *)&a.sa)->sin6_family = AF_INET6;
+        fd = shmemi_star_listen(&a);
+        u->port = ((struct sockaddr_in6 *)&a.sa)->sin6_port;
+    }
+    if (fd < 0) {
+        a = (struct star_address){.len = sizeof(struct sockaddr_in)};
+        ((struct sockaddr_in *)&a.sa)->sin_family = AF_INET;
+        if (u->count == 1)
+            ((struct sockaddr_in *)&a.sa)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+        fd = shmemi_star_listen(&a);
+        u->port = ((struct sockaddr_in *)&a.sa)->sin_port;
+    }
+    return fd;
 }
 
 int shmemi_bootstrap_uid(unsigned char out[SHMEMI_UID_BYTES])
@@ -70,23 +102,17 @@ int shmemi_bootstrap_uid(unsigned char out[SHMEMI_UID_BYTES])
     memcpy(u.magic, uid_magic, sizeof u.magic);
     if (getrandom(u.key, sizeof u.key, 0) != STAR_KEY_BYTES)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "no random bytes for the id: %s", strerror(errno));
-    add(&u, htonl(INADDR_LOOPBACK));
+    u.address[u.count++] = htonl(INADDR_LOOPBACK);
     struct ifaddrs *list = NULL;
     if (getifaddrs(&list) == 0) {
         for (struct ifaddrs *i = list; i; i = i->ifa_next)
-            if (i->ifa_addr && i->ifa_addr->sa_family == AF_INET && (i->ifa_flags & IFF_UP) &&
-                !(i->ifa_flags & IFF_LOOPBACK))
-                add(&u, ((struct sockaddr_in *)i->ifa_addr)->sin_addr.s_addr);
+            if (i->ifa_addr && (i->ifa_flags & IFF_UP) && !(i->ifa_flags & IFF_LOOPBACK))
+                add(&u, i->ifa_addr);
         freeifaddrs(list);
     }
-    struct star_address a = {.len = sizeof(struct sockaddr_in)};
-    ((struct sockaddr_in *)&a.sa)->sin_family = AF_INET;
-    if (u.count == 1) /* no network but the loopback: none listens to it either */
-        ((struct sockaddr_in *)&a.sa)->sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    int listener = shmemi_star_listen(&a);
+    int listener = listen_on_all(&u);
     if (listener < 0)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "no TCP port to listen on: %s", strerror(errno));
-    u.port = ((struct sockaddr_in *)&a.sa)->sin_port;
     check_of(u.check, &u);
     int status = shmemi_star_serve(listener, u.key);
     if (status != SHMEMX_SUCCESS)
@@ -111,7 +137,7 @@ int shmemi_bootstrap_tcp(struct shmemi_bootstrap *b, const struct shmemi_bootstr
     if (u.version != UID_VERSION)
         return shmemi_fail(SHMEMX_ERR_ARGUMENT, call, "the unique id is of version %u, this library knows %d",
                            u.version, UID_VERSION);
-    struct star_address ways[UID_ADDRESSES];
+    struct star_address ways[UID_ADDRESSES + 1];
     int count = 0;
     bool same_host = u.boot == boot_number();
     for (int i = 0; i < u.count; i++) {
@@ -121,6 +147,12 @@ int shmemi_bootstrap_tcp(struct shmemi_bootstrap *b, const struct shmemi_bootstr
         memset(&ways[count], 0, sizeof ways[count]);
         memcpy(&ways[count].sa, &in, sizeof in);
         ways[count++].len = sizeof in;
+    }
+    if (!IN6_IS_ADDR_UNSPECIFIED(&u.address6)) {
+        struct sockaddr_in6 in6 = {.sin6_family = AF_INET6, .sin6_port = u.port, .sin6_addr = u.address6};
+        memset(&ways[count], 0, sizeof ways[count]);
+        memcpy(&ways[count].sa, &in6, sizeof in6);
+        ways[count++].len = sizeof in6;
     }
     if (count == 0)
         return shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call,

@@ -81,20 +81,27 @@ static int settings(const char *call)
     return shmemi_verbs_settings(call, &g->port);
 }
 
+uint32_t shmemi_ibgda_draw_psn(void)
+{
+    struct shmemi_ibgda *g = &shmemi_ibgda;
+    if (getrandom(&g->psn, sizeof g->psn, 0) != sizeof g->psn)
+        g->psn += (uint32_t)(uintptr_t)g->port.context;
+    return g->psn &= 0xffffff;
+}
+
 static int set_up(const char *call)
 {
     struct shmemi_ibgda *g = &shmemi_ibgda;
     int rc = settings(call);
     if (rc)
         return rc;
-    if (getrandom(&g->psn, sizeof g->psn, 0) != sizeof g->psn)
-        g->psn = (uint32_t)(uintptr_t)g->port.context;
-    g->psn &= 0xffffff;
+    (void)shmemi_ibgda_draw_psn();
     size_t count = (size_t)g->job->npes * g->qps;
     g->qp = calloc(count, sizeof *g->qp);
     g->connected = calloc((size_t)g->job->npes, sizeof *g->connected);
+    g->cards = calloc((size_t)g->job->npes, sizeof *g->cards);
     g->pd = g->lib->alloc_pd(g->port.context);
-    if (!g->qp || !g->connected || !g->pd)
+    if (!g->qp || !g->connected || !g->cards || !g->pd)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s: %s", g->port.name, strerror(errno));
     if ((rc = shmemi_ibgda_domain(call)) != 0 || (rc = shmemi_ibgda_memory_open(call)) != 0)
         return rc;
@@ -147,6 +154,7 @@ void shmemi_ibgda_close(void)
     (void)g->lib->close_device(g->port.context);
     free(g->qp);
     free(g->connected);
+    free(g->cards);
     *g = (struct shmemi_ibgda){.queues_fd = -1};
 }
 
@@ -190,11 +198,13 @@ int shmemi_ibgda_connect(const char *call, int pe, const void *card, size_t n)
                            "PE %d has version %u of ibgda and SHMEM_IBGDA_QPS=%u, this PE version %d and %u",
                            pe, c.version, c.qps, IBGDA_CARD_VERSION, g->qps);
     int rc = SHMEMX_SUCCESS;
+    g->cards[pe] = c;
     for (unsigned k = 0; k < g->qps && rc == 0; ++k) {
-        uint32_t qpn;
-        memcpy(&qpn, (const char *)card + sizeof c + ((size_t)g->job->me * g->qps + k) * sizeof qpn,
-               sizeof qpn);
-        rc = shmemi_ibgda_join(call, (size_t)pe * g->qps + k, pe, &c, qpn);
+        size_t i = (size_t)pe * g->qps + k;
+        memcpy(&g->qp[i].peer_qpn,
+               (const char *)card + sizeof c + ((size_t)g->job->me * g->qps + k) * sizeof(uint32_t),
+               sizeof(uint32_t));
+        rc = shmemi_ibgda_join(call, i, pe);
     }
     g->connected[pe] = rc == 0;
     return rc;
@@ -202,8 +212,7 @@ int shmemi_ibgda_connect(const char *call, int pe, const void *card, size_t n)
 
 /* ---- what kernels see ---------------------------------------------------------------------------------- */
 
-/* In `counts`: queue pairs, then their slots. */
-static size_t slots_at(size_t i)
+size_t shmemi_ibgda_slots_at(size_t i)
 {
     const struct shmemi_ibgda *g = &shmemi_ibgda;
     return (size_t)g->job->npes * g->qps * sizeof(struct shmemx_ibgda_qp) +
@@ -222,7 +231,7 @@ static void describe(struct shmemx_ibgda_qp *q, size_t i)
         .uar = g->qp[i].uar_seen,
         .cq = (uintptr_t)queue + shmemi_ibgda_cq_at(),
         .answers = (uintptr_t)g->answers.base + i * shmemi_ibgda_answer_bytes(),
-        .slots = (uintptr_t)g->counts.base + slots_at(i),
+        .slots = (uintptr_t)g->counts.base + shmemi_ibgda_slots_at(i),
         .qpn = g->qp[i].qpn << 8,
         .mask = g->depth - 1,
         .log_cq = g->log_depth,
@@ -241,7 +250,8 @@ static int make_counts(const char *call)
     struct shmemi_ibgda *g = &shmemi_ibgda;
     size_t count = (size_t)g->job->npes * g->qps;
     struct shmemx_ibgda_qp *qps = calloc(count, sizeof *qps);
-    int rc = qps ? shmemi_ibgda_get(call, &g->counts, g->gpu ? IBGDA_ON_GPU : IBGDA_PRIVATE, slots_at(count))
+    int rc = qps ? shmemi_ibgda_get(call, &g->counts, g->gpu ? IBGDA_ON_GPU : IBGDA_PRIVATE,
+                                    shmemi_ibgda_slots_at(count))
                  : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %zu queue pairs", count);
     for (size_t i = 0; i < count && rc == 0; ++i)
         if (g->connected[i / g->qps])
@@ -304,68 +314,4 @@ int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view)
     view->qp = (uintptr_t)g->counts.base;
     view->qps = g->qps;
     return rc;
-}
-
-/* ---- the end ------------------------------------------------------------------------------------------- */
-
-/* What kernels do to take entries (device/ibgda.h), by the host: 1 = took one, 0 = there is none yet, negative = it is an
- * error, or nobody knows. */
-static int take_entry(const char *call, struct shmemx_ibgda_qp *q, size_t i)
-{
-    const struct shmemi_ibgda *g = &shmemi_ibgda;
-    size_t at = i * shmemi_ibgda_queue_bytes() + shmemi_ibgda_cq_at() +
-                (size_t)(q->entries & (g->depth - 1)) * SHMEMX_MLX5_CQE;
-    uint32_t tail = 0, blocks = 0;
-    if (g->queues_on_gpu) {
-        if (shmemi_ibgda_read(call, &g->queues, at + SHMEMX_MLX5_CQE - sizeof tail, &tail, sizeof tail) != 0)
-            return SHMEMX_ERR_SYSTEM;
-    } else {
-        /* acquire; observers: this thread, and the NIC, which wrote it last */
-        tail =
-            __atomic_load_n((const uint32_t *)(g->queues.base + at + SHMEMX_MLX5_CQE) - 1, __ATOMIC_ACQUIRE);
-    }
-    unsigned opcode = tail >> 28, owner = tail >> 24 & 1;
-    if (opcode == SHMEMX_MLX5_CQE_INVALID || owner != (q->entries >> g->log_depth & 1))
-        return 0;
-    if (opcode != SHMEMX_MLX5_CQE_REQUEST)
-        return SHMEMX_ERR_SYSTEM;
-    uint64_t block = q->done + (((ntohl(tail) >> 16) - (uint32_t)q->done) & 0xffff);
-    if (shmemi_ibgda_read(call, &g->counts, slots_at(i) + (size_t)(block & q->mask) * sizeof blocks, &blocks,
-                          sizeof blocks) != 0)
-        return SHMEMX_ERR_SYSTEM;
-    q->done = block + blocks;
-    q->entries++;
-    return 1;
-}
-
-static void drain(const char *call, size_t i)
-{
-    struct shmemi_ibgda *g = &shmemi_ibgda;
-    struct shmemx_ibgda_qp q;
-    size_t at = i * sizeof q;
-    if (shmemi_ibgda_read(call, &g->counts, at, &q, sizeof q) != 0)
-        return;
-    uint64_t before = q.entries;
-    int rc = 0;
-    struct shmemi_wait w = SHMEMI_WAIT_FOR(call, q.pe, NULL);
-    /* blocks that nobody has published are of a kernel that was cut off */
-    while (q.failed == SHMEMX_IBGDA_WORKS && q.done < q.ready && rc >= 0)
-        if ((rc = take_entry(call, &q, i)) == 0)
-            rc = shmemi_wait_step(&w);
-    if (q.entries == before)
-        return;
-    (void)shmemi_ibgda_write(call, &g->counts, at + offsetof(struct shmemx_ibgda_qp, done), &q.done,
-                             sizeof q.done);
-    (void)shmemi_ibgda_write(call, &g->counts, at + offsetof(struct shmemx_ibgda_qp, entries), &q.entries,
-                             sizeof q.entries);
-}
-
-void shmemi_ibgda_drain(void)
-{
-    const struct shmemi_ibgda *g = &shmemi_ibgda;
-    if (!g->job || !g->counts.base)
-        return;
-    for (size_t i = 0; i < (size_t)g->job->npes * g->qps; ++i)
-        if (g->connected[i / g->qps])
-            drain("waiting for what kernels have posted", i);
 }

@@ -4,6 +4,7 @@
  *   ibgda.c          opening, cards, connecting, what kernels see, closing
  *   ibgda_objects.c  a queue pair: its memory, its registers, its completion queue, the steps of its state
  *   ibgda_memory.c   keys of the heap, chunk by chunk; memory for queues; tables for kernels
+ *   ibgda_settle.c   what the host does in a kernel's place: takes completion entries, begins a queue pair anew
  *   ibgda_error.c    what a kernel's note about a NIC says
  *   mlx5_lib.c       libmlx5
  *
@@ -39,8 +40,15 @@ uint64_t shmemi_ibgda_forget(uint64_t end);
  * meanwhile. The addresses may change. */
 int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view);
 /* No kernel that posts runs any more: waits until the NIC is done with what they have posted, or cannot be. Logs the
- * latter. */
+ * latter, unless a kernel has seen it. */
 void shmemi_ibgda_drain(void);
+/* Queue pairs to a PE anew, whatever state they are in. Both ends do these, with no kernel that posts: settle, as drain;
+ * then, when both have, renew, with what the peer's draw_psn has returned. They may be used when both ends have returned.
+ * draw_psn: the number of the first packet of what is connected from now on; one that is still under way has another.
+ * renew: 0, or an error; then kernels find it failed as before. What was posted and is not complete is lost. */
+void shmemi_ibgda_settle(const char *call, int pe);
+uint32_t shmemi_ibgda_draw_psn(void);
+int shmemi_ibgda_renew(const char *call, int pe, uint32_t psn);
 /* Nothing is posted any more. Frees all; peers may be gone already. */
 void shmemi_ibgda_close(void);
 /* The text of a note of kind SHMEMX_DEVICE_NIC. Returns the SHMEMX_ERR_* that it stands for. */

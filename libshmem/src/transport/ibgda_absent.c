@@ -59,6 +59,22 @@ uint64_t shmemi_ibgda_forget(uint64_t end)
 
 void shmemi_ibgda_drain(void) {}
 
+void shmemi_ibgda_settle(const char *call, int pe)
+{
+    (void)call, (void)pe;
+}
+
+uint32_t shmemi_ibgda_draw_psn(void)
+{
+    return 0;
+}
+
+int shmemi_ibgda_renew(const char *call, int pe, uint32_t psn)
+{
+    (void)call, (void)pe, (void)psn;
+    return SHMEMX_ERR_UNSUPPORTED;
+}
+
 int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view)
 {
     (void)call, (void)view;

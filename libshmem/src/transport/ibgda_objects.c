@@ -275,7 +275,8 @@ static int step(const char *call, const struct ibgda_qp *q, unsigned char *in,
     char text[200];
     set(in, PRM_IN_OPCODE, command);
     set(in, PRM_IN_NUMBER, q->qpn);
-    int err = g->dv->devx_obj_modify(q->qp, in, PRM_STEP_QP_IN, out, sizeof out);
+    size_t bytes = command == PRM_2RST_QP ? PRM_SHORT_IN : PRM_STEP_QP_IN;
+    int err = g->dv->devx_obj_modify(q->qp, in, bytes, out, sizeof out);
     return err ? shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s: %s of queue pair 0x%x to PE %d: %s", g->port.name,
                              name, q->qpn, pe, said(out, err > 0 ? err : errno, text, sizeof text))
                : SHMEMX_SUCCESS;
@@ -346,10 +347,17 @@ static unsigned log2_below(unsigned n)
     return log;
 }
 
-int shmemi_ibgda_join(const char *call, size_t i, int pe, const struct ibgda_card *peer, uint32_t peer_qpn)
+int shmemi_ibgda_reset(const char *call, size_t i, int pe)
+{
+    unsigned char in[PRM_SHORT_IN] = {0};
+    return step(call, &shmemi_ibgda.qp[i], in, PRM_2RST_QP, "2RST", pe);
+}
+
+int shmemi_ibgda_join(const char *call, size_t i, int pe)
 {
     struct shmemi_ibgda *g = &shmemi_ibgda;
     const struct ibgda_qp *q = &g->qp[i];
+    const struct ibgda_card *peer = &g->cards[pe];
     unsigned char init[PRM_STEP_QP_IN] = {0}, receive[PRM_STEP_QP_IN] = {0}, send[PRM_STEP_QP_IN] = {0};
     set_qpc(init, PRM_QPC_PM_STATE, PRM_PM_MIGRATED);
     set_qpc(init, PRM_QPC_PORT, g->port.number);
@@ -362,7 +370,7 @@ int shmemi_ibgda_join(const char *call, size_t i, int pe, const struct ibgda_car
     set(receive, PRM_IN_OPT_PARAM_MASK, PRM_OPT_RRE | PRM_OPT_RWE | PRM_OPT_RAE);
     set_qpc(receive, PRM_QPC_MTU, mtu < peer->mtu ? mtu : peer->mtu);
     set_qpc(receive, PRM_QPC_LOG_MSG_MAX, 30);
-    set_qpc(receive, PRM_QPC_REMOTE_QPN, peer_qpn);
+    set_qpc(receive, PRM_QPC_REMOTE_QPN, q->peer_qpn);
     set_qpc(receive, PRM_QPC_NEXT_RCV_PSN, peer->psn);
     set_qpc(receive, PRM_QPC_MIN_RNR_NAK, 12); /* 0.64 ms; there are no receives to wait for */
     set_qpc(receive, PRM_QPC_LOG_RRA_MAX, log2_below((unsigned)g->reads));

@@ -30,7 +30,7 @@ struct ibgda_qp {
     bool shares_uar;
     uint64_t uar_seen; /* where kernels find the register */
     struct mlx5dv_devx_obj *cq, *qp;
-    uint32_t cqn, qpn;
+    uint32_t cqn, qpn, peer_qpn;
 };
 
 struct ibgda_chunk {
@@ -57,10 +57,11 @@ struct shmemi_ibgda {
     struct ibv_pd *pd;
     uint32_t pdn, eqn, psn;
     unsigned qps, depth, log_depth, most_log_depth;
-    int reads;           /* under way to this PE, by each queue pair */
-    bool free_running;   /* the device's clock of completion entries */
-    struct ibgda_qp *qp; /* [npes][qps]; those of this PE and of PEs not connected stay as made */
-    bool *connected;     /* [npes] */
+    int reads;                /* under way to this PE, by each queue pair */
+    bool free_running;        /* the device's clock of completion entries */
+    struct ibgda_qp *qp;      /* [npes][qps]; those of this PE and of PEs not connected stay as made */
+    bool *connected;          /* [npes] */
+    struct ibgda_card *cards; /* [npes] of those that are connected */
     /* queues: for each queue pair queue_bytes(): send queue, completion queue, records; answers: one after the other */
     struct ibgda_memory queues, answers;
     struct ibgda_memory counts, tables; /* kernels' alone */
@@ -73,6 +74,10 @@ struct shmemi_ibgda {
 };
 extern struct shmemi_ibgda shmemi_ibgda;
 
+/* ---- ibgda.c ------------------------------------------------------------------------------------------- */
+/* Where the slots of queue pair i begin in `counts`: behind all queue pairs. */
+size_t shmemi_ibgda_slots_at(size_t i);
+
 /* ---- ibgda_objects.c ----------------------------------------------------------------------------------- */
 /* Has the device what kernels want of it? 0 = no, `why` goes on after its name. */
 int shmemi_ibgda_capable(struct ibv_context *context, char *why, size_t n);
@@ -80,8 +85,10 @@ int shmemi_ibgda_capable(struct ibv_context *context, char *why, size_t n);
 int shmemi_ibgda_domain(const char *call);
 /* Makes queue pair number i, in its part of `queues`, which has its first values. */
 int shmemi_ibgda_make(const char *call, size_t i);
-/* To the peer's queue pair. */
-int shmemi_ibgda_join(const char *call, size_t i, int pe, const struct ibgda_card *peer, uint32_t peer_qpn);
+/* To the peer's queue pair: from reset to ready to send, by the peer's card and peer_qpn. */
+int shmemi_ibgda_join(const char *call, size_t i, int pe);
+/* Back to reset, from any state: it forgets all, and writes no entries any more. */
+int shmemi_ibgda_reset(const char *call, size_t i, int pe);
 void shmemi_ibgda_drop(size_t i);
 /* Of one queue pair, in `queues`. */
 size_t shmemi_ibgda_queue_bytes(void);
