@@ -21,7 +21,23 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from . import amo, buffer, coll, ctx, errors, heap, lock, order, rma, setup, signal, symmetric, team, types
+from . import (
+    amo,
+    buffer,
+    coll,
+    ctx,
+    errors,
+    heap,
+    lock,
+    nonblocking,
+    order,
+    rma,
+    setup,
+    signal,
+    symmetric,
+    team,
+    types,
+)
 from . import sync as _sync  # the name itself is the function
 from ._core import ffi, lib
 from .amo import *
@@ -31,6 +47,7 @@ from .ctx import *
 from .errors import ShmemError
 from .heap import *
 from .lock import *
+from .nonblocking import *
 from .order import *
 from .rma import *
 from .setup import *
@@ -53,6 +70,7 @@ __all__ = [
     *ctx.__all__,
     *heap.__all__,
     *lock.__all__,
+    *nonblocking.__all__,
     *order.__all__,
     *rma.__all__,
     *setup.__all__,

@@ -236,23 +236,25 @@ int shmemi_request_start(shmem_team_t team, shmemx_request_t *request, const str
         return rc;
     pthread_once(&finished_once, make_finished);
     pthread_mutex_lock(&lock);
-    struct lane **l = &lanes[shmemi_team_slot(t)];
+    struct lane *l = lanes[shmemi_team_slot(t)];
     struct request *r = new_request(task->call, &rc);
-    if (r && !*l)
-        *l = make_lane(task->call, team, &rc);
+    if (r && !l)
+        l = lanes[shmemi_team_slot(t)] = make_lane(task->call, team, &rc);
+    bool idle = false;
     if (rc == 0) {
         r->state = QUEUED;
         r->task = *task;
-        r->lane = *l;
-        r->number = ++(*l)->started;
+        r->lane = l;
+        r->number = ++l->started;
         r->next = NULL;
-        *((*l)->first ? &(*l)->last->next : &(*l)->first) = r;
-        (*l)->last = r;
+        *(l->first ? &l->last->next : &l->first) = r;
+        l->last = r;
         *request = handle_of(r);
-        if (!(*l)->busy) /* who runs it looks at the queue again */
-            pthread_cond_signal(&(*l)->work);
+        idle = !l->busy; /* else who runs it looks at the queue again */
     }
     pthread_mutex_unlock(&lock);
+    if (idle)
+        pthread_cond_signal(&l->work); /* unlocked, or the thread would wake only to wait for the lock */
     return rc;
 }
 

@@ -34,7 +34,20 @@ static void wait_in(const char *call)
         shmem_long_broadcast(SHMEM_TEAM_WORLD, words, words + 8, 1, MISSING);
     else if (strcmp(call, "reduce") == 0)
         shmem_long_sum_reduce(SHMEM_TEAM_WORLD, words, words + 8, 1);
-    else if (strcmp(call, "fcollect") == 0)
+    else if (strcmp(call, "reduce_nb") == 0) {
+        shmemx_request_t r;
+        shmemx_long_sum_reduce_nb(SHMEM_TEAM_WORLD, words, words + 8, 1, &r);
+        int rc = shmemx_request_wait(&r);
+        CHECK(rc == SHMEMX_ERR_TIMEOUT || rc == SHMEMX_ERR_PEER_DEAD, "wait gave %d", rc);
+        /* what is started after it fails at once, and an end of the job that the others do not join waits for nothing */
+        shmemx_sync_nb(SHMEM_TEAM_WORLD, &r);
+        CHECK(shmemx_request_wait(&r) == rc && strstr(shmemx_last_error(), "no longer in step"), "%s",
+              shmemx_last_error());
+        shmemx_sync_nb(SHMEM_TEAM_WORLD, &r);
+        if (shmemx_finalize() == rc && check_done() == 0)
+            fprintf(stderr, "codes are right\n");
+        _exit(1); /* where the job has ended nobody would be told */
+    } else if (strcmp(call, "fcollect") == 0)
         shmem_long_fcollect(SHMEM_TEAM_WORLD, words, words + 32, 1);
     else if (strcmp(call, "alltoall") == 0)
         shmem_long_alltoall(SHMEM_TEAM_WORLD, words, words + 32, 1);
@@ -343,6 +356,7 @@ static const struct {
     {"absent", "sync", 1, {"PE 1", "SHMEM_TIMEOUT", "sync"}},
     {"absent", "broadcast", 1, {"PE 1", "SHMEM_TIMEOUT", "broadcast"}},
     {"absent", "reduce", 1, {"PE 1", "SHMEM_TIMEOUT", "reduce"}},
+    {"absent", "reduce_nb", 1, {"PE 1", "shmemx_reduce_nb: this PE waits for", "codes are right"}},
     {"absent", "fcollect", 1, {"PE 1", "SHMEM_TIMEOUT", "fcollect"}},
     {"absent", "alltoall", 1, {"PE 1", "SHMEM_TIMEOUT", "alltoall"}},
     {"absent", "wait_until", 1, {"SHMEM_TIMEOUT", "wait_until", "address 0x"}},
@@ -356,6 +370,7 @@ static const struct {
     {"killed", "barrier", FAILS, {"PE 1", "barrier", "ended without shmem_finalize"}},
     {"killed", "broadcast", FAILS, {"PE 1", "broadcast", "ended without shmem_finalize"}},
     {"killed", "reduce", FAILS, {"PE 1", "reduce", "ended without shmem_finalize"}},
+    {"killed", "reduce_nb", FAILS, {"PE 1", "shmemx_reduce_nb: PE 1", "codes are right"}},
     {"killed", "wait_until", FAILS, {"PE 1", "wait_until", "ended without shmem_finalize"}},
     {"killed", "wait_until_any", FAILS, {"PE 1", "wait_until", "ended without shmem_finalize"}},
     {"killed", "signal_wait_until", FAILS, {"PE 1", "signal_wait_until", "ended without shmem_finalize"}},
