@@ -29,6 +29,7 @@ from . import (
     errors,
     heap,
     lock,
+    nonblocking,
     order,
     rma,
     setup,
@@ -47,6 +48,7 @@ from .ctx import *
 from .errors import ShmemError
 from .heap import *
 from .lock import *
+from .nonblocking import *
 from .order import *
 from .rma import *
 from .setup import *
@@ -70,6 +72,7 @@ __all__ = [
     *ctx.__all__,
     *heap.__all__,
     *lock.__all__,
+    *nonblocking.__all__,
     *order.__all__,
     *rma.__all__,
     *setup.__all__,

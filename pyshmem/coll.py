@@ -10,7 +10,7 @@ member that does not come raises TimeoutError or PeerDeadError on the others.
 from __future__ import annotations
 
 import operator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ._core import ffi, lib
 from .errors import CLASSES, fail
@@ -54,6 +54,11 @@ _sync, _barrier, _reduce = lib.shmemx_sync, lib.shmemx_barrier, lib.shmemx_reduc
 
 def _members(team: Team | None) -> int:
     return int(lib.shmem_n_pes()) if team is None else team.n_pes()
+
+
+def handle_of(team: Team | None) -> CData:
+    """The team's handle; of the world without one."""
+    return _WORLD if team is None else team.ob_team
 
 
 def _pair(target: Array, source: Array, call: str) -> tuple[CData, int, CData, int, np.dtype[np.generic]]:
@@ -101,6 +106,18 @@ def sync(team: Team | None = None) -> None:
         team.sync()
 
 
+# Each family: the arguments of the core's call, checked as far as they can be here. The nonblocking forms
+# (nonblocking.py) take the same.
+Arguments = tuple[Any, ...]
+
+
+def broadcast_arguments(
+    target: Array, source: Array, root: int, size: int | None, team: Team | None
+) -> Arguments:
+    to, to_bytes, there, there_bytes, dtype = _pair(target, source, "broadcast")
+    return handle_of(team), to, there, span(size, to_bytes, there_bytes, dtype.itemsize, "broadcast"), root
+
+
 def broadcast(
     target: Array, source: Array, root: int, size: int | None = None, team: Team | None = None
 ) -> None:
@@ -117,9 +134,7 @@ def broadcast(
     team : Team, optional
         Who takes part.
     """
-    to, to_bytes, there, there_bytes, dtype = _pair(target, source, "broadcast")
-    nbytes = span(size, to_bytes, there_bytes, dtype.itemsize, "broadcast")
-    code = lib.shmemx_broadcast(_WORLD if team is None else team.ob_team, to, there, nbytes, root)
+    code = lib.shmemx_broadcast(*broadcast_arguments(target, source, root, size, team))
     if code:
         fail(code)
 
@@ -142,6 +157,15 @@ def _collect(
     return to, there, nbytes
 
 
+def collect_arguments(target: Array, source: Array, size: int | None, team: Team | None) -> Arguments:
+    to, there, nbytes = _collect(target, source, size, 1, "collect")
+    return handle_of(team), to, target.nbytes, there, nbytes
+
+
+def fcollect_arguments(target: Array, source: Array, size: int | None, team: Team | None) -> Arguments:
+    return handle_of(team), *_collect(target, source, size, _members(team), "fcollect")
+
+
 def collect(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
     """Concatenates the members' sources in `target`, in the order of their numbers; sizes may differ.
 
@@ -156,16 +180,14 @@ def collect(target: Array, source: Array, size: int | None = None, team: Team | 
     team : Team, optional
         Who takes part.
     """
-    to, there, nbytes = _collect(target, source, size, 1, "collect")
-    code = lib.shmemx_collect(_WORLD if team is None else team.ob_team, to, target.nbytes, there, nbytes)
+    code = lib.shmemx_collect(*collect_arguments(target, source, size, team))
     if code:
         fail(code)
 
 
 def fcollect(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
     """As `collect`, with the same size on all members; faster."""
-    to, there, nbytes = _collect(target, source, size, _members(team), "fcollect")
-    code = lib.shmemx_fcollect(_WORLD if team is None else team.ob_team, to, there, nbytes)
+    code = lib.shmemx_fcollect(*fcollect_arguments(target, source, size, team))
     if code:
         fail(code)
 
@@ -189,6 +211,13 @@ def _block(have: int, size: int | None, members: int, call: str) -> int:
     return count
 
 
+def alltoall_arguments(target: Array, source: Array, size: int | None, team: Team | None) -> Arguments:
+    to, to_bytes, there, there_bytes, dtype = _pair(target, source, "alltoall")
+    have = min(to_bytes, there_bytes) // max(dtype.itemsize, 1)
+    count = _block(have, size, _members(team), "alltoall")
+    return handle_of(team), to, there, count * dtype.itemsize
+
+
 def alltoall(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
     """Block j of member i's `source` becomes block i of member j's `target`.
 
@@ -202,13 +231,18 @@ def alltoall(target: Array, source: Array, size: int | None = None, team: Team |
     team : Team, optional
         Who takes part.
     """
-    to, to_bytes, there, there_bytes, dtype = _pair(target, source, "alltoall")
-    have = min(to_bytes, there_bytes) // max(dtype.itemsize, 1)
-    count = _block(have, size, _members(team), "alltoall")
-    handle = _WORLD if team is None else team.ob_team
-    code = lib.shmemx_alltoall(handle, to, there, count * dtype.itemsize)
+    code = lib.shmemx_alltoall(*alltoall_arguments(target, source, size, team))
     if code:
         fail(code)
+
+
+def alltoalls_arguments(
+    target: Array, source: Array, tst: int, sst: int, size: int | None, team: Team | None
+) -> Arguments:
+    to, to_bytes, there, there_bytes, dtype = _pair(target, source, "alltoalls")
+    have = strided(to_bytes, there_bytes, dtype.itemsize, tst, sst, None, "alltoalls")
+    count = _block(have, size, _members(team), "alltoalls")
+    return handle_of(team), to, there, tst, sst, dtype.itemsize, count
 
 
 def alltoalls(
@@ -222,17 +256,23 @@ def alltoalls(
     """As `alltoall`, with elements `tst` apart in the target and `sst` apart in the source (elements, at
     least 1).
     """
-    to, to_bytes, there, there_bytes, dtype = _pair(target, source, "alltoalls")
-    have = strided(to_bytes, there_bytes, dtype.itemsize, tst, sst, None, "alltoalls")
-    count = _block(have, size, _members(team), "alltoalls")
-    handle = _WORLD if team is None else team.ob_team
-    code = lib.shmemx_alltoalls(handle, to, there, tst, sst, dtype.itemsize, count)
+    code = lib.shmemx_alltoalls(*alltoalls_arguments(target, source, tst, sst, size, team))
     if code:
         fail(code)
 
 
 _OPERATIONS = {str(op): getattr(lib, f"SHMEMX_REDUCE_{op.name}") for op in OP}
 _BITS = frozenset(_OPERATIONS[name] for name in ("and", "or", "xor", "max", "min"))
+
+
+def reduce_arguments(target: Array, source: Array, op: OP, size: int | None, team: Team | None) -> Arguments:
+    number = _OPERATIONS.get(str(op).lower())
+    if number is None:
+        raise _ArgumentError(f"reduce: operation {op!r} is none of {', '.join(_OPERATIONS)}")
+    to, to_bytes, there, there_bytes, dtype = _pair(target, source, "reduce")
+    kind = core_type(dtype, f"{op}_reduce", boolean=number in _BITS)
+    nbytes = span(size, to_bytes, there_bytes, dtype.itemsize, "reduce")
+    return handle_of(team), number, kind, to, there, nbytes // dtype.itemsize
 
 
 def reduce(
@@ -254,14 +294,7 @@ def reduce(
     team : Team, optional
         Who takes part.
     """
-    number = _OPERATIONS.get(str(op).lower())
-    if number is None:
-        raise _ArgumentError(f"reduce: operation {op!r} is none of {', '.join(_OPERATIONS)}")
-    to, to_bytes, there, there_bytes, dtype = _pair(target, source, "reduce")
-    kind = core_type(dtype, f"{op}_reduce", boolean=number in _BITS)
-    nbytes = span(size, to_bytes, there_bytes, dtype.itemsize, "reduce")
-    handle = _WORLD if team is None else team.ob_team
-    code = _reduce(handle, number, kind, to, there, nbytes // dtype.itemsize)
+    code = _reduce(*reduce_arguments(target, source, op, size, team))
     if code:
         fail(code)
 
@@ -301,16 +334,14 @@ def prod_reduce(target: Array, source: Array, size: int | None = None, team: Tea
     reduce(target, source, OP.PROD, size, team)
 
 
-def _scan(
-    exclusive: bool, target: Array, source: Array, size: int | None, team: Team | None, call: str
-) -> None:
+def scan_arguments(
+    exclusive: bool, target: Array, source: Array, size: int | None, team: Team | None
+) -> Arguments:
+    call = "sum_exscan" if exclusive else "sum_inscan"
     to, to_bytes, there, there_bytes, dtype = _pair(target, source, call)
     kind = core_type(dtype, call, boolean=False)
     nbytes = span(size, to_bytes, there_bytes, dtype.itemsize, call)
-    handle = _WORLD if team is None else team.ob_team
-    code = lib.shmemx_scan(handle, exclusive, kind, to, there, nbytes // dtype.itemsize)
-    if code:
-        fail(code)
+    return handle_of(team), exclusive, kind, to, there, nbytes // dtype.itemsize
 
 
 def sum_inscan(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
@@ -318,7 +349,9 @@ def sum_inscan(target: Array, source: Array, size: int | None = None, team: Team
 
     Parameters are those of `reduce`; arrays on the host heap only.
     """
-    _scan(False, target, source, size, team, "sum_inscan")
+    code = lib.shmemx_scan(*scan_arguments(False, target, source, size, team))
+    if code:
+        fail(code)
 
 
 def sum_exscan(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
@@ -326,4 +359,6 @@ def sum_exscan(target: Array, source: Array, size: int | None = None, team: Team
 
     Parameters are those of `reduce`; arrays on the host heap only.
     """
-    _scan(True, target, source, size, team, "sum_exscan")
+    code = lib.shmemx_scan(*scan_arguments(True, target, source, size, team))
+    if code:
+        fail(code)

@@ -244,6 +244,7 @@ SHMEMX_API int shmemx_scan(shmem_team_t team, int exclusive, int type, void *des
 #include "shmemx_moe.h"
 #include "shmemx_moe_gpu.h"
 #include "shmemx_moe_ll.h"
+#include "shmemx_nonblocking.h"
 #include "shmemx_quant.h"
 #include "shmemx_quant_stream.h"
 #include "shmemx_stream.h"

@@ -1,35 +1,19 @@
 /* Collectives over active sets, deprecated: each is the team's collective.
  *
  * The first call over a set makes a team of it, and the later ones find that: `known`. Only members call, so they agree on
- * the team's slot among themselves, in the words of pSync that the set's first PE (its root) and each member have:
- *
- *   root      ARRIVED   members that have come so far
- *             BUSY      two words: or of the members' slots that are in use; bit 0, which always is, says "refused" instead
- *             RETIRED   highest epoch of any member's former teams
- *   everyone  VERDICT   the root's answer
- *
- * Each member adds to the root's words, then counts itself; the root waits for all, clears them and answers. A second
- * round says whether all could take the slot, which another thread may have been given meanwhile; then all begin again.
- * A word is cleared by its reader before its next writer can know, so pSync ends as it began. */
+ * the team's slot among themselves, in words of pSync (team_agree.c). */
 #include <pthread.h>
 #include <stdlib.h>
 
 #include "coll.h"
 
-enum { ARRIVED, BUSY, RETIRED = BUSY + 2, VERDICT, WORDS };
-_Static_assert(SHMEMI_TEAMS == 128, "BUSY has two words");
-_Static_assert((int)WORDS <= (int)SHMEM_SYNC_SIZE && sizeof(long) == 8, "they fit pSync");
-_Static_assert(SHMEM_SYNC_VALUE == 0, "a count starts there");
-
-/* VERDICT: 1 + slot in 8 bits, one bit "for this call only", the epoch above. Or one of: */
-enum { AGAIN = 0xfe, REFUSED = 0xff };
-#define ONLY_NOW ((uint64_t)0x100)
-enum { EPOCH_SHIFT = 16 };
+_Static_assert((int)SHMEMI_AGREE_WORDS <= (int)SHMEM_SYNC_SIZE && sizeof(long) == 8, "they fit pSync");
+_Static_assert(SHMEM_SYNC_VALUE == 0, "their words begin so");
 
 struct set {
     const char *call;
-    int start, stride, n; /* stride of PE numbers */
-    uint64_t *words;      /* pSync */
+    int start, stride, n;      /* stride of PE numbers */
+    struct shmemi_place words; /* pSync */
 };
 
 static struct known {
@@ -40,105 +24,22 @@ static struct known {
 static unsigned known_job; /* the job that they are of */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
-static int update(const struct set *s, int pe, int word, int op, uint64_t value, uint64_t cond, uint64_t *old)
-{
-    uint64_t unused; /* with an answer it is complete, so that the next one is later everywhere */
-    return shmemx_atomic(SHMEM_CTX_DEFAULT, op, sizeof value, s->words + word, value, cond, pe,
-                         old ? old : &unused);
-}
-
-static int store_max(const struct set *s, uint64_t value)
-{
-    uint64_t seen;
-    int rc = update(s, s->start, RETIRED, SHMEMX_AMO_FETCH, 0, 0, &seen);
-    while (rc == 0 && seen < value) {
-        uint64_t before = seen;
-        if ((rc = update(s, s->start, RETIRED, SHMEMX_AMO_COMPARE_SWAP, value, before, &seen)) == 0 &&
-            seen == before)
-            break;
-    }
-    return rc;
-}
-
-/* The root's half of a round: waits for all, reads and clears what they left, and answers them all. */
-static int answer(const struct set *s, bool second, uint64_t first_verdict)
-{
-    uint64_t busy[2], retired, arrived, verdict = REFUSED;
-    int rc = shmemi_wait_word(s->call, s->words + ARRIVED, SHMEM_CMP_GE, (uint64_t)s->n), free_slots = 0;
-    if (rc || (rc = update(s, s->start, BUSY, SHMEMX_AMO_SWAP, 0, 0, &busy[0])) != 0 ||
-        (rc = update(s, s->start, BUSY + 1, SHMEMX_AMO_SWAP, 0, 0, &busy[1])) != 0 ||
-        (rc = update(s, s->start, RETIRED, SHMEMX_AMO_SWAP, 0, 0, &retired)) != 0 ||
-        (rc = update(s, s->start, ARRIVED, SHMEMX_AMO_SWAP, 0, 0, &arrived)) != 0)
-        return rc;
-    if (second) {
-        verdict = busy[0] ? AGAIN : (retired << EPOCH_SHIFT | (first_verdict & 0x1ff));
-    } else if (!(busy[0] & 1) && arrived == (uint64_t)s->n) { /* else pSync began with something else */
-        busy[0] |= 3;                                         /* world and shared */
-        for (int slot = SHMEMI_TEAMS - 1; slot >= 0; --slot)
-            if (!(busy[slot / 64] >> slot % 64 & 1)) {
-                verdict = (uint64_t)slot + 1;
-                free_slots++;
-            }
-        /* the rest of the slots is for teams that the program makes */
-        if (verdict != REFUSED && free_slots < SHMEMI_TEAMS / 2)
-            verdict |= ONLY_NOW;
-    }
-    for (int i = 0; i < s->n && rc == 0; ++i)
-        rc = update(s, s->start + i * s->stride, VERDICT, SHMEMX_AMO_SWAP, verdict, 0, NULL);
-    return rc;
-}
-
-/* One round; `busy` and `retired` are this member's part. */
-static int ask(const struct set *s, const uint64_t busy[2], uint64_t retired, bool second, uint64_t before,
-               uint64_t *verdict)
-{
-    int rc = SHMEMX_SUCCESS;
-    for (int k = 0; k < 2 && rc == 0; ++k)
-        rc = update(s, s->start, BUSY + k, SHMEMX_AMO_OR, busy[k], 0, NULL);
-    rc = rc ? rc : store_max(s, retired);
-    rc = rc ? rc : update(s, s->start, ARRIVED, SHMEMX_AMO_ADD, 1, 0, NULL);
-    if (rc == 0 && shmemi_world.me == s->start)
-        rc = answer(s, second, before);
-    if (rc || (rc = shmemi_wait_word(s->call, s->words + VERDICT, SHMEM_CMP_NE, 0)) != 0)
-        return rc;
-    return update(s, shmemi_world.me, VERDICT, SHMEMX_AMO_SWAP, 0, 0, verdict);
-}
-
 /* Makes the team of a set. */
 static int make(const struct set *s, shmem_team_t *team, bool *only_now)
 {
     struct shmemi_team *world;
-    uint64_t busy[2], retired, verdict, first;
-    int rc = 0, slot;
-    do {
-        shmemi_team_busy(busy, &retired);
-        busy[0] &= ~(uint64_t)3;
-        if (s->words[VERDICT] != 0) {
-            rc = shmemi_fail(SHMEMX_ERR_ARGUMENT, s->call, "pSync does not hold SHMEM_SYNC_VALUE");
-            busy[0] |= 1;
-        }
-        int failed = ask(s, busy, retired, false, 0, &first);
-        if (rc || failed)
-            return rc ? rc : failed;
-        if (first == REFUSED)
-            return shmemi_fail(
-                SHMEMX_ERR_LIMIT, s->call,
-                "no team could be made of PEs %d, %d, .. (%d of them): a member refused, or %d "
-                "teams are in use",
-                s->start, s->start + s->stride, s->n, SHMEMI_TEAMS);
-        slot = (int)(first & 0xff) - 1;
-        bool mine = shmemi_team_take(slot);
-        shmemi_team_busy(busy, &retired);
-        if ((rc = ask(s, (const uint64_t[2]){!mine, 0}, retired, true, first, &verdict)) != 0)
-            return rc;
-        if (verdict == AGAIN && mine)
-            shmemi_team_untake(slot);
-    } while (verdict == AGAIN);
-    *only_now = verdict & ONLY_NOW;
+    uint64_t epoch;
+    int rc = 0, slot, *pes;
     if (!(world = shmemi_team_get(s->call, SHMEM_TEAM_WORLD, &rc)))
         return rc;
-    return shmemi_team_join(s->call, world, slot, verdict >> EPOCH_SHIFT, s->start, s->stride, s->n, NULL, 0,
-                            team);
+    if (!(pes = malloc(sizeof *pes * (size_t)s->n)))
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, s->call, "out of memory for a set of %d PEs", s->n);
+    for (int i = 0; i < s->n; ++i)
+        pes[i] = s->start + i * s->stride;
+    /* where few are left they are for teams that the program makes */
+    rc = shmemi_team_agree(&(struct shmemi_set){s->call, pes, s->n, s->words}, &slot, &epoch, only_now);
+    free(pes);
+    return rc ? rc : shmemi_team_join(s->call, world, slot, epoch, s->start, s->stride, s->n, NULL, 0, team);
 }
 
 static shmem_team_t find(const struct set *s)
@@ -174,7 +75,6 @@ static void remember(const struct set *s, shmem_team_t team)
 static int enter(const char *call, int start, int log_stride, int n, long *psync, shmem_team_t *team,
                  bool *only_now)
 {
-    struct shmemi_place p;
     int rc, me = shmemi_world.me, npes = shmemi_world.npes;
     *only_now = false;
     SHMEMI_REQUIRE_INIT(call);
@@ -183,13 +83,15 @@ static int enter(const char *call, int start, int log_stride, int n, long *psync
         return shmemi_fail(SHMEMX_ERR_PE, call,
                            "PE_start %d, logPE_stride %d, PE_size %d is no active set of PEs 0 to %d", start,
                            log_stride, n, npes - 1);
-    struct set s = {call, start, n == 1 ? 1 : 1 << log_stride, n, (uint64_t *)psync};
+    struct set s = {call, start, n == 1 ? 1 : 1 << log_stride, n, {0}};
     if (me < start || (me - start) % s.stride != 0 || (me - start) / s.stride >= n)
         return shmemi_fail(SHMEMX_ERR_PE, call,
                            "PE %d is not in the active set PE_start %d, logPE_stride %d, PE_size %d", me,
                            start, log_stride, n);
-    if ((rc = shmemi_locate(call, "pSync", psync, WORDS * sizeof *psync, &p)) != 0)
+    if ((rc = shmemi_locate(call, "pSync", psync, SHMEMI_AGREE_WORDS * sizeof *psync, &s.words)) != 0)
         return rc;
+    if (s.words.segment != SHMEMI_SEGMENT_HOST)
+        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "pSync %p is in the GPU heap", (void *)psync);
     if ((uintptr_t)psync % sizeof *psync)
         return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "pSync %p is not aligned to 8 bytes", (void *)psync);
     *team = n == npes ? SHMEM_TEAM_WORLD : find(&s);

@@ -84,7 +84,7 @@ static size_t times(size_t n, size_t bytes)
 
 /* ---- sync and barrier ----------------------------------------------------------------------------------------------- */
 
-static int sync_team(const char *call, shmem_team_t team)
+int shmemi_sync(const char *call, shmem_team_t team)
 {
     struct shmemi_coll c;
     int rc = shmemi_coll_enter(call, team, &c);
@@ -97,7 +97,7 @@ int shmemi_barrier(const char *call, shmem_team_t team)
 {
     SHMEMI_REQUIRE_INIT(call);
     int rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
-    return rc ? rc : sync_team(call, team);
+    return rc ? rc : shmemi_sync(call, team);
 }
 
 int shmemx_barrier(shmem_team_t team)
@@ -107,7 +107,7 @@ int shmemx_barrier(shmem_team_t team)
 
 int shmemx_sync(shmem_team_t team)
 {
-    return sync_team("shmem_sync", team);
+    return shmemi_sync("shmem_sync", team);
 }
 
 /* ---- over several nodes ------------------------------------------------------------------------------------------------ */
@@ -149,13 +149,10 @@ static int carry(const struct shmemi_coll *c, int root, size_t nbytes)
 
 /* ---- broadcast -------------------------------------------------------------------------------------------------------- */
 
-int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t nbytes, int root)
+int shmemi_broadcast(const char *call, shmem_team_t team, void *dest, const void *source, size_t nbytes,
+                     int root)
 {
-    const char *call = "shmem_broadcast";
     struct shmemi_coll c;
-    if (shmemi_both_gpu(dest, source))
-        return shmemi_gpu_finish(
-            call, shmemx_broadcast_on_stream(team, dest, source, nbytes, root, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
@@ -194,6 +191,15 @@ int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t n
     return shmemi_meet(call, t, tag);
 }
 
+int shmemx_broadcast(shmem_team_t team, void *dest, const void *source, size_t nbytes, int root)
+{
+    const char *call = "shmem_broadcast";
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(
+            call, shmemx_broadcast_on_stream(team, dest, source, nbytes, root, shmemi_gpu_stream()));
+    return shmemi_broadcast(call, team, dest, source, nbytes, root);
+}
+
 /* ---- fcollect and collect ------------------------------------------------------------------------------------------- */
 
 /* Puts this PE's block at `at` in every member's dest; on another node in its stand-in's alone. This node's members first,
@@ -226,13 +232,9 @@ static void pick_up(const struct shmemi_coll *c, int member, size_t at, size_t n
         memcpy(shmemi_map(shmemi_world.me, p), shmemi_map(t->pes[from], p), nbytes);
 }
 
-int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nbytes)
+int shmemi_fcollect(const char *call, shmem_team_t team, void *dest, const void *source, size_t nbytes)
 {
-    const char *call = "shmem_fcollect";
     struct shmemi_coll c;
-    if (shmemi_both_gpu(dest, source))
-        return shmemi_gpu_finish(call,
-                                 shmemx_fcollect_on_stream(team, dest, source, nbytes, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
@@ -259,6 +261,15 @@ int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nb
     return shmemi_meet(call, t, tag); /* a stand-in's dest stays until all have read it */
 }
 
+int shmemx_fcollect(shmem_team_t team, void *dest, const void *source, size_t nbytes)
+{
+    const char *call = "shmem_fcollect";
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(call,
+                                 shmemx_fcollect_on_stream(team, dest, source, nbytes, shmemi_gpu_stream()));
+    return shmemi_fcollect(call, team, dest, source, nbytes);
+}
+
 /* Bytes that a member brings to the collect of that epoch. */
 static uint64_t brought(const struct shmemi_team *t, int member, uint64_t epoch)
 {
@@ -267,14 +278,11 @@ static uint64_t brought(const struct shmemi_team *t, int member, uint64_t epoch)
     return n;
 }
 
-int shmemx_collect(shmem_team_t team, void *dest, size_t dest_nbytes, const void *source, size_t nbytes)
+int shmemi_collect(const char *call, shmem_team_t team, void *dest, size_t dest_nbytes, const void *source,
+                   size_t nbytes)
 {
-    const char *call = "shmem_collect";
     enum { ROOM = SHMEMI_NOTE_ROOM - sizeof(uint64_t) };
     struct shmemi_coll c;
-    if (shmemi_both_gpu(dest, source))
-        return shmemi_gpu_finish(
-            call, shmemx_collect_on_stream(team, dest, dest_nbytes, source, nbytes, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
@@ -334,15 +342,20 @@ int shmemx_collect(shmem_team_t team, void *dest, size_t dest_nbytes, const void
     return refused ? refused : rc;
 }
 
+int shmemx_collect(shmem_team_t team, void *dest, size_t dest_nbytes, const void *source, size_t nbytes)
+{
+    const char *call = "shmem_collect";
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(
+            call, shmemx_collect_on_stream(team, dest, dest_nbytes, source, nbytes, shmemi_gpu_stream()));
+    return shmemi_collect(call, team, dest, dest_nbytes, source, nbytes);
+}
+
 /* ---- alltoall ---------------------------------------------------------------------------------------------------------- */
 
-int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nbytes)
+int shmemi_alltoall(const char *call, shmem_team_t team, void *dest, const void *source, size_t nbytes)
 {
-    const char *call = "shmem_alltoall";
     struct shmemi_coll c;
-    if (shmemi_both_gpu(dest, source))
-        return shmemi_gpu_finish(call,
-                                 shmemx_alltoall_on_stream(team, dest, source, nbytes, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
@@ -371,14 +384,19 @@ int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nb
     return rc ? rc : settle(&c, tag);
 }
 
-int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
-                     size_t elem_size, size_t nelems)
+int shmemx_alltoall(shmem_team_t team, void *dest, const void *source, size_t nbytes)
 {
-    const char *call = "shmem_alltoalls";
-    struct shmemi_coll c;
+    const char *call = "shmem_alltoall";
     if (shmemi_both_gpu(dest, source))
-        return shmemi_gpu_finish(call, shmemx_alltoalls_on_stream(team, dest, source, dst, sst, elem_size,
-                                                                  nelems, shmemi_gpu_stream()));
+        return shmemi_gpu_finish(call,
+                                 shmemx_alltoall_on_stream(team, dest, source, nbytes, shmemi_gpu_stream()));
+    return shmemi_alltoall(call, team, dest, source, nbytes);
+}
+
+int shmemi_alltoalls(const char *call, shmem_team_t team, void *dest, const void *source, ptrdiff_t dst,
+                     ptrdiff_t sst, size_t elem_size, size_t nelems)
+{
+    struct shmemi_coll c;
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
@@ -407,11 +425,21 @@ int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_
     return settle(&c, tag);
 }
 
+int shmemx_alltoalls(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst, ptrdiff_t sst,
+                     size_t elem_size, size_t nelems)
+{
+    const char *call = "shmem_alltoalls";
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(call, shmemx_alltoalls_on_stream(team, dest, source, dst, sst, elem_size,
+                                                                  nelems, shmemi_gpu_stream()));
+    return shmemi_alltoalls(call, team, dest, source, dst, sst, elem_size, nelems);
+}
+
 /* ---- the standard's names ------------------------------------------------------------------------------------------- */
 
 void shmem_sync_all(void)
 {
-    shmemi_void(sync_team("shmem_sync_all", SHMEM_TEAM_WORLD));
+    shmemi_void(shmemi_sync("shmem_sync_all", SHMEM_TEAM_WORLD));
 }
 
 void shmem_barrier_all(void)
@@ -421,7 +449,7 @@ void shmem_barrier_all(void)
 
 int shmem_team_sync(shmem_team_t team)
 {
-    return sync_team("shmem_team_sync", team);
+    return shmemi_sync("shmem_team_sync", team);
 }
 
 int shmem_broadcastmem(shmem_team_t team, void *dest, const void *source, size_t n, int root)

@@ -19,6 +19,20 @@ int shmemi_coll_buffers(struct shmemi_coll *c, const void *dest, size_t dest_byt
 /* Both in the GPU heap: then the stream-ordered call on the library's stream does it, and gpu_finish waits. */
 bool shmemi_both_gpu(const void *dest, const void *source);
 int shmemi_gpu_finish(const char *call, int rc);
+/* The collectives under the name of the call that needs them, on host memory alone; shmemi_barrier is in team.h. */
+int shmemi_sync(const char *call, shmem_team_t team);
+int shmemi_broadcast(const char *call, shmem_team_t team, void *dest, const void *source, size_t nbytes,
+                     int root);
+int shmemi_collect(const char *call, shmem_team_t team, void *dest, size_t dest_nbytes, const void *source,
+                   size_t nbytes);
+int shmemi_fcollect(const char *call, shmem_team_t team, void *dest, const void *source, size_t nbytes);
+int shmemi_alltoall(const char *call, shmem_team_t team, void *dest, const void *source, size_t nbytes);
+int shmemi_alltoalls(const char *call, shmem_team_t team, void *dest, const void *source, ptrdiff_t dst,
+                     ptrdiff_t sst, size_t elem_size, size_t nelems);
+int shmemi_reduce(const char *call, shmem_team_t team, int op, int type, void *dest, const void *source,
+                  size_t nelems);
+int shmemi_scan(const char *call, shmem_team_t team, bool exclusive, int type, void *dest, const void *source,
+                size_t nelems);
 /* Bytes of an element if the reduction exists, else 0, logged. */
 size_t shmemi_reduce_size(const char *call, int op, int type);
 /* shmemx_reduce (sum) over a team on one node whose members have just met in the caller's own epoch, so that all sources

@@ -309,13 +309,10 @@ static int check(struct shmemi_coll *c, int op, int type, const void *dest, cons
     return SHMEMX_SUCCESS;
 }
 
-static int reduce(const char *call, shmem_team_t team, int op, int type, void *dest, const void *source,
+int shmemi_reduce(const char *call, shmem_team_t team, int op, int type, void *dest, const void *source,
                   size_t nelems)
 {
     struct shmemi_coll c;
-    if (shmemi_both_gpu(dest, source))
-        return shmemi_gpu_finish(
-            call, shmemx_reduce_on_stream(team, op, type, dest, source, nelems, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
@@ -326,6 +323,16 @@ static int reduce(const char *call, shmem_team_t team, int op, int type, void *d
     if (bytes <= SHMEMI_NOTE_ROOM)
         return in_notes(&c, tag, type, types[type].fn[op], dest, source, nelems);
     return (c.t->nnodes == 1 ? in_slices : over_nodes)(&c, tag, type, types[type].fn[op], bytes);
+}
+
+/* On either memory. */
+static int reduce(const char *call, shmem_team_t team, int op, int type, void *dest, const void *source,
+                  size_t nelems)
+{
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(
+            call, shmemx_reduce_on_stream(team, op, type, dest, source, nelems, shmemi_gpu_stream()));
+    return shmemi_reduce(call, team, op, type, dest, source, nelems);
 }
 
 int shmemi_sum_met(const char *call, shmem_team_t team, int type, void *dest, const void *source,
@@ -413,7 +420,7 @@ static int scan_slices(const struct shmemi_coll *c, uint64_t tag, int type, redu
     return shmemi_meet(c->call, t, tag);
 }
 
-static int scan(const char *call, shmem_team_t team, bool exclusive, int type, void *dest, const void *source,
+int shmemi_scan(const char *call, shmem_team_t team, bool exclusive, int type, void *dest, const void *source,
                 size_t nelems)
 {
     struct shmemi_coll c;
@@ -436,7 +443,7 @@ static int scan(const char *call, shmem_team_t team, bool exclusive, int type, v
 
 int shmemx_scan(shmem_team_t team, int exclusive, int type, void *dest, const void *source, size_t nelems)
 {
-    return scan("shmem_scan", team, exclusive != 0, type, dest, source, nelems);
+    return shmemi_scan("shmem_scan", team, exclusive != 0, type, dest, source, nelems);
 }
 
 /* ---- the standard's names ------------------------------------------------------------------------------------------- */
@@ -464,11 +471,11 @@ SHMEM_TYPES_COMPLEX(ARITHMETIC_CALLS)
 #define SCAN_CALLS(NAME, T, CORE)                                                                            \
     int shmem_##NAME##_sum_inscan(shmem_team_t team, T *dest, const T *source, size_t n)                     \
     {                                                                                                        \
-        return scan("shmem_" #NAME "_sum_inscan", team, false, CORE, dest, source, n);                       \
+        return shmemi_scan("shmem_" #NAME "_sum_inscan", team, false, CORE, dest, source, n);                \
     }                                                                                                        \
     int shmem_##NAME##_sum_exscan(shmem_team_t team, T *dest, const T *source, size_t n)                     \
     {                                                                                                        \
-        return scan("shmem_" #NAME "_sum_exscan", team, true, CORE, dest, source, n);                        \
+        return shmemi_scan("shmem_" #NAME "_sum_exscan", team, true, CORE, dest, source, n);                 \
     }
 SHMEM_TYPES_REDUCE_ORDERED(SCAN_CALLS)
 SHMEM_TYPES_COMPLEX(SCAN_CALLS)

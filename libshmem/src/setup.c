@@ -14,6 +14,7 @@
 #include "gpu/gpu_state.h"
 #include "gpu_nic.h"
 #include "heap.h"
+#include "nonblocking.h"
 #include "quant.h"
 #include "team.h"
 
@@ -32,6 +33,15 @@ int shmemi_not_initialized(const char *call)
                        "called before shmem_init or after shmem_finalize%s%s%s",
                        foreign ? "; the program's shmem_init is that of another library, " : "",
                        foreign ? foreign : "", foreign ? ", with which it is linked as well" : "");
+}
+
+int shmemi_require_parent(const char *call)
+{
+    SHMEMI_REQUIRE_INIT(call);
+    return getpid() == owner ? SHMEMX_SUCCESS
+                             : shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call,
+                                           "process %d was forked by PE %d and is no PE itself",
+                                           (int)getpid(), shmemi_world.me);
 }
 
 int shmemi_bad_pe(const char *call, int pe, int npes)
@@ -98,8 +108,9 @@ static int set_up(const char *call, const struct shmemi_bootstrap_request *reque
     size_t notes = (size_t)(1 + shmemi_mirrors()) * SHMEMI_NOTES_BYTES, globals;
     if ((rc = shmemi_globals_find(call, &w->boot, &globals)) != 0)
         return rc;
-    /* notes, variables, and last the stages of quantized collectives */
-    w->internal_bytes = shmemi_heap_aligned(notes + globals + (size_t)SHMEMI_STAGES * SHMEMI_STAGE_BYTES);
+    /* notes, variables, and last the words of twins and the stages of quantized collectives */
+    w->internal_bytes =
+        shmemi_heap_aligned(notes + globals + SHMEMI_TWIN_BYTES + (size_t)SHMEMI_STAGES * SHMEMI_STAGE_BYTES);
     bytes += w->internal_bytes;
     if ((rc = shmemi_node_open(call, &w->boot, bytes, &fd)) != 0)
         return rc;
@@ -182,12 +193,10 @@ int shmemx_get_uniqueid(shmemx_uniqueid_t *id)
 static int finalize(bool fatal)
 {
     const char *call = "shmem_finalize";
-    int rc = SHMEMX_SUCCESS;
-    SHMEMI_REQUIRE_INIT(call);
-    if (getpid() != owner) /* a forked child that exits through the same code must not end the job */
-        return shmemi_fail(SHMEMX_ERR_NOT_INITIALIZED, call,
-                           "process %d was forked by PE %d and is no PE itself", (int)getpid(),
-                           shmemi_world.me);
+    int rc = shmemi_require_parent(
+        call); /* a forked child that exits through the same code must not end the job */
+    if (rc)
+        return rc;
     shmemi_gpu_nic_drain(); /* kernels have ended, what they posted may not have */
     /* also where the job goes on: the specification makes every finalize a barrier */
     rc = shmemi_ctx_quiet_team(SHMEM_TEAM_INVALID);
@@ -200,12 +209,14 @@ static int finalize(bool fatal)
         if (fatal)
             shmemi_void(rc);
     } else {
+        int left = shmemi_nonblocking_close(call, rc == 0); /* what is still open, before the rest goes */
         rc = rc ? rc : shmemi_heap_gpu_leave(call);
         if (rc == 0 && shmemi_route_has_networks()) {
             /* what this PE posted last has arrived before it closes; and nobody closes before all have come here */
             rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
             rc = rc ? rc : shmemi_world.boot.barrier(&shmemi_world.boot);
         }
+        rc = rc ? rc : left;
         if (fatal)
             shmemi_void(rc);
         tear_down();
@@ -226,6 +237,7 @@ void shmemx_abandon(void)
     if (nesting && getpid() == owner) {
         nesting = 0;
         abandoned = true;
+        shmemi_nonblocking_abandon();
         /* state stays RUNNING in the control segment: the others see a PE that ended without finalize */
         shmemi_world.npes = 0;
     }

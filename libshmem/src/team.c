@@ -7,6 +7,7 @@
 
 #include "gpu/gpu_state.h"
 #include "heap.h"
+#include "nonblocking.h"
 
 static struct shmemi_team teams[SHMEMI_TEAMS];
 static uint64_t retired; /* highest epoch of any team of this PE that was destroyed */
@@ -344,20 +345,45 @@ static int check_config(const char *call, const shmem_team_config_t *config, lon
     return SHMEMX_SUCCESS;
 }
 
-int shmemi_team_join(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start,
-                     int stride, int n, const shmem_team_config_t *config, long mask, shmem_team_t *out)
+/* The team of some members of `parent` in a slot that this PE has taken. */
+static int make_team(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start,
+                     int stride, int n)
 {
     int rc = 0, *pes = new_members(call, n, &rc);
     for (int i = 0; rc == 0 && i < n; ++i)
         pes[i] = parent->pes[start + i * stride];
     rc = rc ? rc : fill_team(call, slot, pes, n, epoch);
     shmemi_team_untake(slot);
+    return rc;
+}
+
+int shmemi_team_join(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start,
+                     int stride, int n, const shmem_team_config_t *config, long mask, shmem_team_t *out)
+{
+    int rc = make_team(call, parent, slot, epoch, start, stride, n);
     if (rc)
         return rc;
     if (mask)
         teams[slot].config = *config;
     *out = handle_of(&teams[slot]);
     return shmemi_gpu_team_made(call, slot, &teams[slot]);
+}
+
+int shmemi_team_twin(const char *call, const struct shmemi_team *t, int slot, uint64_t epoch,
+                     shmem_team_t *out)
+{
+    int rc = make_team(call, t, slot, epoch, 0, 1, t->n);
+    if (rc == 0)
+        *out = handle_of(&teams[slot]);
+    return rc;
+}
+
+void shmemi_team_drop_twin(shmem_team_t twin)
+{
+    int rc = 0;
+    struct shmemi_team *t = shmemi_team_get("shmem_team_destroy", twin, &rc);
+    if (t)
+        free_team(t);
 }
 
 int shmem_team_split_strided(shmem_team_t parent, int start, int stride, int size,
@@ -439,7 +465,9 @@ int shmemx_team_destroy(shmem_team_t team)
         return shmemi_fail(SHMEMX_ERR_TEAM, call,
                            "SHMEM_TEAM_WORLD and SHMEM_TEAM_SHARED cannot be destroyed");
     /* nobody may still read this PE's notes of an earlier collective when the slot is given away */
-    rc = shmemi_meet(call, t, shmemi_tag(SHMEMI_TEAM, 1, 0));
+    uint64_t started = shmemi_nonblocking_started(t);
+    rc = shmemi_show(call, t, shmemi_tag(SHMEMI_TEAM, 1, 0), &started, sizeof started);
+    rc = shmemi_nonblocking_drop(call, t, rc);
     rc = rc ? rc : shmemi_ctx_quiet_team(team);
     shmemi_ctx_drop_team(team);
     shmemi_gpu_team_gone(shmemi_team_slot(t));

@@ -106,6 +106,21 @@ void shmemi_team_untake(int slot);
  * of them have taken. */
 int shmemi_team_join(const char *call, const struct shmemi_team *parent, int slot, uint64_t epoch, int start,
                      int stride, int n, const shmem_team_config_t *config, long mask, shmem_team_t *out);
+/* The members of a team to be, and SHMEMI_AGREE_WORDS symmetric words for them, zero before and after. Agrees on a slot and
+ * takes it (team_agree.c); `scarce`: fewer than half of all are left. Every member calls. The same error on all: LIMIT. */
+struct shmemi_set {
+    const char *call;
+    const int *pes; /* [n] world numbers */
+    int n;
+    struct shmemi_place words;
+};
+enum { SHMEMI_AGREE_WORDS = 5 };
+int shmemi_team_agree(const struct shmemi_set *s, int *slot, uint64_t *epoch, bool *scarce);
+/* The same members once more, in a slot that all of them have taken; no kernel uses it. */
+int shmemi_team_twin(const char *call, const struct shmemi_team *t, int slot, uint64_t epoch,
+                     shmem_team_t *out);
+/* Local: gives a twin's slot back. Nobody reads its notes any more. */
+void shmemi_team_drop_twin(shmem_team_t twin);
 /* World and shared; collective, the segments are mapped. */
 int shmemi_team_open(const char *call);
 void shmemi_team_close(void);

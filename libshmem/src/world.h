@@ -43,6 +43,8 @@ struct shmemi_place {
 SHMEMI_COLD int shmemi_bad_pe(const char *call, int pe, int npes);
 SHMEMI_COLD int shmemi_bad_address(const char *call, const char *what, const void *addr, size_t n);
 SHMEMI_COLD int shmemi_not_initialized(const char *call);
+/* Logs that there is no job, or that this process was forked by a PE: threads and locks of the parent are not here. */
+int shmemi_require_parent(const char *call);
 /* World number of a context's PE; sets *rc on error. For contexts other than the default one. */
 int shmemi_ctx_pe(const char *call, shmem_ctx_t ctx, int pe, int *rc);
 /* Checks such a context. */

@@ -144,6 +144,14 @@ static void test_misuse(void)
     CHECK(shmemx_allocate(&q, (size_t)1 << 45, 0, 0, SHMEMX_MEM_DEVICE) == SHMEMX_ERR_NO_MEMORY, "%s",
           shmemx_last_error());
     CHECK(shmemx_allocate(&q, 64, 0, 0, 7) == SHMEMX_ERR_ARGUMENT, "%s", shmemx_last_error());
+    /* nonblocking collectives: those of streams are; one that was refused disturbs no other */
+    shmemx_request_t r;
+    CHECK(shmemx_broadcastmem_nb(SHMEM_TEAM_WORLD, p, p, 100, 0, &r) == 0 &&
+              shmemx_request_wait(&r) == SHMEMX_ERR_UNSUPPORTED &&
+              strstr(shmemx_last_error(), "shmemx_stream.h"),
+          "%s", shmemx_last_error());
+    CHECK(shmemx_sync_nb(SHMEM_TEAM_WORLD, &r) == 0 && shmemx_request_wait(&r) == 0, "%s",
+          shmemx_last_error());
     shmemx_log_errors(1);
     shmem_free(p);
 }

@@ -34,7 +34,23 @@ static void wait_in(const char *call)
         shmem_long_broadcast(SHMEM_TEAM_WORLD, words, words + 8, 1, MISSING);
     else if (strcmp(call, "reduce") == 0)
         shmem_long_sum_reduce(SHMEM_TEAM_WORLD, words, words + 8, 1);
-    else if (strcmp(call, "fcollect") == 0)
+    else if (strcmp(call, "reduce_nb") == 0) {
+        shmemx_request_t r;
+        shmemx_long_sum_reduce_nb(SHMEM_TEAM_WORLD, words, words + 8, 1, &r);
+        int rc = shmemx_request_wait(&r);
+        CHECK(rc == SHMEMX_ERR_TIMEOUT || rc == SHMEMX_ERR_PEER_DEAD, "wait gave %d", rc);
+        /* what is started after it fails at once, and so ends an end of the job that the others do not join */
+        shmemx_sync_nb(SHMEM_TEAM_WORLD, &r);
+        CHECK(shmemx_request_wait(&r) == rc && strstr(shmemx_last_error(), "no longer in step"), "%s",
+              shmemx_last_error());
+        shmemx_sync_nb(SHMEM_TEAM_WORLD, &r);
+        int end =
+            rc == SHMEMX_ERR_PEER_DEAD ? shmemx_finalize() : rc; /* else there is an absent one to end */
+        CHECK(end == rc, "finalize gave %d", end);
+        fprintf(stderr, "%s", check_done() ? "" : "codes are right\n");
+        if (rc == SHMEMX_ERR_PEER_DEAD)
+            _exit(1);
+    } else if (strcmp(call, "fcollect") == 0)
         shmem_long_fcollect(SHMEM_TEAM_WORLD, words, words + 32, 1);
     else if (strcmp(call, "alltoall") == 0)
         shmem_long_alltoall(SHMEM_TEAM_WORLD, words, words + 32, 1);
@@ -156,6 +172,10 @@ static int pe_main(const char *how, const char *call)
     } else if (strcmp(how, "fine") != 0) {
         if (me == MISSING)
             shmem_set_lock(words + 1);
+        shmemx_request_t
+            r; /* the first of a team waits for all members at once, later ones for each by its number */
+        if (strcmp(call, "reduce_nb") == 0 && shmemx_sync_nb(SHMEM_TEAM_WORLD, &r) == 0)
+            shmemx_request_wait(&r);
         shmem_barrier_all();
         if (me == MISSING) {
             disappear(how);
@@ -343,6 +363,7 @@ static const struct {
     {"absent", "sync", 1, {"PE 1", "SHMEM_TIMEOUT", "sync"}},
     {"absent", "broadcast", 1, {"PE 1", "SHMEM_TIMEOUT", "broadcast"}},
     {"absent", "reduce", 1, {"PE 1", "SHMEM_TIMEOUT", "reduce"}},
+    {"absent", "reduce_nb", 1, {"PE 1", "shmemx_reduce_nb: this PE waits for PE 1", "codes are right"}},
     {"absent", "fcollect", 1, {"PE 1", "SHMEM_TIMEOUT", "fcollect"}},
     {"absent", "alltoall", 1, {"PE 1", "SHMEM_TIMEOUT", "alltoall"}},
     {"absent", "wait_until", 1, {"SHMEM_TIMEOUT", "wait_until", "address 0x"}},
@@ -356,6 +377,7 @@ static const struct {
     {"killed", "barrier", FAILS, {"PE 1", "barrier", "ended without shmem_finalize"}},
     {"killed", "broadcast", FAILS, {"PE 1", "broadcast", "ended without shmem_finalize"}},
     {"killed", "reduce", FAILS, {"PE 1", "reduce", "ended without shmem_finalize"}},
+    {"killed", "reduce_nb", FAILS, {"PE 1", "shmemx_reduce_nb: PE 1", "codes are right"}},
     {"killed", "wait_until", FAILS, {"PE 1", "wait_until", "ended without shmem_finalize"}},
     {"killed", "wait_until_any", FAILS, {"PE 1", "wait_until", "ended without shmem_finalize"}},
     {"killed", "signal_wait_until", FAILS, {"PE 1", "signal_wait_until", "ended without shmem_finalize"}},

@@ -118,6 +118,44 @@ static void *dest_, *source_;
     }
 RMA_TYPES(DEFINE_RMA)
 
+/* Started and waited for. */
+static shmemx_request_t r;
+#define ENDED(START) ((START) == 0 && shmemx_request_wait(&r) == 0)
+#define DEFINE_NB(NAME, T)                                                                                   \
+    static void nb_##NAME(void)                                                                              \
+    {                                                                                                        \
+        T *dest = (T *)dest_, *source = (T *)source_;                                                        \
+        const shmem_team_t w = SHMEM_TEAM_WORLD;                                                             \
+        const T last = ELEMENT(T, npes - 1, 0), block = ELEMENT(T, npes - 1, me);                            \
+        for (int i = 0; i < npes; i++)                                                                       \
+            source[i] = ELEMENT(T, me, i);                                                                   \
+        CHECK(ENDED(shmemx_broadcast_nb(w, dest, source, 1, npes - 1, &r)) && dest[0] == last,               \
+              #NAME ": broadcast_nb");                                                                       \
+        CHECK(ENDED(shmemx_collect_nb(w, dest, source, 1, &r)) && dest[npes - 1] == last,                    \
+              #NAME ": collect_nb");                                                                         \
+        CHECK(ENDED(shmemx_fcollect_nb(w, dest, source, 1, &r)) && dest[npes - 1] == last,                   \
+              #NAME ": fcollect_nb");                                                                        \
+        CHECK(ENDED(shmemx_alltoall_nb(w, dest, source, 1, &r)) && dest[npes - 1] == block,                  \
+              #NAME ": alltoall_nb");                                                                        \
+        CHECK(ENDED(shmemx_alltoalls_nb(w, dest, source, 1, 1, 1, &r)) && dest[npes - 1] == block,           \
+              #NAME ": alltoalls_nb");                                                                       \
+        shmem_sync(w);                                                                                       \
+        source[0] = (T)(1 + me % 2);                                                                         \
+        CHECK(ENDED(shmemx_max_reduce_nb(w, dest, source, 1, &r)) && dest[0] == (T)(npes > 1 ? 2 : 1),       \
+              #NAME ": max_nb");                                                                             \
+        CHECK(ENDED(shmemx_min_reduce_nb(w, dest, source, 1, &r)) && dest[0] == (T)1, #NAME ": min_nb");     \
+        CHECK(ENDED(shmemx_prod_reduce_nb(w, dest, source, 1, &r)) && dest[0] == (T)(1 << npes / 2),         \
+              #NAME ": prod_nb");                                                                            \
+        CHECK(ENDED(shmemx_sum_reduce_nb(w, dest, source, 1, &r)) && dest[0] == (T)(npes + npes / 2),        \
+              #NAME ": sum_nb");                                                                             \
+        CHECK(ENDED(shmemx_sum_inscan_nb(w, dest, source, 1, &r)) && dest[0] == (T)(me + 1 + (me + 1) / 2),  \
+              #NAME ": inscan_nb");                                                                          \
+        CHECK(ENDED(shmemx_sum_exscan_nb(w, dest, source, 1, &r)) && dest[0] == (T)(me + me / 2),            \
+              #NAME ": exscan_nb");                                                                          \
+        shmem_sync(w);                                                                                       \
+    }
+RMA_TYPES(DEFINE_NB)
+
 /* On the next PE's word, which nobody else touches. */
 #define DEFINE_EXTENDED(NAME, T)                                                                             \
     static void extended_##NAME(void)                                                                        \
@@ -226,12 +264,19 @@ AMO_TYPES(DEFINE_AMO)
         CHECK(shmem_xor_reduce(world, word, source, 1) == 0 &&                                               \
                   *word == (T)(((npes + 1) / 2 % 2 ? 5 : 0) ^ (npes / 2 % 2 ? 3 : 0)),                       \
               #NAME ": xor");                                                                                \
+        const T ored = (T)(npes > 1 ? 7 : 5), xored = *word;                                                 \
+        CHECK(ENDED(shmemx_and_reduce_nb(world, word, source, 1, &r)) && *word == (T)(npes > 1 ? 1 : 5),     \
+              #NAME ": and_nb");                                                                             \
+        CHECK(ENDED(shmemx_or_reduce_nb(world, word, source, 1, &r)) && *word == ored, #NAME ": or_nb");     \
+        CHECK(ENDED(shmemx_xor_reduce_nb(world, word, source, 1, &r)) && *word == xored, #NAME ": xor_nb");  \
         shmem_barrier_all();                                                                                 \
     }
 BITWISE_TYPES(DEFINE_BITWISE)
 
 #define RUN_RMA(NAME, T) rma_##NAME();
-#define RUN_COLL(NAME, T) coll_##NAME();
+#define RUN_COLL(NAME, T)                                                                                    \
+    coll_##NAME();                                                                                           \
+    nb_##NAME();
 #define RUN_EXTENDED(NAME, T) extended_##NAME();
 #define RUN_AMO(NAME, T) amo_##NAME();
 #define RUN_BITWISE(NAME, T) bitwise_##NAME();

@@ -21,6 +21,10 @@ template <class C> static void test_complex()
     CHECK(shmem_prod_reduce(SHMEM_TEAM_WORLD, dest, source, 1) == 0, "%s", shmemx_last_error());
     static const C powers[4] = {C(1, 0), C(0, 1), C(-1, 0), C(0, -1)};
     CHECK(*dest == powers[npes % 4], "product of complex numbers");
+    CHECK(ENDED(shmemx_prod_reduce_nb(SHMEM_TEAM_WORLD, dest, source, 1, &r)) && *dest == powers[npes % 4],
+          "product of complex numbers, nonblocking");
+    CHECK(ENDED(shmemx_sum_exscan_nb(SHMEM_TEAM_WORLD, dest, source, 1, &r)) && *dest == C(0, me),
+          "exclusive scan of complex numbers, nonblocking");
     shmem_barrier_all();
     shmem_free(dest);
     shmem_free(source);

@@ -47,6 +47,13 @@ def test_ring(run_example: RunExample, n: int) -> None:
     assert lines(run_example(n, "ring.py")) == expected
 
 
+@pytest.mark.parametrize("n", [1, 2])
+def test_overlap(run_example: RunExample, n: int) -> None:
+    mean = [layer + (n - 1) / 2 for layer in range(4)]
+    expected = [f"PE {pe} of {n}: mean gradients {mean}" for pe in range(n)]
+    assert lines(run_example(n, "overlap.py")) == expected
+
+
 @pytest.fixture(scope="module")
 def compiled(job: Any, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     """compiled("hello.c") is that example's program, made by the wrapper that the package brings."""

@@ -47,6 +47,7 @@ FOREIGN = (
 CALLS = {
     "barrier": "shmem.barrier_all()",
     "reduce": "shmem.sum_reduce(a[:4], a[4:])",
+    "reduce_nb": "shmem.sum_reduce_nb(a[:4], a[4:]).wait()",
     "broadcast": "shmem.broadcast(b[:8], a, 1)",
     "wait_until": "shmem.wait_until(a[:1], shmem.CMP.EQ, 5)",
     "signal_wait_until": "shmem.signal_wait_until(sig, shmem.CMP.NE, 0)",

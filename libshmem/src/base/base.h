@@ -30,6 +30,8 @@ const char *shmemx_strerror(int code);
 const char *shmemx_error_name(int code);
 int shmemx_error_info(int index, int *value, const char **name, const char **python_base);
 const char *shmemx_last_error(void);
+/* Makes `text` this thread's last error: that of a failure which another thread has logged for it. */
+void shmemi_adopt_error(const char *text);
 /* Errors reach standard error unless switched off; Python does so, since it raises them instead. */
 void shmemx_log_errors(int on);
 /* "libshmem: PE 3: <text>" for the user, whatever SHMEM_DEBUG says. */

@@ -62,6 +62,11 @@ SHMEMX_API const char *shmemx_last_error(void)
     return last_error;
 }
 
+void shmemi_adopt_error(const char *text)
+{
+    snprintf(last_error, sizeof last_error, "%s", text);
+}
+
 SHMEMX_API void shmemx_log_errors(int on)
 {
     atomic_store_explicit(&log_errors, on != 0, memory_order_relaxed);

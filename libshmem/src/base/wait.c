@@ -33,6 +33,13 @@ void shmemi_wait_networks(bool (*progress)(void), int (*lost)(char *why, size_t 
 
 static int (*_Atomic interrupt)(void);
 _Thread_local bool shmemi_wait_in_background;
+_Thread_local const atomic_bool *shmemi_wait_given_up;
+
+bool shmemi_wait_interrupted(void)
+{
+    int (*pending)(void) = atomic_load_explicit(&interrupt, memory_order_acquire);
+    return pending && !shmemi_wait_in_background && pending();
+}
 
 void shmemx_set_interrupt(int (*pending)(void)); /* shmemx.h */
 
@@ -74,11 +81,16 @@ static int look(struct shmemi_wait *w, double now)
         return shmemi_fail(SHMEMX_ERR_PEER_DEAD, w->call, "%s; this PE %s since %.1f s", why, what,
                            now - w->since);
     }
-    int (*pending)(void) = atomic_load_explicit(&interrupt, memory_order_acquire);
-    if (pending && !shmemi_wait_in_background && pending()) {
+    if (shmemi_wait_interrupted()) {
         describe(w, what, sizeof what);
         return shmemi_fail(SHMEMX_ERR_INTERRUPTED, w->call,
                            "interrupted by a signal; this PE %s since %.1f s", what, now - w->since);
+    }
+    /* relaxed: who gives up joins this thread, or takes the lock that it holds next */
+    if (shmemi_wait_given_up && atomic_load_explicit(shmemi_wait_given_up, memory_order_relaxed)) {
+        describe(w, what, sizeof what);
+        return shmemi_fail(SHMEMX_ERR_INTERRUPTED, w->call,
+                           "its team or the job has ended; this PE %s since %.1f s", what, now - w->since);
     }
     double limit = shmemi_env.TIMEOUT;
     if (limit > 0 && now - w->since >= limit) {

@@ -11,6 +11,8 @@
 #ifndef SHMEMI_WAIT_H
 #define SHMEMI_WAIT_H
 
+#include <stdatomic.h>
+
 #include "base.h"
 
 struct shmemi_wait {
@@ -37,6 +39,10 @@ void shmemi_wait_networks(bool (*progress)(void), int (*lost)(char *why, size_t 
 int shmemi_wait_find_lost(char *why, size_t n);
 /* Set by a thread of the library's own, whose waits no signal of the program's should end. */
 extern _Thread_local bool shmemi_wait_in_background;
+/* Where a thread's waits look whether what they wait for has become pointless: then INTERRUPTED. NULL = it never does. */
+extern _Thread_local const atomic_bool *shmemi_wait_given_up;
+/* Does a signal of the program's want waits of this thread to end (shmemx_set_interrupt)? */
+bool shmemi_wait_interrupted(void);
 
 /* 0 = look again; TIMEOUT, PEER_DEAD or INTERRUPTED = give up, logged. */
 SHMEMI_COLD int shmemi_wait_slow(struct shmemi_wait *w);
