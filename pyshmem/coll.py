@@ -316,7 +316,7 @@ def _scan(
 def sum_inscan(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
     """Prefix sums, element by element: each member gets the sum over the members up to itself.
 
-    Parameters are those of `reduce`; arrays on the host heap only.
+    Parameters are those of `reduce`.
     """
     _scan(False, target, source, size, team, "sum_inscan")
 
@@ -324,6 +324,6 @@ def sum_inscan(target: Array, source: Array, size: int | None = None, team: Team
 def sum_exscan(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
     """Prefix sums, element by element: each member gets the sum over those before it, the first one zeros.
 
-    Parameters are those of `reduce`; arrays on the host heap only.
+    Parameters are those of `reduce`.
     """
     _scan(True, target, source, size, team, "sum_exscan")

@@ -276,6 +276,22 @@ static void reduction(const Scope &scope, team t, Op op, std::size_t n, bool in_
     CHECK(wrong == 0, "team %u of %d, %zu elements of %zu bytes: %zu wrong", t, members, n, sizeof(T), wrong);
     CHECK(barrier(scope, t), "barrier");
 }
+template <class Scope, class T>
+static void prefix_sums(const Scope &scope, team t, std::size_t n, bool exclusive, bool in_place)
+{
+    const int me = team_my_pe(t);
+    T *src = at<T>(half), *dst = in_place ? src : at<T>(2 * half);
+    for (std::size_t i = arch::lane(scope); i < n; i += arch::width(scope))
+        src[i] = static_cast<T>((i % 7 + 1) * static_cast<unsigned>(me + 1));
+    arch::sync(scope);
+    CHECK(exclusive ? sum_exscan(scope, t, dst, src, n) : sum_inscan(scope, t, dst, src, n), "scan");
+    const auto members = static_cast<unsigned>(me + !exclusive);
+    std::size_t wrong = 0;
+    for (std::size_t i = arch::lane(scope); i < n; i += arch::width(scope))
+        wrong += dst[i] != static_cast<T>((i % 7 + 1) * (members * (members + 1) / 2));
+    CHECK(wrong == 0, "scan of team %u, %zu elements of %zu bytes: %zu wrong", t, n, sizeof(T), wrong);
+    CHECK(barrier(scope, t), "barrier");
+}
 template <class T> static T sum_of(std::size_t i, int members)
 {
     return static_cast<T>((i % 7 + 1) * static_cast<unsigned>(members * (members + 1) / 2));
@@ -317,9 +333,12 @@ template <class Scope> static void collectives(const Scope &scope, team t)
     for (std::size_t k : {0, 1, 3, 100}) {
         reduction<Scope, int>(scope, t, sum, k, false, sum_of<int>);
         reduction<Scope, u8>(scope, t, max, k, true, max_of<u8>);
+        prefix_sums<Scope, int>(scope, t, k, false, k == 3);
+        prefix_sums<Scope, u8>(scope, t, k, true, k != 3);
     }
     if (t != static_cast<team>(NIC_JOB_REVERSED)) { // that one takes a trip for each element
         reduction<Scope, double>(scope, t, sum, 700, true, sum_of<double>);
+        prefix_sums<Scope, double>(scope, t, 700, true, true);
         reduction<Scope, float>(scope, t, sum, 1025, false, sum_of<float>);
     }
 }
