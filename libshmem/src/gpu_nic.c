@@ -193,6 +193,11 @@ int shmemi_gpu_nic_open(const char *call, const struct shmemi_kernel_memory *m, 
     return rc;
 }
 
+unsigned shmemi_gpu_nic_used(void)
+{
+    return nic.view.used;
+}
+
 unsigned shmemi_gpu_nic_unmapped(const int *pes, int n)
 {
     unsigned far = 0;

@@ -22,6 +22,7 @@ from ..setup import ensure
 from ..setup import state as job
 
 SYMBOL = "shmem_device_state"
+POSTS = 2  # SHMEMX_DEVICE_POSTS of the record's flags: some PE is reached by ibgda
 
 LAYOUT = np.dtype(
     [

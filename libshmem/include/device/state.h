@@ -16,7 +16,9 @@ enum {
     /* 128-byte stores to a peer arrive whole (NVLink; measured on H100: 1.2e9 lines each way, none torn):
      * packets are 128-byte lines. Without it they are 16-byte lines that need no more than whole 8-byte
      * stores. */
-    SHMEMX_DEVICE_LINES128 = 1
+    SHMEMX_DEVICE_LINES128 = 1,
+    /* Some PE is reached by kernels that post to a NIC themselves (nic_state.h, SHMEMX_NIC_IBGDA). */
+    SHMEMX_DEVICE_POSTS = 2
 };
 
 /* Whether a reduction of small vectors takes two trips (shares to their owners, results back) and not one (everything
