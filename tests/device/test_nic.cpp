@@ -200,6 +200,49 @@ static void test_signals()
     });
 }
 
+/* Long data and a short flag, which may take different ways: behind a fence, and behind a signal of no bytes; then short
+ * data and a long message that ends with the flag. */
+static void test_ways_in_order()
+{
+    constexpr unsigned words = 600; // 4800 bytes
+    std::memset(memory, 0, memory_bytes);
+    nic_job_meet();
+    step(1, 16, [] {
+        const unsigned lane = arch::thread_index();
+        u64 *flag = at<u64>(64), *sig = at<u64>(128), *data = at<u64>(4096), *src = at<u64>(half);
+        for (u64 r = 1; r <= 30; ++r) {
+            for (unsigned i = lane; i < words; i += 16)
+                src[i] = r * 1000 + i;
+            arch::sync(block);
+            put_nbi(block, data, src, words, next_pe());
+            if (r % 2 == 0) {
+                put_signal(block, data, src, 0, sig, r, signal_set, next_pe());
+                CHECK(signal_wait_until(block, sig, ge, r), "signal %llu", r);
+            } else {
+                fence(block);
+                if (lane == 0)
+                    p(flag, r, next_pe());
+                CHECK(wait_until(block, flag, ge, r), "flag %llu", r);
+            }
+            std::size_t early = 0;
+            for (unsigned i = lane; i < words; i += 16)
+                early += arch::load_relaxed(data + i) < r * 1000 + i;
+            CHECK(early == 0, "round %llu: %zu words after their flag", r, early);
+            CHECK(barrier(block), "barrier");
+        }
+        for (u64 r = 1; r <= 20; ++r) {
+            src[words - 1] = r; // the long message's last word is the flag
+            if (lane == 0)
+                p(flag + 1, r * 10, next_pe());
+            fence(block);
+            put_nbi(block, data, src, words, next_pe());
+            CHECK(wait_until(block, data + words - 1, eq, r), "long message %llu", r);
+            CHECK(arch::load_relaxed(flag + 1) >= r * 10, "round %llu: short data after it", r);
+            CHECK(barrier(block), "barrier");
+        }
+    });
+}
+
 // ---- atomics, by many threads at once
 
 static void test_atomics()
@@ -587,6 +630,7 @@ int main(int argc, char **argv)
         test_values();
         test_bytes();
         test_signals();
+    test_ways_in_order();
         test_atomics();
         test_teams();
         test_packets();

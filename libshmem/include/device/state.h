@@ -17,7 +17,7 @@ enum {
      * packets are 128-byte lines. Without it they are 16-byte lines that need no more than whole 8-byte
      * stores. */
     SHMEMX_DEVICE_LINES128 = 1,
-    /* Some PE is reached by kernels that post to a NIC themselves (nic_state.h, SHMEMX_NIC_IBGDA). */
+    /* Some PE is reached only by kernels that post to a NIC themselves (nic_state.h, SHMEMX_NIC_IBGDA). */
     SHMEMX_DEVICE_POSTS = 2
 };
 
