@@ -347,7 +347,7 @@ def scan_arguments(
 def sum_inscan(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
     """Prefix sums, element by element: each member gets the sum over the members up to itself.
 
-    Parameters are those of `reduce`; arrays on the host heap only.
+    Parameters are those of `reduce`.
     """
     code = lib.shmemx_scan(*scan_arguments(False, target, source, size, team))
     if code:
@@ -357,7 +357,7 @@ def sum_inscan(target: Array, source: Array, size: int | None = None, team: Team
 def sum_exscan(target: Array, source: Array, size: int | None = None, team: Team | None = None) -> None:
     """Prefix sums, element by element: each member gets the sum over those before it, the first one zeros.
 
-    Parameters are those of `reduce`; arrays on the host heap only.
+    Parameters are those of `reduce`.
     """
     code = lib.shmemx_scan(*scan_arguments(True, target, source, size, team))
     if code:

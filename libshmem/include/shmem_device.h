@@ -289,6 +289,12 @@ SHMEMX_DEVICE_FN bool alltoall(const Scope &scope, team t, T *dst, const T *src,
  * NaN. */
 template <class Scope, class Op, class T>
 SHMEMX_DEVICE_CALL bool reduce(const Scope &scope, team t, Op op, T *dst, const T *src, size nelems);
+/* Prefix sums, element by element: over the members up to this one, and over those before it (0 on the first). As reduce
+ * in all else. */
+template <class Scope, class T>
+SHMEMX_DEVICE_FN bool sum_inscan(const Scope &scope, team t, T *dst, const T *src, size nelems);
+template <class Scope, class T>
+SHMEMX_DEVICE_FN bool sum_exscan(const Scope &scope, team t, T *dst, const T *src, size nelems);
 
 /* ---- 8-bit records (shmemx_int8.h) ---------------------------------------------------------------------- */
 
@@ -334,5 +340,6 @@ SHMEMX_DEVICE_FN void dequantize(const Scope &scope, const Y &y, const void *rec
 #include "device/coll.h"
 #include "device/join.h"
 #include "device/reduce.h"
+#include "device/scan.h"
 
 #endif

@@ -228,8 +228,7 @@ enum shmemx_reduce_op {
  * float32. dest == source is allowed, any other overlap is not. */
 SHMEMX_API int shmemx_reduce(shmem_team_t team, int op, int type, void *dest, const void *source,
                              size_t nelems);
-/* Prefix sums over the members up to this one (exclusive = 0), or over those before it (1; 0 on the first); as sums above.
- * Host memory only. */
+/* Prefix sums over the members up to this one (exclusive = 0), or over those before it (1; 0 on the first); as sums above. */
 SHMEMX_API int shmemx_scan(shmem_team_t team, int exclusive, int type, void *dest, const void *source,
                            size_t nelems);
 

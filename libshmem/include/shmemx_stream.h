@@ -33,7 +33,7 @@ SHMEMX_API int shmemx_quiet_on_stream(void *stream);
  * a time: two streams of one PE must not be in collectives of the same team at once. */
 SHMEMX_API int shmemx_barrier_on_stream(shmem_team_t team, void *stream);
 /* As the host's collectives, on GPU memory; sizes in bytes, in elements for reduce. dest == source is allowed for
- * broadcast and reduce. */
+ * broadcast, reduce and scan. */
 SHMEMX_API int shmemx_broadcast_on_stream(shmem_team_t team, void *dest, const void *source, size_t nbytes,
                                           int root, void *stream);
 SHMEMX_API int shmemx_fcollect_on_stream(shmem_team_t team, void *dest, const void *source, size_t nbytes,
@@ -47,9 +47,12 @@ SHMEMX_API int shmemx_collect_on_stream(shmem_team_t team, void *dest, size_t de
 /* Strides in elements of elem_size bytes. */
 SHMEMX_API int shmemx_alltoalls_on_stream(shmem_team_t team, void *dest, const void *source, ptrdiff_t dst,
                                           ptrdiff_t sst, size_t elem_size, size_t nelems, void *stream);
-/* type and op as for shmemx_reduce (no long double, no complex); operands taken in the order of the members. */
+/* type and op as for shmemx_reduce (no long double, no product of complex numbers); operands taken in the order of the members. */
 SHMEMX_API int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, const void *source,
                                        size_t nelems, void *stream);
+/* type and exclusive as for shmemx_scan (no long double); operands taken in the order of the members. */
+SHMEMX_API int shmemx_scan_on_stream(shmem_team_t team, int exclusive, int type, void *dest,
+                                     const void *source, size_t nelems, void *stream);
 /* Has a kernel or a stream-ordered call of this PE reported an error? 0, or its code with the text in
  * shmemx_last_error; the report is then cleared. Does not wait for the stream. */
 SHMEMX_API int shmemx_stream_check(void);

@@ -92,7 +92,8 @@ int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n)
         return SHMEMX_ERR_UNSUPPORTED;
     }
     if (shmemi_ibgda_is_open())
-        return SHMEMX_NIC_IBGDA;
+        return shmemi_env.GPU_NIC_PROXY_FROM && shmemi_route_is(pe, segment) ? SHMEMX_NIC_BOTH
+                                                                             : SHMEMX_NIC_IBGDA;
     if (wanted() == IBGDA) {
         snprintf(why, n, "SHMEM_GPU_NIC=ibgda: it is not open");
         return SHMEMX_ERR_UNSUPPORTED;
@@ -149,7 +150,10 @@ static int choose(const char *call, int segment, struct shmemx_device_nic *view)
             return shmemi_fail(path, call, "kernels cannot reach PE %d: %s", pe, why);
         nic.path[pe] = (unsigned char)path;
         view->unmapped += path != SHMEMX_NIC_MAPPED;
-        view->used |= path == SHMEMX_NIC_MAPPED ? 0 : 1u << path;
+        if (path != SHMEMX_NIC_MAPPED)
+            view->used |= 1u << path;
+        if (path == SHMEMX_NIC_BOTH)
+            view->used |= 1u << SHMEMX_NIC_PROXY | 1u << SHMEMX_NIC_IBGDA;
     }
     return SHMEMX_SUCCESS;
 }
@@ -163,6 +167,7 @@ static int start(const char *call, char *device, struct shmemx_device_nic *view)
     nic.failed = word;
     view->failed = (uintptr_t)nic.failed;
     view->path = (uintptr_t)device + PATHS_AT;
+    view->proxy_from = shmemi_env.GPU_NIC_PROXY_FROM;
     if (view->used & 1u << SHMEMX_NIC_PROXY) {
         char *at = device + proxy_at(shmemi_world.npes);
         view->proxy = (uintptr_t)at;
@@ -197,6 +202,11 @@ int shmemi_gpu_nic_open(const char *call, const struct shmemi_kernel_memory *m, 
     if (rc)
         shmemi_gpu_nic_close();
     return rc;
+}
+
+unsigned shmemi_gpu_nic_used(void)
+{
+    return nic.view.used;
 }
 
 unsigned shmemi_gpu_nic_unmapped(const int *pes, int n)
@@ -262,18 +272,19 @@ void shmemi_gpu_nic_table(char *text, size_t n)
         [SHMEMX_NIC_MAPPED] = "loads and stores",
         [SHMEMX_NIC_PROXY] = "proxy",
         [SHMEMX_NIC_IBGDA] = "ibgda",
+        [SHMEMX_NIC_BOTH] = "ibgda, long puts by the proxy",
     };
     size_t at = 0;
     text[0] = 0;
     for (int from = 0, to; nic.open && from < shmemi_world.npes && at < n; from = to) {
-        char who[48], over[32] = "";
+        char who[48], over[48] = "";
         for (to = from + 1; to < shmemi_world.npes && nic.path[to] == nic.path[from];)
             to++;
         if (to - from == 1)
             snprintf(who, sizeof who, "PE %d", from);
         else
             snprintf(who, sizeof who, "PEs %d to %d", from, to - 1);
-        if (nic.path[from] == SHMEMX_NIC_PROXY)
+        if (nic.path[from] == SHMEMX_NIC_PROXY || nic.path[from] == SHMEMX_NIC_BOTH)
             snprintf(over, sizeof over, " over %s", shmemi_route(from, nic.memory->segment, NULL)->name);
         at += (size_t)snprintf(text + at, n - at, "kernels to %s: %s%s\n", who, ways[nic.path[from]], over);
     }

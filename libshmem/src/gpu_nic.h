@@ -25,6 +25,8 @@ size_t shmemi_gpu_nic_bytes(int npes);
  * has room for; 0 = every PE is mapped. After an error nothing is left. */
 int shmemi_gpu_nic_open(const char *call, const struct shmemi_kernel_memory *m, char *device,
                         unsigned long long *nic);
+/* Bits 1 << SHMEMX_NIC_*: the paths that are open. */
+unsigned shmemi_gpu_nic_used(void);
 /* Members of a team, by their world numbers, that are not mapped. */
 unsigned shmemi_gpu_nic_unmapped(const int *pes, int n);
 /* Waits until what kernels have posted to the host is done with. */

@@ -424,14 +424,13 @@ int shmemi_scan(const char *call, shmem_team_t team, bool exclusive, int type, v
                 size_t nelems)
 {
     struct shmemi_coll c;
+    if (shmemi_both_gpu(dest, source))
+        return shmemi_gpu_finish(
+            call, shmemx_scan_on_stream(team, exclusive, type, dest, source, nelems, shmemi_gpu_stream()));
     int rc = shmemi_coll_enter(call, team, &c);
     if (rc)
         return rc;
-    if (shmemi_both_gpu(dest, source))
-        rc = shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "scans of GPU memory do not exist");
-    else
-        rc = check(&c, SHMEMX_REDUCE_SUM, type, dest, source, nelems);
-    if (rc)
+    if ((rc = check(&c, SHMEMX_REDUCE_SUM, type, dest, source, nelems)) != 0)
         return shmemi_refuse(call, c.t, rc);
     reduce_fn *fn = types[type].fn[SHMEMX_REDUCE_SUM];
     size_t bytes = nelems * types[type].size;

@@ -220,7 +220,7 @@ int shmemx_alltoalls_on_stream(shmem_team_t team, void *dest, const void *source
                              stream);
 }
 
-/* ---- reductions -------------------------------------------------------------------------------------------------------- */
+/* ---- reductions and scans -------------------------------------------------------------------------------------------------------- */
 
 /* Do all the messages of device/coll.h's reduce_packets fit? In two trips a share has half a slot. */
 static bool fits_packets(const struct group *g, size_t bytes)
@@ -255,28 +255,49 @@ static unsigned bulk_chunk(const struct group *g, size_t bytes, const void *dest
     return 0;
 }
 
+/* What reductions and scans check: the team, that `op` is there for the type, both buffers. *bytes: of each. */
+static int enter_reduction(const char *call, shmem_team_t team, int op, int type, const void *dest,
+                           const void *source, size_t nelems, struct group *g, size_t *bytes)
+{
+    struct shmemi_place d, s;
+    int rc = enter(call, team, g);
+    if (rc)
+        return rc;
+    size_t size = shmemi_reduce_size(call, op, type), align = size < 8 ? size : 8;
+    *bytes = times(nelems, size);
+    if (size == 0)
+        return SHMEMX_ERR_ARGUMENT;
+    if (nelems == 0)
+        return SHMEMX_SUCCESS;
+    if ((rc = locate_both(call, dest, *bytes, &d, source, *bytes, &s)) != 0)
+        return rc;
+    if (((uintptr_t)dest | (uintptr_t)source) % align)
+        return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "dest %p or source %p is not aligned to %zu bytes", dest,
+                           source, align);
+    return dest == source ? SHMEMX_SUCCESS : refuse_overlap(call, dest, *bytes, source, *bytes);
+}
+
+/* A sum of complex numbers is that of their parts. */
+static int type_of_parts(int type, uint64_t *nelems)
+{
+    if (type != SHMEMX_COMPLEX64 && type != SHMEMX_COMPLEX128)
+        return type;
+    *nelems *= 2;
+    return type == SHMEMX_COMPLEX64 ? SHMEMX_FLOAT32 : SHMEMX_FLOAT64;
+}
+
 int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, const void *source,
                             size_t nelems, void *stream)
 {
     const char *call = "shmemx_reduce_on_stream";
     struct group g;
-    struct shmemi_place d, s;
-    int rc = enter(call, team, &g);
-    if (rc)
-        return rc;
-    size_t size = shmemi_reduce_size(call, op, type), bytes = times(nelems, size);
-    if (size == 0)
-        return SHMEMX_ERR_ARGUMENT;
-    if (nelems == 0)
-        return SHMEMX_SUCCESS;
-    if ((rc = locate_both(call, dest, bytes, &d, source, bytes, &s)) != 0)
-        return rc;
-    if (((uintptr_t)dest | (uintptr_t)source) % size)
-        return shmemi_fail(SHMEMX_ERR_ADDRESS, call, "dest %p or source %p is not aligned to %zu bytes", dest,
-                           source, size);
-    if (dest != source && (rc = refuse_overlap(call, dest, bytes, source, bytes)) != 0)
+    size_t bytes;
+    int rc = enter_reduction(call, team, op, type, dest, source, nelems, &g, &bytes);
+    if (rc || nelems == 0)
         return rc;
     uint64_t n = nelems;
+    if (op == SHMEMX_REDUCE_SUM)
+        type = type_of_parts(type, &n);
     void *arguments[] = {&g.slot, &op, &dest, &source, &n};
     if (g.t->n > 1 && fits_packets(&g, bytes))
         return shmemi_gpu_kernel(call, SHMEMI_K_REDUCE_PACKETS + type, packet_blocks(bytes), THREADS,
@@ -288,5 +309,26 @@ int shmemx_reduce_on_stream(shmem_team_t team, int op, int type, void *dest, con
                                         chunk > 8192 ? 256 : 128, bulk_shared(&g, chunk), more, stream);
     }
     return shmemi_gpu_kernel(call, SHMEMI_K_REDUCE + type, copy_blocks(bytes / (size_t)g.t->n), THREADS,
+                             arguments, stream);
+}
+
+int shmemx_scan_on_stream(shmem_team_t team, int exclusive, int type, void *dest, const void *source,
+                          size_t nelems, void *stream)
+{
+    const char *call = "shmemx_scan_on_stream";
+    struct group g;
+    size_t bytes;
+    int rc = enter_reduction(call, team, SHMEMX_REDUCE_SUM, type, dest, source, nelems, &g, &bytes);
+    if (rc || nelems == 0)
+        return rc;
+    uint64_t n = nelems, members = (uint64_t)g.t->n;
+    type = type_of_parts(type, &n);
+    if (type <= SHMEMX_INT64) /* signed or not, the sums are the same bits */
+        type += SHMEMX_UINT8 - SHMEMX_INT8;
+    void *arguments[] = {&g.slot, &exclusive, &dest, &source, &n};
+    if (members > 1 && bytes <= g.packets && !SHMEMX_DEVICE_TWO_SHOTS((uint64_t)bytes, members))
+        return shmemi_gpu_kernel(call, SHMEMI_K_SCAN_PACKETS + type, packet_blocks(bytes), THREADS, arguments,
+                                 stream);
+    return shmemi_gpu_kernel(call, SHMEMI_K_SCAN + type, copy_blocks(bytes / (size_t)members), THREADS,
                              arguments, stream);
 }

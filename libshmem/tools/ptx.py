@@ -49,6 +49,8 @@ def modules() -> dict[str, list[str]]:
     for name, cpp in TYPES.items():
         found[f"reduce_{name}"] = ["reduce.cu", OLDEST, f"-DSHMEMI_ELEMENT={cpp}"]
         found[f"reduce_bulk_{name}"] = ["reduce_bulk.cu", BULK, f"-DSHMEMI_ELEMENT={cpp}"]
+        if not name.startswith("int"):  # sums of integers are the same bits, signed or not
+            found[f"scan_{name}"] = ["scan.cu", OLDEST, f"-DSHMEMI_ELEMENT={cpp}"]
     for name in ("float16", "bfloat16", "float32"):
         element = f"-DSHMEMI_ELEMENT=shmem::codec::{name}"
         found[f"quant_{name}"] = ["quant.cu", BULK, element]

@@ -33,7 +33,7 @@ KERNELS = Path(__file__).with_name("gpu_nic_kernels.cu")
 _THREADS = ((1, 1), (1, 32), (1, 256), (8, 128), (32, 128), (128, 128))  # blocks, threads of one
 _BYTES = (8, 64, 512, 4096, 14336)
 _SWEEP = (8, 32)  # blocks, threads while the bytes of a message change
-_KINDS = {1: "proxy", 2: "ibgda"}  # SHMEMX_NIC_* of device/nic_state.h
+_KINDS = {1: "proxy", 2: "ibgda", 3: "ibgda"}  # SHMEMX_NIC_* of device/nic_state.h; 3: long puts by the proxy
 
 
 def variables(path: str, environment: dict[str, str]) -> dict[str, str]:

@@ -47,6 +47,7 @@ FUNCTIONS = {
     "put_packets": "iipplli", "recv_packets": "iippll",
     "broadcast": "iiuppli", "fcollect": "iiuppl", "alltoall": "iiuppl",
     "reduce_i32": "iiuppl", "reduce_i64": "iiuppl", "reduce_f32": "iiuppl", "reduce_f64": "iiuppl",
+    "scan_i32": "iiuppl", "scan_i64": "iiuppl", "scan_f32": "iiuppl", "scan_f64": "iiuppl",
 }  # fmt: skip
 _C = {"i": "int", "u": "unsigned", "l": "unsigned long long", "p": "unsigned long long"}
 _NUMBA = {"i": types.int32, "u": types.uint32, "l": types.uint64, "p": types.uint64}
@@ -132,6 +133,8 @@ c_put_packets, c_recv_packets = map(_declare, ("put_packets", "recv_packets"))
 c_broadcast, c_fcollect, c_alltoall = map(_declare, ("broadcast", "fcollect", "alltoall"))
 c_reduce_i32, c_reduce_i64 = map(_declare, ("reduce_i32", "reduce_i64"))
 c_reduce_f32, c_reduce_f64 = map(_declare, ("reduce_f32", "reduce_f64"))
+c_scan_i32, c_scan_i64 = map(_declare, ("scan_i32", "scan_i64"))
+c_scan_f32, c_scan_f64 = map(_declare, ("scan_f32", "scan_f64"))
 
 
 # ---- arrays and values as bits -----------------------------------------------------------------------------

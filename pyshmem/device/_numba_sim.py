@@ -512,3 +512,16 @@ c_reduce_i32, c_reduce_i64, c_reduce_f32, c_reduce_f64 = (
     partial(_reduce, kind)
     for kind in (lib.SHMEMX_INT32, lib.SHMEMX_INT64, lib.SHMEMX_FLOAT32, lib.SHMEMX_FLOAT64)
 )
+
+
+def _scan(kind: int, exclusive: int, team: int, target: int, source: int, nelems: int) -> bool:
+    def scan(handle: CData, to: CData, there: CData, n: int) -> int:
+        return int(lib.shmemx_scan(handle, exclusive, kind, to, there, n))
+
+    return _collective(scan, 2, team, target, source, nelems)
+
+
+c_scan_i32, c_scan_i64, c_scan_f32, c_scan_f64 = (
+    partial(_scan, kind)
+    for kind in (lib.SHMEMX_INT32, lib.SHMEMX_INT64, lib.SHMEMX_FLOAT32, lib.SHMEMX_FLOAT64)
+)

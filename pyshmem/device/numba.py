@@ -49,9 +49,9 @@ __all__ = [
     "eq",
     "fcollect", "fence", "g", "ge", "get", "get_nbi", "gt", "le", "lt", "my_pe", "n_pes", "ne", "p", "peer",
     "put", "put_nbi", "put_packets", "put_signal", "put_signal_nbi", "quiet", "recv_packets", "shared",
-    "signal_add", "signal_fetch", "signal_op", "signal_set", "signal_wait_until", "sync", "team_my_pe",
-    "team_n_pes", "test", "test_all", "test_any", "thread", "wait_until", "wait_until_all", "wait_until_any",
-    "warp", "world",
+    "signal_add", "signal_fetch", "signal_op", "signal_set", "signal_wait_until", "sum_exscan", "sum_inscan",
+    "sync", "team_my_pe", "team_n_pes", "test", "test_all", "test_any", "thread", "wait_until",
+    "wait_until_all", "wait_until_any", "warp", "world",
 ]  # fmt: skip
 
 thread, warp, block = 0, 1, 2
@@ -465,3 +465,28 @@ def all_reduce(op, team, target, source):
     if kind == 2:
         return core.c_reduce_f32(op, team, core.address(target), core.address(source), nelems) != 0
     return core.c_reduce_f64(op, team, core.address(target), core.address(source), nelems) != 0
+
+
+@_device
+def _scan(exclusive, team, target, source):
+    kind = core.reduction_of(target)
+    nelems = core.bytes_of(target, source) // core.types.uint64(core.width(target) // 8)
+    if kind == 0:
+        return core.c_scan_i32(exclusive, team, core.address(target), core.address(source), nelems) != 0
+    if kind == 1:
+        return core.c_scan_i64(exclusive, team, core.address(target), core.address(source), nelems) != 0
+    if kind == 2:
+        return core.c_scan_f32(exclusive, team, core.address(target), core.address(source), nelems) != 0
+    return core.c_scan_f64(exclusive, team, core.address(target), core.address(source), nelems) != 0
+
+
+@_device
+def sum_inscan(team, target, source):
+    """Prefix sums over the members up to this one, by a block; arrays as in `all_reduce`."""
+    return _scan(0, team, target, source)
+
+
+@_device
+def sum_exscan(team, target, source):
+    """Prefix sums over the members before this one, 0 on the first, by a block; arrays as in `all_reduce`."""
+    return _scan(1, team, target, source)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from ..team import Team
 
 SYMBOL = "shmem_device_state"
+POSTS = 2  # SHMEMX_DEVICE_POSTS of the record's flags: some PE is reached by ibgda
 
 LAYOUT = np.dtype(
     [

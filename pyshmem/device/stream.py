@@ -48,6 +48,8 @@ __all__ = [
     "quiet_on_stream",
     "reduce_on_stream",
     "signal_wait_on_stream",
+    "sum_exscan_on_stream",
+    "sum_inscan_on_stream",
     "sum_reduce_on_stream",
     "xor_reduce_on_stream",
 ]
@@ -298,7 +300,7 @@ def reduce_on_stream(
     target: Array, source: Array, op: OP = OP_SUM, size: int | None = None, team: Team | None = None,
     stream: Any = None,
 ) -> None:  # fmt: skip
-    """As `reduce`, on arrays of the GPU heap; no complex and no long double."""
+    """As `reduce`, on arrays of the GPU heap; no products of complex numbers, no long double."""
     call = f"{op}_reduce_on_stream"
     number = _coll._OPERATIONS.get(str(op).lower())
     if number is None:
@@ -357,3 +359,26 @@ def prod_reduce_on_stream(
 ) -> None:
     """Product of the members' values; parameters as for `reduce_on_stream`."""
     reduce_on_stream(target, source, OP.PROD, size, team, stream)
+
+
+def _scan(
+    exclusive: bool, target: Array, source: Array, size: int | None, team: Team | None, stream: Any, call: str
+) -> None:
+    to, to_bytes, there, there_bytes, dtype = _pair(target, source, call)
+    kind = core_type(dtype, call, boolean=False)
+    count = span(size, to_bytes, there_bytes, dtype.itemsize, call) // dtype.itemsize
+    check(lib.shmemx_scan_on_stream(_team(team), exclusive, kind, to, there, count, _stream(stream, call)))
+
+
+def sum_inscan_on_stream(
+    target: Array, source: Array, size: int | None = None, team: Team | None = None, stream: Any = None
+) -> None:
+    """As `sum_inscan`, on arrays of the GPU heap; no long double."""
+    _scan(False, target, source, size, team, stream, "sum_inscan_on_stream")
+
+
+def sum_exscan_on_stream(
+    target: Array, source: Array, size: int | None = None, team: Team | None = None, stream: Any = None
+) -> None:
+    """As `sum_exscan`, on arrays of the GPU heap; no long double."""
+    _scan(True, target, source, size, team, stream, "sum_exscan_on_stream")

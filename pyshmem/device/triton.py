@@ -20,9 +20,14 @@ driver has chosen the places (SHMEM_DEVICE_SHARING=ipc); loads, stores and atomi
 vectorized and pipelined as any other. What Triton does not have are functions here: signals that publish what
 the whole program has stored, waits with the deadline of SHMEM_TIMEOUT, a fence, a barrier.
 
+`put`, `get`, `put_signal`, `p`, `g`, the atomics, `quiet`, signals and the barrier also serve PEs whose GPU
+memory is not mapped, on another host: by commands to the proxy (SHMEM_GPU_NIC), where `peer` has nothing to
+offer. Kernels that use these alone run in either job. Where all is mapped nothing of the proxy is compiled.
+
 Tensors are PyTorch's over the GPU heap (`pyshmem.device.torch`) or anything else that Triton takes. Calls are
-made by all threads of a program, together. They are plain Triton code, so nothing is linked, and the kernels
-can be cached. The state holds addresses of this job: ask for it again after `init`.
+made by all threads of a program, together; values are scalars, the same in all of them. They are plain Triton
+code, so nothing is linked, and the kernels can be cached. The state holds addresses of this job: ask for it
+again after `init`.
 """
 
 # Triton's language is not typed.
@@ -36,10 +41,26 @@ import triton.language as tl
 
 from .._core import lib
 from ..errors import CLASSES
+from . import _triton_nic as nic
 from . import state as _state
+from ._triton_core import (
+    CALL_BARRIER,
+    CALL_SIGNAL_WAIT_UNTIL,
+    TEAM_MEETINGS,
+    TEAM_SYNC,
+    TIMEOUT,
+    at,
+    clock,
+    most,
+    publish,
+    report,
+)
 
 __all__ = [
-    "State", "barrier", "fence", "my_pe", "n_pes", "peer", "signal_add", "signal_set", "signal_wait", "state",
+    "State", "atomic_add", "atomic_and", "atomic_compare_swap", "atomic_fetch", "atomic_fetch_add",
+    "atomic_fetch_and", "atomic_fetch_or", "atomic_fetch_xor", "atomic_or", "atomic_set", "atomic_swap",
+    "atomic_xor", "barrier", "fence", "g", "get", "is_mapped", "my_pe", "n_pes", "p", "peer", "put",
+    "put_nbi", "put_signal", "put_signal_nbi", "quiet", "signal_add", "signal_set", "signal_wait", "state",
     "wait_until_equal",
 ]  # fmt: skip
 
@@ -56,34 +77,23 @@ class State(NamedTuple):
     mailbox: int  # address of struct shmemx_device_error; 0 = none
     bases: int  # address of the table of all PEs' copies (64-bit numbers); 0 = they are `stride` apart
     claim: int  # address of the mailbox's word in GPU memory
+    nic: int | None = None  # address of struct shmemx_device_nic; None = every PE's copy is mapped
 
 
 def state() -> State:
     """The argument for kernels' parameter `state`. Local; the GPU heap must be open.
 
-    NotImplementedError where kernels cannot load and store every PE's GPU memory: other hosts, or the nodes
-    of ``SHMEM_NODE_ID`` under ``SHMEM_GPU_NIC=proxy`` or ``ibgda``. What a NIC's path needs is C++; use
-    CuPy's raw kernels or Numba there.
+    NotImplementedError where kernels post to a NIC themselves (``SHMEM_GPU_NIC=ibgda``, or ``auto`` where
+    that is possible): Triton's kernels can only ask the proxy to.
     """
     now = _state.current("triton.state")
-    if now["nic"]:
+    if now["flags"] & _state.POSTS:
         raise CLASSES[lib.SHMEMX_ERR_UNSUPPORTED](
-            "triton.state: some PEs' GPU memory is not mapped here, and Triton's kernels have loads and "
-            "stores alone; pyshmem.device.raw and pyshmem.device.numba go through the NIC (SHMEM_GPU_NIC)"
+            "triton.state: some PEs are reached by ibgda, which is C++; set SHMEM_GPU_NIC=proxy, or use "
+            "pyshmem.device.raw or pyshmem.device.numba"
         )
     names = ("me", "npes", "stride", "copy", "teams", "timeout_ns", "mailbox", "bases", "claim")
-    return State(*(int(now[name]) for name in names))
-
-
-# Numbers of device/state.h: what a note in the mailbox says, and where fields of the structures are, in units
-# of 4 bytes for the mailbox, 8 for a team. Tests compare them with the header.
-TIMEOUT = tl.constexpr(1)
-CALL_SIGNAL_WAIT_UNTIL = tl.constexpr(10)
-CALL_BARRIER = tl.constexpr(12)
-TEAM_SYNC = tl.constexpr(3)
-TEAM_MEETINGS = tl.constexpr(9)
-ERROR_KIND, ERROR_CALL, ERROR_ME, ERROR_PE = (tl.constexpr(n) for n in (0, 1, 2, 3))
-ERROR_BLOCK, ERROR_ADDRESS, ERROR_VALUE, ERROR_EXPECTED = (tl.constexpr(n) for n in (4, 6, 8, 10))
+    return State(*(int(now[name]) for name in names), nic=int(now["nic"]) or None)
 
 
 # ---- who and where -----------------------------------------------------------------------------------------
@@ -106,80 +116,284 @@ def peer(pointer, pe, state):
     """Where this kernel finds PE `pe`'s copy of what `pointer` (a pointer or a tensor of them) points to."""
     offset = (tl.cast(pe, tl.int64) - tl.cast(state.me, tl.int64)) * tl.cast(state.stride, tl.int64)
     if state.bases != 0:
-        there = tl.load(_at(state.bases) + pe).to(tl.int64)
+        there = tl.load(at(state.bases) + pe).to(tl.int64)
         # all copies start at pages: without the hint Triton would load and store element by element
         offset = tl.multiple_of(there - tl.cast(state.copy, tl.int64), 16)
     return (pointer.to(tl.pointer_type(tl.uint8)) + offset).to(pointer.dtype)
 
 
 @triton.jit
-def _at(address):
-    """A number as a pointer to 64-bit words."""
-    return tl.cast(tl.cast(address, tl.int64), tl.pointer_type(tl.uint64))
+def is_mapped(pe, state):
+    """Whether `peer` may be asked for PE `pe`: for an `if`, a constant where all are mapped."""
+    return not nic.far(pe, state)
+
+
+@triton.jit
+def _offset(pointer, state):
+    """Where in each PE's copy."""
+    return pointer.to(tl.uint64) - tl.cast(tl.cast(state.copy, tl.int64), tl.uint64)
+
+
+# ---- put and get -------------------------------------------------------------------------------------------
+
+
+@triton.jit
+def _copy(to, source, nelems, BLOCK: tl.constexpr):
+    for begin in range(0, nelems, BLOCK):
+        i = begin + tl.arange(0, BLOCK)
+        tl.store(to + i, tl.load(source + i, mask=i < nelems), mask=i < nelems)
+
+
+@triton.jit
+def put_nbi(to, source, nelems, pe, state, BLOCK: tl.constexpr = 1024):
+    """`nelems` elements from `source` to PE `pe`'s copy of `to`: pointers of one dtype, both symmetric. The
+    program copies BLOCK elements at a time where `pe` is mapped. `source` stays in use, and nothing is
+    complete, before `quiet`. What the program has stored before into `source` is sent."""
+    if nic.far(pe, state):
+        nbytes = tl.cast(nelems, tl.int64) * (to.dtype.element_ty.primitive_bitwidth // 8)
+        nic.put(_offset(to, state), source.to(tl.uint64), nbytes, pe, state)
+    else:
+        tl.debug_barrier()
+        _copy(peer(to, pe, state), source, nelems, BLOCK)
+
+
+@triton.jit
+def put(to, source, nelems, pe, state, BLOCK: tl.constexpr = 1024):
+    """As `put_nbi`; on return `source` may be written again."""
+    put_nbi(to, source, nelems, pe, state, BLOCK)
+    if nic.far(pe, state):
+        nic.quiet(state)
+    else:
+        tl.debug_barrier()
+
+
+@triton.jit
+def get(to, source, nelems, pe, state, BLOCK: tl.constexpr = 1024):
+    """`nelems` elements of PE `pe`'s copy of `source` to this PE's `to`, both symmetric; there on return."""
+    if nic.far(pe, state):
+        nbytes = tl.cast(nelems, tl.int64) * (to.dtype.element_ty.primitive_bitwidth // 8)
+        nic.get(to.to(tl.uint64), _offset(source, state), nbytes, pe, state)
+        nic.quiet(state)
+    else:
+        _copy(to, peer(source, pe, state), nelems, BLOCK)
+        tl.debug_barrier()
+
+
+@triton.jit
+def put_signal_nbi(
+    to, source, nelems, sig, value, pe, state, ADD: tl.constexpr = False, BLOCK: tl.constexpr = 1024
+):
+    """As `put_nbi`, then PE `pe`'s word `sig` (64 bits) is set, or added to with ADD: who sees the signal
+    sees the data."""
+    if nic.far(pe, state):
+        nbytes = tl.cast(nelems, tl.int64) * (to.dtype.element_ty.primitive_bitwidth // 8)
+        nic.put_signal(
+            _offset(to, state), source.to(tl.uint64), nbytes, _offset(sig, state), value, ADD, pe, state
+        )
+    else:
+        put_nbi(to, source, nelems, pe, state, BLOCK)
+        if ADD:
+            signal_add(sig, value, pe, state)
+        else:
+            signal_set(sig, value, pe, state)
+
+
+@triton.jit
+def put_signal(
+    to, source, nelems, sig, value, pe, state, ADD: tl.constexpr = False, BLOCK: tl.constexpr = 1024
+):
+    """As `put_signal_nbi`; on return `source` may be written again."""
+    put_signal_nbi(to, source, nelems, sig, value, pe, state, ADD, BLOCK)
+    if nic.far(pe, state):
+        nic.quiet(state)
+    else:
+        tl.debug_barrier()
+
+
+@triton.jit
+def _bits(value, dtype: tl.constexpr):
+    """A value of the dtype as the low bits of a 64-bit number."""
+    as_integer: tl.constexpr = tl.core.get_int_dtype(dtype.primitive_bitwidth, signed=False)
+    return tl.cast(value, dtype).to(as_integer, bitcast=True).to(tl.uint64)
+
+
+@triton.jit
+def _value(bits, dtype: tl.constexpr):
+    as_integer: tl.constexpr = tl.core.get_int_dtype(dtype.primitive_bitwidth, signed=False)
+    return bits.to(as_integer).to(dtype, bitcast=True)
+
+
+@triton.jit
+def p(to, value, pe, state):
+    """One value, a scalar, into PE `pe`'s copy of what `to` points to; complete at `quiet`."""
+    dtype: tl.constexpr = to.dtype.element_ty
+    if nic.far(pe, state):
+        nic.p(_offset(to, state), _bits(value, dtype), dtype.primitive_bitwidth // 8, pe, state)
+    else:
+        tl.store(peer(to, pe, state), tl.cast(value, dtype))
+
+
+@triton.jit
+def g(source, pe, state):
+    """PE `pe`'s value of what `source` points to; 0 after an error, which `pyshmem.device.check` raises."""
+    dtype: tl.constexpr = source.dtype.element_ty
+    if nic.far(pe, state):
+        value = _value(nic.g(_offset(source, state), dtype.primitive_bitwidth // 8, pe, state), dtype)
+    else:
+        value = tl.load(peer(source, pe, state), volatile=True)
+    return value
+
+
+# ---- atomics: scalars of 4 and 8 bytes, relaxed ------------------------------------------------------------
+
+
+@triton.jit
+def _atomic(OP: tl.constexpr, FETCH: tl.constexpr, word, value, condition, pe, state):
+    """OP: enum shmemx_amo: fetch, set, swap, compare_swap, add, and, or, xor."""
+    dtype: tl.constexpr = word.dtype.element_ty
+    value, condition = tl.cast(value, dtype), tl.cast(condition, dtype)
+    if nic.far(pe, state):
+        bits = nic.atomic(
+            OP, dtype.primitive_bitwidth // 8, FETCH, _offset(word, state), _bits(value, dtype),
+            _bits(condition, dtype), pe, state,
+        )  # fmt: skip
+        old = _value(bits, dtype)
+    else:
+        there = peer(word, pe, state)
+        if OP == 0:
+            old = tl.atomic_add(there, tl.cast(0, dtype), sem="relaxed", scope="sys")
+        elif OP == 1 or OP == 2:
+            old = tl.atomic_xchg(there, value, sem="relaxed", scope="sys")
+        elif OP == 3:
+            old = tl.atomic_cas(there, condition, value, sem="relaxed", scope="sys")
+        elif OP == 4:
+            old = tl.atomic_add(there, value, sem="relaxed", scope="sys")
+        elif OP == 5:
+            old = tl.atomic_and(there, value, sem="relaxed", scope="sys")
+        elif OP == 6:
+            old = tl.atomic_or(there, value, sem="relaxed", scope="sys")
+        else:
+            old = tl.atomic_xor(there, value, sem="relaxed", scope="sys")
+    return old
+
+
+@triton.jit
+def atomic_fetch(word, pe, state):
+    """PE `pe`'s word (pointer to 32 or 64 bits)."""
+    return _atomic(0, True, word, 0, 0, pe, state)
+
+
+@triton.jit
+def atomic_set(word, value, pe, state):
+    """PE `pe`'s word becomes `value`. As the other atomics without a result, it is complete at `quiet`."""
+    _atomic(1, False, word, value, 0, pe, state)
+
+
+@triton.jit
+def atomic_swap(word, value, pe, state):
+    """As `atomic_set`; returns what was there."""
+    return _atomic(2, True, word, value, 0, pe, state)
+
+
+@triton.jit
+def atomic_compare_swap(word, condition, value, pe, state):
+    """Stores `value` if the word, of integers, equals `condition`; returns what was there."""
+    return _atomic(3, True, word, value, condition, pe, state)
+
+
+@triton.jit
+def atomic_add(word, value, pe, state):
+    """Adds to a word of integers."""
+    _atomic(4, False, word, value, 0, pe, state)
+
+
+@triton.jit
+def atomic_and(word, value, pe, state):
+    """Bitwise and."""
+    _atomic(5, False, word, value, 0, pe, state)
+
+
+@triton.jit
+def atomic_or(word, value, pe, state):
+    """Bitwise or."""
+    _atomic(6, False, word, value, 0, pe, state)
+
+
+@triton.jit
+def atomic_xor(word, value, pe, state):
+    """Bitwise exclusive or."""
+    _atomic(7, False, word, value, 0, pe, state)
+
+
+@triton.jit
+def atomic_fetch_add(word, value, pe, state):
+    """As `atomic_add`; returns what was there."""
+    return _atomic(4, True, word, value, 0, pe, state)
+
+
+@triton.jit
+def atomic_fetch_and(word, value, pe, state):
+    """As `atomic_and`; returns what was there."""
+    return _atomic(5, True, word, value, 0, pe, state)
+
+
+@triton.jit
+def atomic_fetch_or(word, value, pe, state):
+    """As `atomic_or`; returns what was there."""
+    return _atomic(6, True, word, value, 0, pe, state)
+
+
+@triton.jit
+def atomic_fetch_xor(word, value, pe, state):
+    """As `atomic_xor`; returns what was there."""
+    return _atomic(7, True, word, value, 0, pe, state)
 
 
 # ---- order and signals -------------------------------------------------------------------------------------
 
 
 @triton.jit
-def fence():
-    """This program's stores so far come before its later ones, for all who acquire one of those. Begins
-    and ends with a barrier of the program."""
-    tl.debug_barrier()
-    # observers: this thread, with all it has seen through the barrier, and whoever acquires a later store
-    tl.inline_asm_elementwise(
-        "fence.acq_rel.sys; mov.u32 $0, 0;", "=r", [], dtype=tl.uint32, is_pure=False, pack=1
-    )
-    tl.debug_barrier()
+def fence(state=None):
+    """This program's stores so far come before its later ones, for all who acquire one of those; with
+    `state`, what it has posted for PEs that are not mapped, too. Begins and ends with a barrier of the
+    program."""
+    if state is not None:  # noqa: SIM102 - constants; the second is asked of a state alone
+        if state.nic is not None:
+            nic.fence(state)
+    publish()
+
+
+@triton.jit
+def quiet(state):
+    """This program's puts, stores to peers and atomics are complete. False after an error of a NIC's path,
+    which `pyshmem.device.check` raises. Begins and ends with a barrier of the program."""
+    if state.nic is not None:  # noqa: SIM108 - a constant chooses
+        fine = nic.quiet(state)
+    else:
+        fine = state.n_pes > 0
+    publish()
+    return fine
 
 
 @triton.jit
 def signal_set(sig, value, pe, state):
     """Stores `value` in PE `pe`'s word `sig` (pointer to a 64-bit integer). Who sees it (by `signal_wait` or
-    any acquire) sees what this program has stored before."""
-    tl.debug_barrier()  # all threads' stores come before the release of the one that signals
-    tl.atomic_xchg(peer(sig, pe, state), value, sem="release", scope="sys")
+    any acquire) sees what this program has stored there before."""
+    if nic.far(pe, state):
+        nic.put_signal(0, 0, 0, _offset(sig, state), value, False, pe, state)
+    else:
+        tl.debug_barrier()  # all threads' stores come before the release of the one that signals
+        tl.atomic_xchg(peer(sig, pe, state), value, sem="release", scope="sys")
 
 
 @triton.jit
 def signal_add(sig, value, pe, state):
     """As `signal_set`, adding."""
-    tl.debug_barrier()
-    tl.atomic_add(peer(sig, pe, state), value, sem="release", scope="sys")
-
-
-@triton.jit
-def _now():
-    """Nanoseconds, the same number in all threads of the program, so that they leave a loop together."""
-    mine = tl.inline_asm_elementwise(
-        "mov.u64 $0, %globaltimer;", "=l", [], dtype=tl.int64, is_pure=False, pack=1
-    )
-    # 1024 = the threads of the largest program: the maximum goes through all warps
-    return tl.max(tl.zeros((1024,), tl.int64) + mine, axis=0)
-
-
-@triton.jit
-def _report(call, pe, address, value, expected, state):
-    """The note of a wait that met its deadline, if no other note is there."""
-    if state.mailbox != 0:
-        words = tl.cast(tl.cast(state.mailbox, tl.int64), tl.pointer_type(tl.uint32))
-        claim = tl.cast(tl.cast(state.claim, tl.int64), tl.pointer_type(tl.uint32))
-        if (
-            tl.atomic_cas(claim, tl.cast(0, tl.uint32), tl.cast(1, tl.uint32), sem="acq_rel", scope="sys")
-            == 0
-        ):
-            block = tl.program_id(0) + tl.num_programs(0) * (
-                tl.program_id(1) + tl.num_programs(1) * tl.program_id(2)
-            )
-            tl.store(words + ERROR_CALL, tl.cast(call, tl.uint32))
-            tl.store(words + ERROR_ME, tl.cast(state.me, tl.int32).to(tl.uint32))
-            tl.store(words + ERROR_PE, tl.cast(pe, tl.int32).to(tl.uint32))
-            tl.store(words + ERROR_BLOCK, block.to(tl.uint32))
-            tl.store((words + ERROR_ADDRESS).to(tl.pointer_type(tl.uint64)), tl.cast(address, tl.uint64))
-            tl.store((words + ERROR_VALUE).to(tl.pointer_type(tl.uint64)), tl.cast(value, tl.uint64))
-            tl.store((words + ERROR_EXPECTED).to(tl.pointer_type(tl.uint64)), tl.cast(expected, tl.uint64))
-            fence()  # observers: this program, which wrote the rest, and the host, which polls kind
-            tl.store(words + ERROR_KIND, tl.cast(TIMEOUT, tl.uint32))
+    if nic.far(pe, state):
+        nic.put_signal(0, 0, 0, _offset(sig, state), value, True, pe, state)
+    else:
+        tl.debug_barrier()
+        tl.atomic_add(peer(sig, pe, state), value, sem="release", scope="sys")
 
 
 @triton.jit
@@ -196,14 +410,16 @@ def _await(word, value, pe, call, EQUAL: tl.constexpr, state):
         seen = tl.atomic_add(word, nothing, sem="acquire", scope="sys")
         there = (seen == wanted) if EQUAL else (seen >= wanted)
         polls += 1
-        if polls % 256 == 0:  # noqa: SIM102 - a short wait never pays for the clock
+        if polls % 256 == 0:  # a short wait never pays for the clock
             if state.timeout_ns != 0:
-                now = _now()
+                now = most(clock())
                 if start == 0:
                     start = now
                 late = now - start > tl.cast(state.timeout_ns, tl.int64)
+            if state.nic is not None:
+                late = late | nic.failed(state)
     if not there:
-        _report(call, pe, word.to(tl.uint64), seen, wanted, state)
+        report(TIMEOUT, call, pe, word.to(tl.uint64), seen, wanted, state)
     tl.debug_barrier()  # no thread reads what was published before the first thread's acquire
     return there
 
@@ -229,16 +445,21 @@ def barrier(state):
     complete and visible. Returns false after the deadline.
 
     It is the barrier of ``shmem_device.h`` over all PEs: kernels in either language meet in it."""
-    team = _at(state.world)
+    team = at(state.world)
     count = tl.load(team + TEAM_MEETINGS) + 1
-    words = _at(tl.cast(state.copy, tl.int64) + tl.load(team + TEAM_SYNC).to(tl.int64))
+    words = at(tl.cast(state.copy, tl.int64) + tl.load(team + TEAM_SYNC).to(tl.int64))
     me = tl.cast(state.me, tl.int32)
     tl.debug_barrier()  # all threads' stores come before the releases, and all have read the count
+    met = me >= 0
+    if state.nic is not None:
+        met = nic.quiet(state) & met
     for other in range(state.n_pes):
         if other != me:
-            # release; observers: this program, by the barrier above, and the waiting program of `other`
-            tl.atomic_add(peer(words + me, other, state), 1, sem="release", scope="sys")
-    met = me >= 0
+            if nic.far(other, state):
+                nic.atomic(4, 8, False, _offset(words + me, state), tl.cast(1, tl.uint64), 0, other, state)
+            else:
+                # release; observers: this program, by the barrier above, and the waiting program of `other`
+                tl.atomic_add(peer(words + me, other, state), 1, sem="release", scope="sys")
     for other in range(state.n_pes):
         if other != me:
             met = _await(words + other, count, other, CALL_BARRIER, False, state) & met

@@ -172,6 +172,15 @@ static void test_collectives(shmem_team_t team, size_t n, bool on_stream)
         h[i] -= sum;
     }
     COUNT(one, 0);
+    for (int exclusive = 0; exclusive < 2; ++exclusive) {
+        what = exclusive ? "exclusive scan" : "inclusive scan";
+        DO(shmemx_scan(team, exclusive, SHMEMX_INT32, dst, src, n),
+           shmemx_scan_on_stream(team, exclusive, SHMEMX_INT32, dst, src, n, NULL));
+        for (size_t i = 0; i < n; ++i)
+            for (int j = 0; j < rank + !exclusive; ++j)
+                h[i] -= pattern(j, i, salt);
+        COUNT(one, 0);
+    }
     what = "max in place";
     DO(shmemx_reduce(team, SHMEMX_REDUCE_MAX, SHMEMX_INT32, src, src, n),
        shmemx_reduce_on_stream(team, SHMEMX_REDUCE_MAX, SHMEMX_INT32, src, src, n, NULL));
@@ -257,12 +266,23 @@ static void test_floats(void)
         memcpy(&got, &bits, 4);
         CHECK(got == (float)npes, "bfloat16 %d: %g", i, (double)got);
     }
+    float c[2] = {(float)me, (float)-me}; /* one complex64 */
+    OK(shmemx_put(SHMEM_CTX_DEFAULT, f, c, sizeof c, me));
+    OK(shmemx_scan(SHMEM_TEAM_WORLD, 1, SHMEMX_COMPLEX64, f + 2, f, 1));
+    OK(shmemx_reduce(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_SUM, SHMEMX_COMPLEX64, f + 4, f, 1));
+    OK(shmemx_get(SHMEM_CTX_DEFAULT, h, f, 24, me));
+    float until = (float)(me * (me - 1) / 2), all = (float)(npes * (npes - 1) / 2);
+    CHECK(h[2] == until && h[3] == -until && h[4] == all && h[5] == -all, "complex: %g %g %g %g",
+          (double)h[2], (double)h[3], (double)h[4], (double)h[5]);
     CHECK(shmemx_team_device(SHMEM_TEAM_WORLD) == 0 && shmemx_team_device(SHMEM_TEAM_SHARED) == 1, "numbers");
     shmemx_log_errors(0);
     CHECK(shmemx_team_device(SHMEM_TEAM_INVALID) == SHMEMX_ERR_TEAM, "%s", shmemx_last_error());
     CHECK(shmemx_reduce_on_stream(SHMEM_TEAM_WORLD, SHMEMX_REDUCE_AND, SHMEMX_FLOAT32, f, f, N, NULL) ==
               SHMEMX_ERR_ARGUMENT,
           "and of floats");
+    CHECK(shmemx_scan_on_stream(SHMEM_TEAM_WORLD, 0, SHMEMX_LONGDOUBLE, f, f, 1, NULL) ==
+              SHMEMX_ERR_UNSUPPORTED,
+          "scan of long double");
     CHECK(shmemx_put_on_stream(h, f, 8, right, NULL) == SHMEMX_ERR_ADDRESS, "private dest");
     CHECK(shmemx_put_on_stream(f, f, 8, npes, NULL) == SHMEMX_ERR_PE, "PE");
     CHECK(shmemx_collect(SHMEM_TEAM_WORLD, f, SIZE_MAX, f, 0) == 0, "collect of nothing: %s",

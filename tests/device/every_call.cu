@@ -150,6 +150,12 @@ KERNEL k_reduce_others(unsigned char *a, long long *b, double *c, shmem::size n)
     shmem::reduce(shmem::block, shmem::world, shmem::min, c, c + n, n);
     shmem::reduce(shmem::block, shmem::world, shmem::prod, c, c + n, n);
 }
+KERNEL k_scan(float *a, half_like *b, unsigned char *c, shmem::size n)
+{
+    shmem::sum_inscan(shmem::block, shmem::world, a, a + n, n);
+    shmem::sum_exscan(shmem::block, shmem::world, b, b + n, n);
+    shmem::sum_exscan(shmem::warp, shmem::world, c, c, n);
+}
 template <class Scope> __device__ void records(const Scope &s, unsigned char *record, float *x, shmem::size n)
 {
     const shmem::quant fp8 = {shmem::quant_e4m3, 0, shmem::quant_saturate};

@@ -188,6 +188,17 @@ template <class Scope> __device__ void check_together(const Scope &s, u64 *wrong
             expect(y[i] == want, wrong, 640 + what);
         }
         shmem::sync(s);
+        for (int exclusive = 0; exclusive < 2; ++exclusive) {
+            expect(exclusive ? shmem::sum_exscan(s, shmem::world, y, x, count) : shmem::sum_inscan(s, shmem::world, y, x, count),
+                   wrong, 607);
+            for (size_t i = lane; i < count; i += width) {
+                float want = exclusive && me == 0 ? 0 : 1.0f / (1 + i % 97);
+                for (int j = 1; j < me + 1 - exclusive; ++j)
+                    want += 1.0f / (1 + i % 97 + j);
+                expect(y[i] == want, wrong, 660 + what);
+            }
+            shmem::sync(s);
+        }
         expect(shmem::reduce(s, shmem::world, shmem::max, x, x, count), wrong, 606);
         for (size_t i = lane; i < count; i += width)
             expect(x[i] == 1.0f / (1 + i % 97), wrong, 650 + what);

@@ -58,6 +58,7 @@ class mini_nic
                         0,
                         reinterpret_cast<std::uintptr_t>(qps[pe]),
                         each,
+                        0,
                         0};
             job.states[pe].nic = reinterpret_cast<std::uintptr_t>(&nics[pe]);
         }

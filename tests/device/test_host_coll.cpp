@@ -99,6 +99,47 @@ template <class T, class Scope> static void reduces(const Scope &scope, shmem::t
             one_reduce<T>(scope, t, shmem::bit_xor, 1300, true, 0);
         }
 }
+/* Everybody's prefix of what reduces() adds up, exclusive or not; -0.0 and 16-bit floats bit by bit. */
+template <class T, class Scope>
+static void one_scan(const Scope &scope, shmem::team t, std::size_t count, bool exclusive, bool in_place, std::size_t skew)
+{
+    using A = shmem::detail::accumulated<T>;
+    T *src = mine<T>(4096 + skew * sizeof(T)), *dst = in_place ? src : mine<T>(131072 + skew * sizeof(T));
+    auto operand = [&](std::size_t i, int j) {
+        const T v = value<T>(i, shmem::team_translate_pe(t, j, shmem::world));
+        return i % 5 == 4 ? static_cast<T>(-static_cast<A>(0)) : v;
+    };
+    const int me = shmem::team_my_pe(t), members = exclusive ? me : me + 1;
+    for (std::size_t i = shmem::arch::lane(scope); i < count; i += shmem::arch::width(scope))
+        src[i] = operand(i, me);
+    shmem::arch::sync(scope);
+    const bool ok = exclusive ? shmem::sum_exscan(scope, t, dst, src, count) : shmem::sum_inscan(scope, t, dst, src, count);
+    CHECK(ok, "scan");
+    std::size_t wrong = 0;
+    for (std::size_t i = shmem::arch::lane(scope); i < count; i += shmem::arch::width(scope)) {
+        A total = members == 0 ? A() : static_cast<A>(operand(i, 0));
+        for (int j = 1; j < members; ++j)
+            total = static_cast<A>(total + static_cast<A>(operand(i, j)));
+        const T want = static_cast<T>(total);
+        wrong += std::memcmp(&want, dst + i, sizeof want) != 0;
+    }
+    CHECK(wrong == 0, "%s scan of %zu elements of %zu bytes, skew %zu: %zu wrong", exclusive ? "exclusive" : "inclusive",
+          count, sizeof(T), skew, wrong);
+    CHECK(shmem::sync(scope, t), "sync");
+}
+template <class T, class Scope> static void scans(const Scope &scope, shmem::team t)
+{
+    if (shmem::n_pes() == 4) // 1 to 3 have a first, a middle and a last one; the threads of 4 cost the most
+        return;
+    CHECK(shmem::sum_inscan(scope, t, mine<T>(0), mine<T>(0), 0), "scan of nothing");
+    for (std::size_t count : {1, 33, 700}) {
+        one_scan<T>(scope, t, count, false, count != 33, 0);
+        one_scan<T>(scope, t, count, true, count == 33, 1);
+    }
+    one_scan<T>(scope, t, 5000 / sizeof(T), false, false, 0); // by shares: whole vectors, and element by element
+    one_scan<T>(scope, t, 5000 / sizeof(T), true, true, 3);
+}
+
 static void nan_reduces()
 {
     const float nan = std::numeric_limits<float>::quiet_NaN();
@@ -225,6 +266,40 @@ static void sums_by_all_blocks(scene &job, unsigned blocks, std::size_t count, b
               wrong);
     });
 }
+/* The library's kernels of scans: packets, and shares, by all blocks. */
+template <bool Lines> static void scans_by_all_blocks(scene &job, unsigned blocks, std::size_t count, bool packets)
+{
+    using shmem::detail::grid;
+    const std::size_t from = 4096;
+    for (bool exclusive : {false, true}) {
+        const std::size_t to = exclusive ? from : 262144; // in place every other time
+        job.run(1, 1, 0, [=] {
+            for (std::size_t i = 0; i < count; ++i)
+                mine<int>(from)[i] = value<int>(i, shmem::my_pe());
+        });
+        job.run(blocks, threads, 0, [=] {
+            auto *dst = mine<int>(to), *src = mine<int>(from);
+            if (packets) {
+                const auto t = shmem::detail::enter(grid, shmem::world, 0);
+                CHECK((shmem::detail::scan_packets<Lines, int>(grid, t, exclusive, dst, src, count * 4)), "scan");
+            } else { // job.run stands for the meetings
+                const auto t = shmem::detail::find(shmem::thread, shmem::world, 0);
+                shmem::detail::scan_share(grid, t, exclusive, dst, src, count);
+            }
+        });
+        job.run(1, 1, 0, [=] {
+            std::size_t wrong = 0;
+            for (std::size_t i = 0; i < count; ++i) {
+                int want = 0;
+                for (int j = 0; j < shmem::my_pe() + !exclusive; ++j)
+                    want += value<int>(i, j);
+                wrong += mine<int>(to)[i] != want;
+            }
+            CHECK(wrong == 0, "%s scan of %zu by %u blocks, packets %d: %zu wrong", exclusive ? "exclusive" : "inclusive",
+                  count, blocks, packets, wrong);
+        });
+    }
+}
 void test_all_blocks(scene &job)
 {
     const bool lines = (job.states[0].flags & SHMEMX_DEVICE_LINES128) != 0;
@@ -233,6 +308,13 @@ void test_all_blocks(scene &job)
     for (unsigned blocks : {1u, 3u})
         for (std::size_t bytes : {std::size_t(1), std::size_t(119), std::size_t(961), room})
             by_all_blocks(job, blocks, bytes, ++salt);
+    for (std::size_t count : {std::size_t(1), std::size_t(211), room / 4})
+        for (bool packets : {true, false}) {
+            if (lines)
+                scans_by_all_blocks<true>(job, 3, count, packets);
+            else
+                scans_by_all_blocks<false>(job, 3, count, packets);
+        }
     for (unsigned blocks : {1u, 3u})
         for (bool twice : {false, true})
             for (std::size_t count :
@@ -251,10 +333,12 @@ void test_collectives(scene &job)
         all_moves(shmem::warp, shmem::world);
         reduces<int>(shmem::warp, shmem::world, true);
         reduces<float>(shmem::warp, shmem::team(3), false);
+        scans<float>(shmem::warp, shmem::team(3));
         nan_reduces();
         if (shmem::my_pe() % 2 == 0) {
             all_moves(shmem::warp, shmem::team(2));
             reduces<double>(shmem::warp, shmem::team(2), false);
+            scans<double>(shmem::warp, shmem::team(2));
         }
     });
     job.run(1, 3 * warp_width + 5, 20000, [] { // more warps than members, and a partial one
@@ -264,6 +348,8 @@ void test_collectives(scene &job)
         reduces<unsigned long long>(shmem::block, shmem::world, true);
         reduces<double>(shmem::block, shmem::world, false);
         reduces<bfloat>(shmem::block, shmem::world, false);
+        scans<unsigned char>(shmem::block, shmem::world);
+        scans<bfloat>(shmem::block, shmem::world);
         shmem::stage scope(shmem::host::shared(), 16384 + 128);
         all_moves(scope, shmem::world);
         reduces<long>(scope, shmem::world, true);
@@ -284,6 +370,8 @@ void test_collectives(scene &job)
                 bad += (local[j % 8] = sums[j]) != 1000L * r + j;
             bad += !shmem::reduce(shmem::block, shmem::world, shmem::sum, out + 1, cell, 1);
             bad += out[1] != 1000L * r * n + n * (n - 1) / 2;
+            bad += !shmem::sum_exscan(shmem::block, shmem::world, out + 2, cell, 1);
+            bad += out[2] != 1000L * r * me + me * (me - 1) / 2;
             shmem::arch::sync(shmem::block);
         }
         CHECK(bad == 0, "%ld wrong", bad);

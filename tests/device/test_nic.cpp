@@ -200,6 +200,49 @@ static void test_signals()
     });
 }
 
+/* Long data and a short flag, which may take different ways: behind a fence, and behind a signal of no bytes; then short
+ * data and a long message that ends with the flag. */
+static void test_ways_in_order()
+{
+    constexpr unsigned words = 600; // 4800 bytes
+    std::memset(memory, 0, memory_bytes);
+    nic_job_meet();
+    step(1, 16, [] {
+        const unsigned lane = arch::thread_index();
+        u64 *flag = at<u64>(64), *sig = at<u64>(128), *data = at<u64>(4096), *src = at<u64>(half);
+        for (u64 r = 1; r <= 30; ++r) {
+            for (unsigned i = lane; i < words; i += 16)
+                src[i] = r * 1000 + i;
+            arch::sync(block);
+            put_nbi(block, data, src, words, next_pe());
+            if (r % 2 == 0) {
+                put_signal(block, data, src, 0, sig, r, signal_set, next_pe());
+                CHECK(signal_wait_until(block, sig, ge, r), "signal %llu", r);
+            } else {
+                fence(block);
+                if (lane == 0)
+                    p(flag, r, next_pe());
+                CHECK(wait_until(block, flag, ge, r), "flag %llu", r);
+            }
+            std::size_t early = 0;
+            for (unsigned i = lane; i < words; i += 16)
+                early += arch::load_relaxed(data + i) < r * 1000 + i;
+            CHECK(early == 0, "round %llu: %zu words after their flag", r, early);
+            CHECK(barrier(block), "barrier");
+        }
+        for (u64 r = 1; r <= 20; ++r) {
+            src[words - 1] = r; // the long message's last word is the flag
+            if (lane == 0)
+                p(flag + 1, r * 10, next_pe());
+            fence(block);
+            put_nbi(block, data, src, words, next_pe());
+            CHECK(wait_until(block, data + words - 1, eq, r), "long message %llu", r);
+            CHECK(arch::load_relaxed(flag + 1) >= r * 10, "round %llu: short data after it", r);
+            CHECK(barrier(block), "barrier");
+        }
+    });
+}
+
 // ---- atomics, by many threads at once
 
 static void test_atomics()
@@ -276,6 +319,22 @@ static void reduction(const Scope &scope, team t, Op op, std::size_t n, bool in_
     CHECK(wrong == 0, "team %u of %d, %zu elements of %zu bytes: %zu wrong", t, members, n, sizeof(T), wrong);
     CHECK(barrier(scope, t), "barrier");
 }
+template <class Scope, class T>
+static void prefix_sums(const Scope &scope, team t, std::size_t n, bool exclusive, bool in_place)
+{
+    const int me = team_my_pe(t);
+    T *src = at<T>(half), *dst = in_place ? src : at<T>(2 * half);
+    for (std::size_t i = arch::lane(scope); i < n; i += arch::width(scope))
+        src[i] = static_cast<T>((i % 7 + 1) * static_cast<unsigned>(me + 1));
+    arch::sync(scope);
+    CHECK(exclusive ? sum_exscan(scope, t, dst, src, n) : sum_inscan(scope, t, dst, src, n), "scan");
+    const auto members = static_cast<unsigned>(me + !exclusive);
+    std::size_t wrong = 0;
+    for (std::size_t i = arch::lane(scope); i < n; i += arch::width(scope))
+        wrong += dst[i] != static_cast<T>((i % 7 + 1) * (members * (members + 1) / 2));
+    CHECK(wrong == 0, "scan of team %u, %zu elements of %zu bytes: %zu wrong", t, n, sizeof(T), wrong);
+    CHECK(barrier(scope, t), "barrier");
+}
 template <class T> static T sum_of(std::size_t i, int members)
 {
     return static_cast<T>((i % 7 + 1) * static_cast<unsigned>(members * (members + 1) / 2));
@@ -317,9 +376,12 @@ template <class Scope> static void collectives(const Scope &scope, team t)
     for (std::size_t k : {0, 1, 3, 100}) {
         reduction<Scope, int>(scope, t, sum, k, false, sum_of<int>);
         reduction<Scope, u8>(scope, t, max, k, true, max_of<u8>);
+        prefix_sums<Scope, int>(scope, t, k, false, k == 3);
+        prefix_sums<Scope, u8>(scope, t, k, true, k != 3);
     }
     if (t != static_cast<team>(NIC_JOB_REVERSED)) { // that one takes a trip for each element
         reduction<Scope, double>(scope, t, sum, 700, true, sum_of<double>);
+        prefix_sums<Scope, double>(scope, t, 700, true, true);
         reduction<Scope, float>(scope, t, sum, 1025, false, sum_of<float>);
     }
 }
@@ -568,6 +630,7 @@ int main(int argc, char **argv)
         test_values();
         test_bytes();
         test_signals();
+    test_ways_in_order();
         test_atomics();
         test_teams();
         test_packets();

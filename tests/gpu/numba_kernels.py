@@ -97,6 +97,14 @@ def together(word, sig, src, dst, out, pe):
     shmem_numba.wait_until(shmem_numba.block, sig, shmem_numba.eq, 42)
     if thread == 0:
         out[5] = shmem_numba.signal_fetch(sig)
+    shmem_numba.sync(shmem_numba.block, shmem_numba.world)
+    shmem_numba.sum_inscan(shmem_numba.world, dst, part)
+    if thread == 0:
+        out[6] = dst[63]
+    shmem_numba.barrier(shmem_numba.block, shmem_numba.world)
+    shmem_numba.sum_exscan(shmem_numba.world, part, part)
+    if thread == 0:
+        out[7] = part[63]
 
 
 @cuda.jit

@@ -76,12 +76,13 @@ def test_barrier_waits_collectives(job, cp, kernels, around, meet):
     me, n, after, _ = around
     word, sig = job.zeros(1, "int64", device="cuda"), job.zeros(1, "uint64", device="cuda")
     src, dst = job.full(64 * n, me, "float32", device="cuda"), job.zeros(64 * n, "float32", device="cuda")
-    out = cp.zeros(6, "float32")
+    out = cp.zeros(8, "float32")
     meet()
     kernels.together[1, 64](word, sig, src, dst, out, after)
     meet()
-    # rounds that were right, broadcast of the last PE, last of fcollect, of alltoall, sum, signal
-    assert out.get().tolist() == [3, n - 1, n - 1, n - 1, n * (n - 1) / 2, 42]
+    # rounds that were right, broadcast of the last PE, last of fcollect, of alltoall, sum, signal, scans
+    prefix = me * (me - 1) / 2
+    assert out.get().tolist() == [3, n - 1, n - 1, n - 1, n * (n - 1) / 2, 42, prefix + me, prefix]
     meet()
     for x in (word, sig, src, dst):
         job.free(x)

@@ -74,7 +74,13 @@ def test_collectives(job, cp, device, around, meet, elements, stream):
         for name, function in (("xor", np.bitwise_xor), ("or", np.bitwise_or), ("and", np.bitwise_and)):
             getattr(call, f"{name}_reduce_on_stream")(dst, part, stream=given)
             sums[name] = dst[:elements].copy(), function.reduce
+        call.sum_inscan_on_stream(dst, part, stream=given)
+        inscan = dst[:elements].copy()
+        call.sum_exscan_on_stream(dst, part, stream=given)
+        exscan = dst[:elements].copy()
     device.synchronize(given)
+    prefix = np.cumsum([np.zeros(elements, "int64")] + [a[:elements] for a in at], axis=0)
+    assert (inscan.get() == prefix[me + 1]).all() and (exscan.get() == prefix[me]).all()
     assert (broadcast.get() == at[n - 1][:elements]).all()
     assert (fcollect.get() == np.concatenate([a[:elements] for a in at])).all()
     blocks = [a[me * elements : (me + 1) * elements] for a in at]
@@ -126,6 +132,26 @@ def test_reduce_dtypes(job, cp, device, around, meet, dtype):
     device.stream.sum_reduce_on_stream(dst, src)
     device.synchronize()
     assert (dst.get() == ((np.arange(1000) % 7) * n + n * (n - 1) // 2).astype(dtype)).all()
+    meet()
+    job.free(src)
+    job.free(dst)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int8", "uint64", "complex64", "complex128"])
+def test_scans_of_the_host(job, cp, device, around, meet, dtype):
+    me, n, _, _ = around
+    numbers = (np.arange(1001) % 7).astype(dtype)
+    numbers = numbers * (1 + 2j) if "complex" in dtype else numbers
+    src, dst = job.array(numbers, device="cuda"), job.zeros(1001, dtype, device="cuda")
+    meet()
+    job.sum_exscan(dst, src)
+    assert (dst.get() == (numbers * me).astype(dtype)).all()
+    meet()
+    job.sum_inscan(src, src)
+    assert (src.get() == (numbers * (me + 1)).astype(dtype)).all()
+    if "complex" in dtype:
+        job.sum_reduce(dst, src)
+        assert (dst.get() == (numbers * (n * (n + 1) // 2)).astype(dtype)).all()
     meet()
     job.free(src)
     job.free(dst)

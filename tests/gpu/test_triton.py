@@ -86,6 +86,44 @@ def test_add_and_wait_for_all(job, kernels, torch, device, state, around, meet):
     job.free(sig)
 
 
+def test_puts(job, kernels, torch, device, state, around, meet):
+    """By the calls that any PE is good for, mapped or not."""
+    me, _, after, before = around
+    count = 700
+    to, source = (
+        job.zeros(4 * count, "float32", device="cuda"),
+        job.full(count, me + 1, "float32", device="cuda"),
+    )
+    back, sig = job.zeros(count, "float32", device="cuda"), job.zeros(1, "uint64", device="cuda")
+    ok = torch.zeros(1, dtype=torch.int32, device="cuda")
+    meet()
+    arguments = [device.torch(x) for x in (to, source, sig, back)]
+    kernels.ring[(1,)](*arguments, ok, after, count, state)
+    meet()
+    assert int(ok) == 4 and int(sig[0]) == 6 and (to == before + 1).all() and (back == after + 1).all()
+    meet()
+    del arguments
+    for x in (to, source, back, sig):
+        job.free(x)
+
+
+def test_values_and_atomics(job, kernels, torch, device, state, around, meet):
+    me, n, after, _ = around
+    words = [job.zeros(2, kind, device="cuda") for kind in ("float32", "float16", "int32", "uint64")]
+    ok = torch.zeros(1, dtype=torch.int32, device="cuda")
+    for pe in range(n):
+        meet()
+        if pe == me:
+            kernels.values[(1,)](*map(device.torch, words), ok, after, state)
+            torch.cuda.synchronize()
+    meet()
+    assert int(ok) == kernels.VALUES
+    assert words[0].get().tolist() == [1.5, 0.5] and words[3].get().tolist() == [1 << 63, 27]
+    meet()
+    for x in words:
+        job.free(x)
+
+
 @pytest.mark.npes(1)
 def test_deadline(run_pes):
     code = """

@@ -48,5 +48,73 @@ def count(sig, total, ok, state):
 
 
 @triton.jit
+def ring(to, source, sig, back, ok, pe, n, state):
+    """n elements to `pe`, then to it again with a signal, then fetched; `ok` counts what is right."""
+    shmem_triton.put_nbi(to, source, n, pe, state, BLOCK=256)
+    good = shmem_triton.quiet(state).to(tl.int32)
+    shmem_triton.put(to + n, source, n, pe, state, BLOCK=256)
+    shmem_triton.fence(state)
+    shmem_triton.signal_add(sig, 1, pe, state)
+    shmem_triton.put_signal(to + 2 * n, source, n, sig, 2, pe, state, ADD=True)
+    shmem_triton.put_signal_nbi(to + 3 * n, source, n, sig, 3, pe, state, ADD=True)
+    good += shmem_triton.signal_wait(sig, 6, state).to(tl.int32)
+    shmem_triton.get(back, source, n, pe, state, BLOCK=256)
+    good += shmem_triton.quiet(state).to(tl.int32)
+    good += shmem_triton.barrier(state).to(tl.int32)
+    tl.store(ok, good)
+
+
+@triton.jit
+def values(f, h, i, u, ok, pe, state):
+    """Values and atomics on `pe`'s words, two each: float32, float16, int32, uint64; by one PE at a time."""
+    shmem_triton.p(f, 1.5, pe, state)
+    shmem_triton.p(h, 0.25, pe, state)
+    shmem_triton.p(i, -7, pe, state)
+    shmem_triton.p(u, 1 << 63, pe, state)
+    shmem_triton.quiet(state)
+    good = (shmem_triton.g(f, pe, state) == 1.5).to(tl.int32)
+    good += (shmem_triton.g(h, pe, state) == 0.25).to(tl.int32)
+    good += (shmem_triton.g(i, pe, state) == -7).to(tl.int32)
+    good += (shmem_triton.g(u, pe, state) == 1 << 63).to(tl.int32)
+    shmem_triton.atomic_set(u + 1, 12, pe, state)
+    good += (shmem_triton.atomic_fetch(u + 1, pe, state) == 12).to(tl.int32)
+    good += (shmem_triton.atomic_swap(u + 1, 10, pe, state) == 12).to(tl.int32)
+    good += (shmem_triton.atomic_compare_swap(u + 1, 9, 1, pe, state) == 10).to(tl.int32)
+    good += (shmem_triton.atomic_compare_swap(u + 1, 10, 3, pe, state) == 10).to(tl.int32)
+    shmem_triton.atomic_add(u + 1, 4, pe, state)
+    good += (shmem_triton.atomic_fetch_add(u + 1, 1, pe, state) == 7).to(tl.int32)
+    shmem_triton.atomic_or(u + 1, 3, pe, state)
+    good += (shmem_triton.atomic_fetch_or(u + 1, 16, pe, state) == 11).to(tl.int32)
+    shmem_triton.atomic_and(u + 1, 25, pe, state)
+    good += (shmem_triton.atomic_fetch_and(u + 1, 24, pe, state) == 25).to(tl.int32)
+    shmem_triton.atomic_xor(u + 1, 1, pe, state)
+    good += (shmem_triton.atomic_fetch_xor(u + 1, 2, pe, state) == 25).to(tl.int32)
+    shmem_triton.atomic_set(i + 1, -2, pe, state)
+    good += (shmem_triton.atomic_fetch_add(i + 1, 1, pe, state) == -2).to(tl.int32)
+    shmem_triton.atomic_set(f + 1, 2.5, pe, state)
+    good += (shmem_triton.atomic_swap(f + 1, 0.5, pe, state) == 2.5).to(tl.int32)
+    good += (shmem_triton.atomic_fetch(u + 1, pe, state) == 27).to(tl.int32)
+    tl.store(ok, good)
+
+
+VALUES = 15  # what `values` counts where all is right
+
+
+@triton.jit
+def astray(to, ok, pe, state):
+    """ok[0]: whether all is well after a store to wherever `to` is."""
+    shmem_triton.p(to + 1, 5, pe, state)
+    tl.store(ok, shmem_triton.quiet(state).to(tl.int32))
+
+
+@triton.jit
+def mapped(out, state):
+    """Whether each PE is."""
+    for pe in range(state.n_pes):
+        if shmem_triton.is_mapped(pe, state):
+            tl.store(out + pe, 1)
+
+
+@triton.jit
 def endless(sig, ok, state):
     tl.store(ok, shmem_triton.signal_wait(sig, 99, state).to(tl.int32))

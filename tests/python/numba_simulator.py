@@ -125,12 +125,13 @@ def test_atomics(job, kernels, around, meet, dtype):
 def test_barrier_waits_collectives(job, kernels, around, meet):
     me, n, after, _ = around
     word, sig = job.zeros(1, "int64"), job.zeros(1, "uint64")
-    src, dst, out = job.full(64 * n, me, "float32"), job.zeros(64 * n, "float32"), np.zeros(6, "float32")
+    src, dst, out = job.full(64 * n, me, "float32"), job.zeros(64 * n, "float32"), np.zeros(8, "float32")
     meet()
     kernels.together[1, 64](word, sig, src, dst, out, after)
     meet()
-    # rounds that were right, broadcast of the last PE, last of fcollect, of alltoall, sum, signal
-    assert out.tolist() == [3, n - 1, n - 1, n - 1, n * (n - 1) / 2, 42]
+    # rounds that were right, broadcast of the last PE, last of fcollect, of alltoall, sum, signal, scans
+    prefix = me * (me - 1) / 2
+    assert out.tolist() == [3, n - 1, n - 1, n - 1, n * (n - 1) / 2, 42, prefix + me, prefix]
 
 
 # ---- what those leave out ----------------------------------------------------------------------------------

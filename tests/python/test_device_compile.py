@@ -111,14 +111,14 @@ def test_all_sources_are_found():
 # ---- what Python knows of the C headers --------------------------------------------------------------------
 
 
-def _state_header() -> str:
-    """device/state.h without comments."""
-    return re.sub(r"/\*.*?\*/", "", (_HEADERS / "device" / "state.h").read_text(), flags=re.DOTALL)
+def _header(name: str) -> str:
+    """A header of device/ without comments."""
+    return re.sub(r"/\*.*?\*/", "", (_HEADERS / "device" / name).read_text(), flags=re.DOTALL)
 
 
-def _fields(struct: str) -> list[tuple[str, int, int]]:
-    """(name, offset, bytes) of the fields of a structure of device/state.h, which has no padding."""
-    text = _state_header()
+def _fields(struct: str, header: str = "state.h") -> list[tuple[str, int, int]]:
+    """(name, offset, bytes) of a structure of device/, which has no padding, without its arrays."""
+    text = _header(header)
     body = re.search(rf"struct {struct} \{{(.*?)\}};", text, re.DOTALL)
     assert body is not None
     fields, offset = [], 0
@@ -255,8 +255,8 @@ def test_numba_type_errors(numba_parts):
 if importlib.util.find_spec("triton") is not None:
 
     @pytest.mark.parametrize("capability", [80, 90, 100])
-    @pytest.mark.parametrize("first", [False, True], ids=["any PE", "PE 1"])
-    def test_triton_kernels(tmp_path, monkeypatch, capability, first):
+    @pytest.mark.parametrize("way", ["any PE", "PE 1", "proxy"])
+    def test_triton_kernels(tmp_path, monkeypatch, capability, way):
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
         import triton
         from triton.backends.compiler import GPUTarget
@@ -268,9 +268,11 @@ if importlib.util.find_spec("triton") is not None:
         example = (
             _load(_ROOT / "examples" / "gpu_triton.py", "gpu_triton") if "torch" in sys.modules else None
         )
-        # As a launch specializes it: 1 is a constant.
-        me = "constexpr" if first else "i32"
-        known = shmem_triton.State(me, "i32", *["i64"] * 7)
+        # As a launch specializes it: 1 is a constant, and None.
+        first, mapped = way == "PE 1", way != "proxy"
+        known = shmem_triton.State(
+            "constexpr" if first else "i32", "i32", *["i64"] * 7, nic="constexpr" if mapped else "i64"
+        )
         signatures = [
             (kernels.who, {"out": "*i32"}, {}),
             (
@@ -285,6 +287,24 @@ if importlib.util.find_spec("triton") is not None:
             ),
             (kernels.count, {"sig": "*u64", "total": "i32", "ok": "*i32"}, {}),
             (kernels.endless, {"sig": "*i64", "ok": "*i32"}, {}),
+            (
+                kernels.ring,
+                {
+                    "to": "*fp32",
+                    "source": "*fp32",
+                    "sig": "*u64",
+                    "back": "*fp32",
+                    "ok": "*i32",
+                    "pe": "i32",
+                    "n": "i32",
+                },
+                {},
+            ),
+            (
+                kernels.values,
+                {"f": "*fp32", "h": "*fp16", "i": "*i32", "u": "*u64", "ok": "*i32", "pe": "i32"},
+                {},
+            ),
         ]
         if example is not None:
             signatures.append(
@@ -300,6 +320,8 @@ if importlib.util.find_spec("triton") is not None:
             values = {(order.index(name),): value for name, value in constants.items()}
             if first:
                 values[(order.index("state"), 0)] = 1
+            if mapped:
+                values[(order.index("state"), 9)] = None
             aligned = {
                 (i,): [["tt.divisibility", 16]]
                 for i, name in enumerate(order)
@@ -312,21 +334,52 @@ if importlib.util.find_spec("triton") is not None:
             )
             if kernel is kernels.store_and_load:  # vectors of 16 bytes to the peer
                 assert re.search(r"st\.global\.v4\.b32", made.asm["ptx"])
+            posts = re.search(r"st\.release\.sys\.global\.u64", made.asm["ptx"])
+            assert bool(posts) == (
+                not mapped and kernel not in (kernels.who, kernels.store_and_load, kernels.endless)
+            )
 
     def test_triton_knows_the_numbers_of_the_header():
-        from pyshmem.device import triton as shmem_triton
+        from pyshmem.device import _triton_core as core
+        from pyshmem.device import _triton_nic as nic
+        from pyshmem.device import state
 
         team = {name: offset // 8 for name, offset, _ in _fields("shmemx_device_team")}
         note = {name: offset // 4 for name, offset, _ in _fields("shmemx_device_error")}
-        assert (team["sync"], team["meetings"]) == (shmem_triton.TEAM_SYNC, shmem_triton.TEAM_MEETINGS)
+        assert (team["sync"], team["meetings"]) == (core.TEAM_SYNC, core.TEAM_MEETINGS)
         for name in ("kind", "call", "me", "pe", "block", "address", "value", "expected"):
-            assert getattr(shmem_triton, f"ERROR_{name.upper()}") == note[name], name
-        text = _state_header()
-        calls = re.findall(r"X\((\w+), \"\w+\"\)", text)
-        assert calls[int(shmem_triton.CALL_BARRIER)] == "BARRIER"
-        assert calls[int(shmem_triton.CALL_SIGNAL_WAIT_UNTIL)] == "SIGNAL_WAIT_UNTIL"
-        kinds = re.findall(r"^\s*SHMEMX_DEVICE_(OK|TIMEOUT|PE|ADDRESS|TEAM|SCOPE)\b", text, re.MULTILINE)
-        assert kinds[int(shmem_triton.TIMEOUT)] == "TIMEOUT"
+            assert getattr(core, f"ERROR_{name.upper()}") == note[name], name
+        text = _header("state.h")
+        calls = re.findall(r"X\((\w+), \"[\w ]+\"\)", text)
+        for name in ("BARRIER", "SIGNAL_WAIT_UNTIL", "G", "ATOMIC", "QUIET"):
+            assert calls[int(getattr(core, f"CALL_{name}"))] == name
+        kinds = re.findall(r"SHMEMX_DEVICE_(\w+)", text[text.index("SHMEMX_DEVICE_OK") :])
+        assert kinds[int(core.TIMEOUT)] == "TIMEOUT" and kinds[int(core.PROXY)] == "PROXY"
+        assert f"SHMEMX_DEVICE_POSTS = {state.POSTS}" in text
+
+        def places(name: str, header: str) -> dict[str, int]:
+            return {field: offset // 8 for field, offset, _ in _fields(name, header)}
+
+        known = places("shmemx_device_nic", "nic_state.h")
+        assert [known[name] for name in ("path", "proxy", "failed")] == [
+            nic.NIC_PATH,
+            nic.NIC_PROXY,
+            nic.NIC_FAILED,
+        ]
+        known = places("shmemx_device_proxy", "proxy_state.h")
+        for name in ("rings", "cells", "ring", "answers", "turns"):
+            assert getattr(nic, f"PROXY_{name.upper()}") == known[name], name
+        known = places("shmemx_proxy_ring", "proxy_state.h")
+        for name in ("tail", "head_seen", "head", "slots"):
+            assert getattr(nic, f"RING_{name.upper()}") == known[name], name
+        assert known["payload"] + 1 + 11 == nic.RING_SIZE  # room[11] is the last
+        header = _header("proxy_state.h")
+        operations = re.findall(r"\bSHMEMX_PROXY_(\w+)", header[header.index("enum shmemx_proxy_op") :])
+        for number, name in enumerate(operations[:8], 1):
+            assert name == "PAYLOAD_PUT" or getattr(nic, name) == number, name
+        at = re.findall(r"SHMEMX_PROXY_AT_(\w+)", header[header.index("SHMEMX_PROXY_AT_HEADER") :])
+        for name in ("OFFSET", "BYTES", "LOCAL", "VALUE", "SIGNAL", "ANSWER"):
+            assert getattr(nic, f"AT_{name}") == at.index(name), name
 
 
 # ---- arguments, where CuPy is installed --------------------------------------------------------------------

@@ -95,20 +95,32 @@ namespace detail
 #define SHMEMX_BY_PATH(pe, member, ...)                                                                      \
     (path_to(pe) == SHMEMX_NIC_PROXY ? proxy::member(__VA_ARGS__) : ibgda::member(__VA_ARGS__))
 
+/* Where both paths are open, long puts alone go by the proxy, and what is between the two is ordered by waiting: quiet and
+ * fence end what is under way on either. A message and its signal take one. */
+SHMEMX_DEVICE_FN bool put_by_proxy(int pe, u64 bytes)
+{
+    const unsigned path = path_to(pe);
+    return path == SHMEMX_NIC_PROXY || (path == SHMEMX_NIC_BOTH && bytes >= nic().proxy_from);
+}
+
 /* The scope has posted; true: all of it is complete, on pe (-1: everywhere). */
 template <class Scope> SHMEMX_DEVICE_SLOW bool far_quiet(Scope scope, int pe)
 {
-    if (pe >= 0)
+    if (pe >= 0 && path_to(pe) != SHMEMX_NIC_BOTH)
         return SHMEMX_BY_PATH(pe, quiet, scope, pe);
     bool ok = true;
     if (nic().used & 1u << SHMEMX_NIC_PROXY)
-        ok = proxy::quiet(scope, -1);
+        ok = proxy::quiet(scope, pe);
     if (nic().used & 1u << SHMEMX_NIC_IBGDA)
-        ok = ibgda::quiet(scope, -1) && ok;
+        ok = ibgda::quiet(scope, pe) && ok;
     return ok;
 }
 template <class Scope> SHMEMX_DEVICE_SLOW void far_fence(Scope scope)
 {
+    if (nic().used & 1u << SHMEMX_NIC_BOTH) {
+        (void)far_quiet(scope, -1);
+        return;
+    }
     if (nic().used & 1u << SHMEMX_NIC_PROXY)
         proxy::fence(scope, -1);
     if (nic().used & 1u << SHMEMX_NIC_IBGDA)
@@ -124,10 +136,14 @@ template <class Scope> SHMEMX_DEVICE_SLOW void far_fence(Scope scope, int pe)
 template <class Scope>
 SHMEMX_DEVICE_SLOW void far_put(Scope scope, void *dst, const void *src, u64 bytes, int pe, bool wait)
 {
-    SHMEMX_BY_PATH(pe, put, scope, pe, offset_of(dst), src, bytes);
-    if (wait && !SHMEMX_BY_PATH(pe, captured, src, bytes)) {
+    const bool proxied = put_by_proxy(pe, bytes);
+    if (proxied)
+        proxy::put(scope, pe, offset_of(dst), src, bytes);
+    else
+        ibgda::put(scope, pe, offset_of(dst), src, bytes);
+    if (wait && !(proxied ? proxy::captured(src, bytes) : ibgda::captured(src, bytes))) {
         arch::sync(scope); // all lanes have posted what the first will wait for
-        (void)SHMEMX_BY_PATH(pe, quiet, scope, pe);
+        (void)(proxied ? proxy::quiet(scope, pe) : ibgda::quiet(scope, pe));
     }
 }
 template <class Scope>
@@ -143,6 +159,8 @@ template <class Scope>
 SHMEMX_DEVICE_SLOW void far_put_signal(Scope scope, void *dst, const void *src, u64 bytes, void *sig,
                                        u64 value, signal_kind op, int pe, bool wait)
 {
+    if (bytes == 0 && path_to(pe) == SHMEMX_NIC_BOTH)
+        (void)proxy::quiet(scope, pe); // the puts that come before it
     SHMEMX_BY_PATH(pe, put_signal, scope, pe, offset_of(dst), src, bytes, offset_of(sig), value, op);
     if (wait && !SHMEMX_BY_PATH(pe, captured, src, bytes)) {
         arch::sync(scope);

@@ -8,12 +8,14 @@
 enum {
     SHMEMX_NIC_MAPPED = 0, /* by loads and stores */
     SHMEMX_NIC_PROXY = 1,  /* a thread of the host posts for it (device/proxy.h) */
-    SHMEMX_NIC_IBGDA = 2   /* it posts to the NIC itself (device/ibgda.h) */
+    SHMEMX_NIC_IBGDA = 2,  /* it posts to the NIC itself (device/ibgda.h) */
+    SHMEMX_NIC_BOTH = 3    /* as IBGDA, but puts of proxy_from bytes and more as PROXY */
 };
 
 struct shmemx_device_nic {
-    unsigned unmapped;       /* PEs that are not mapped; not 0 */
-    unsigned used;           /* bit 1 << SHMEMX_NIC_PROXY, bit 1 << SHMEMX_NIC_IBGDA: some PE is reached so */
+    unsigned unmapped; /* PEs that are not mapped; not 0 */
+    unsigned
+        used; /* bit 1 << SHMEMX_NIC_PROXY, bit 1 << SHMEMX_NIC_IBGDA: some PE is reached so; _BOTH sets all three */
     unsigned long long path; /* address of unsigned char[npes]: SHMEMX_NIC_* of each PE */
     /* Addresses of struct shmemx_device_proxy (proxy_state.h) and struct shmemx_device_ibgda (ibgda_state.h); 0 = not
      * used. */
@@ -24,6 +26,7 @@ struct shmemx_device_nic {
     /* Of ibgda, one trip nearer: address of struct shmemx_ibgda_qp[npes][qps]. */
     unsigned long long qp;
     unsigned qps, reserved;
+    unsigned long long proxy_from; /* bytes; for PEs whose path is SHMEMX_NIC_BOTH */
 };
 
 #endif

@@ -20,12 +20,24 @@ SHMEMX_DEVICE_FN void send_to_others(const place<Lines> &me, const members &t, u
     }
 }
 
-/* This lane's words of one group: joined from all members' pieces, in their order. `from` is its piece in the slot
+/* Whose operands are joined: those of members 0 to n - 1, all of them in a reduction, and the call's name in a report. */
+struct operands {
+    int n;
+    unsigned call;
+};
+SHMEMX_DEVICE_FN operands everybody(const members &t)
+{
+    return operands{t.n, SHMEMX_DEVICE_CALL_REDUCE};
+}
+
+/* This lane's words of one group: joined from the members' pieces, in their order; those that are not wanted are waited
+ * for too, or their slots could not take turns. `from` is its piece in the slot
  * of member 0, `v` this member's own part and then the result. Four members' lines are in flight at once; the code
  * that joins one is there once, since for the smaller types it is long. False: the patience ended. */
 template <bool Lines, class T, class Op>
-SHMEMX_DEVICE_FN bool join_pieces(const place<Lines> &me, const members &t, Op op, const unsigned char *from,
-                                  bool here, u64 round, patience &left, arch::vec16 &v)
+SHMEMX_DEVICE_FN bool join_pieces(const place<Lines> &me, const members &t, const operands &of, Op op,
+                                  const unsigned char *from, bool here, u64 round, patience &left,
+                                  arch::vec16 &v)
 {
     constexpr int flight = 4;
     running<T, u64> low, high;
@@ -41,7 +53,7 @@ SHMEMX_DEVICE_FN bool join_pieces(const place<Lines> &me, const members &t, Op o
         if (!await_pieces(me, in, piece, wanted, round, left))
             return false;
         SHMEMX_DEVICE_ROLLED
-        for (int k = j; k < j + flight && k < t.n; ++k) {
+        for (int k = j; k < j + flight && k < of.n; ++k) {
             const arch::vec16 next = k == t.me ? v : in[0];
             if (k == 0)
                 low.first(next.x), high.first(next.y);
@@ -60,8 +72,9 @@ SHMEMX_DEVICE_FN bool join_pieces(const place<Lines> &me, const members &t, Op o
  * and joins them. share = true: and sends the result to all others, `back` bytes into their slots for this
  * member. */
 template <bool Lines, class T, class Op, class Scope>
-SHMEMX_DEVICE_FN bool join_groups(const Scope &scope, const members &t, u64 e, Op op, unsigned char *dst,
-                                  const unsigned char *src, u64 bytes, bool share, u64 back)
+SHMEMX_DEVICE_FN bool join_groups(const Scope &scope, const members &t, const operands &of, u64 e, Op op,
+                                  unsigned char *dst, const unsigned char *src, u64 bytes, bool share,
+                                  u64 back)
 {
     const place<Lines> me;
     const crew c = whole_crew(scope);
@@ -74,7 +87,7 @@ SHMEMX_DEVICE_FN bool join_groups(const Scope &scope, const members &t, u64 e, O
         const u64 piece = g * static_cast<u64>(wire_group) + me.piece;
         const bool here = begin + me.first < bytes;
         arch::vec16 v = read_part(me, src, begin, static_cast<unsigned>(bytes));
-        ok = join_pieces<Lines, T>(me, t, op, slots + piece, here, e, left, v);
+        ok = join_pieces<Lines, T>(me, t, of, op, slots + piece, here, e, left, v);
         if (!ok)
             break;
         if (share)
@@ -82,7 +95,7 @@ SHMEMX_DEVICE_FN bool join_groups(const Scope &scope, const members &t, u64 e, O
         write_part(me, dst, begin, static_cast<unsigned>(bytes), v);
     }
     if (!ok && arch::thread_index() % arch::warp_width == 0)
-        report(SHMEMX_DEVICE_TIMEOUT, SHMEMX_DEVICE_CALL_REDUCE, -1, slots, 0, e);
+        report(SHMEMX_DEVICE_TIMEOUT, of.call, -1, slots, 0, e);
     return ok;
 }
 
@@ -149,7 +162,8 @@ SHMEMX_DEVICE_FN bool reduce_shots(const Scope &scope, const members &t, u64 e, 
     else
         send_to_all<Lines>(scope, t, e, src, bytes);
     const share_of s = two ? nth_share(bytes, t.me, t.n) : share_of{0, bytes};
-    const bool ok = join_groups<Lines, T>(scope, t, e, op, dst + s.begin, src + s.begin, s.bytes, two, back);
+    const bool ok = join_groups<Lines, T>(scope, t, everybody(t), e, op, dst + s.begin, src + s.begin,
+                                          s.bytes, two, back);
     return (!two || recv_shares(scope, t, e, dst, bytes, back)) && ok;
 }
 
@@ -198,11 +212,9 @@ SHMEMX_DEVICE_FN void reduce_words(const Scope &scope, const members &t, Op op, 
     }
 }
 
-/* Member k reduces the k-th share of the vector and gives it to all: each word is read and written once a
- * member. */
-template <class T, class Op, class Scope>
-SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const members &t, Op op, T *dst, const T *src,
-                                   u64 nelems)
+/* This member's share of the vector, of equal ones: work(dst, src, n) for its 16-byte words, and for single elements. */
+template <class T, class Work>
+SHMEMX_DEVICE_FN void own_share(const members &t, T *dst, const T *src, u64 nelems, Work work)
 {
     constexpr u64 each = 16 / sizeof(T);
     const u64 vectors = nelems / each;
@@ -210,11 +222,20 @@ SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const members &t, Op op, 
     const u64 whole = aligned ? vectors : 0; // 16-byte words; the rest goes element by element
     const u64 me = static_cast<u64>(t.me), n = static_cast<u64>(t.n);
     const u64 begin = whole * me / n, end = whole * (me + 1) / n;
-    reduce_words<T>(scope, t, op, reinterpret_cast<arch::vec16 *>(dst) + begin,
-                    reinterpret_cast<const arch::vec16 *>(src) + begin, end - begin);
+    work(reinterpret_cast<arch::vec16 *>(dst) + begin, reinterpret_cast<const arch::vec16 *>(src) + begin,
+         end - begin);
     const u64 rest = nelems - whole * each, from = whole * each + rest * me / n,
               to = whole * each + rest * (me + 1) / n;
-    reduce_words<T>(scope, t, op, words(dst + from), words(src + from), to - from);
+    work(words(dst + from), words(src + from), to - from);
+}
+/* Member k reduces the k-th share of the vector and gives it to all: each word is read and written once a
+ * member. */
+template <class T, class Op, class Scope>
+SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const members &t, Op op, T *dst, const T *src,
+                                   u64 nelems)
+{
+    own_share(t, dst, src, nelems,
+              [&](auto *to, const auto *from, u64 n) { reduce_words<T>(scope, t, op, to, from, n); });
 }
 
 template <bool Lines, class T, class Op, class Scope>
@@ -230,9 +251,11 @@ SHMEMX_DEVICE_FN bool reduce_packets(const Scope &scope, const members &t, Op op
 
 /* ---- with members whose copies are not mapped ---------------------------------------------------------- */
 
-/* The members' elements, which element(j) gives, joined in the order of the members. */
+/* The elements of n members, which element(j) gives, joined in the order of the members; of none: 0. */
 template <class T, class Op, class Element> SHMEMX_DEVICE_FN T join_members(Op op, int n, Element element)
 {
+    if (n == 0)
+        return static_cast<T>(accumulated<T>(0));
     auto total = static_cast<accumulated<T>>(element(0));
     SHMEMX_DEVICE_ROLLED
     for (int j = 1; j < n; ++j)
@@ -242,7 +265,8 @@ template <class T, class Op, class Element> SHMEMX_DEVICE_FN T join_members(Op o
 /* Teams with slots: what fits into one at a time, everybody's to everybody. The slots are plain memory here: such a team has
  * no packets. A slot is written again two rounds later, when all have met once more, and so have read it. */
 template <class Scope, class Op, class T>
-SHMEMX_DEVICE_CALL bool reduce_by_slots(Scope scope, members t, Op op, T *dst, const T *src, u64 nelems)
+SHMEMX_DEVICE_CALL bool reduce_by_slots(Scope scope, members t, operands of, Op op, T *dst, const T *src,
+                                        u64 nelems)
 {
     const u64 most = t.slot_bytes / sizeof(T);
     u64 e = next_epoch(t) - 1, first = 0;
@@ -252,9 +276,9 @@ SHMEMX_DEVICE_CALL bool reduce_by_slots(Scope scope, members t, Op op, T *dst, c
         ++e;
         for (int k = 1; k < t.n; ++k)
             put_member(scope, t, (t.me + k) % t.n, own_slot(t, t.me, e), src + first, n * sizeof(T));
-        ok = meet(scope, t, SHMEMX_DEVICE_CALL_REDUCE, order::publish);
+        ok = meet(scope, t, of.call, order::publish);
         for (u64 i = arch::lane(scope); ok && i < n; i += arch::width(scope))
-            dst[first + i] = join_members<T>(op, t.n, [&](int j) {
+            dst[first + i] = join_members<T>(op, of.n, [&](int j) {
                 auto *there = reinterpret_cast<const T *>(own_slot(t, j, e));
                 return j == t.me ? src[first + i] : bits<T>(arch::load_remote(words(there + i)));
             });
@@ -282,7 +306,7 @@ template <class Scope, class Op, class T>
 SHMEMX_DEVICE_FN bool reduce_far(const Scope &scope, const members &t, Op op, T *dst, const T *src,
                                  u64 nelems)
 {
-    return t.slot_bytes != 0 ? reduce_by_slots(plain(scope), t, op, dst, src, nelems)
+    return t.slot_bytes != 0 ? reduce_by_slots(plain(scope), t, everybody(t), op, dst, src, nelems)
                              : reduce_by_words(plain(scope), t, op, dst, src, nelems);
 }
 

@@ -16,7 +16,9 @@ enum {
     /* 128-byte stores to a peer arrive whole (NVLink; measured on H100: 1.2e9 lines each way, none torn):
      * packets are 128-byte lines. Without it they are 16-byte lines that need no more than whole 8-byte
      * stores. */
-    SHMEMX_DEVICE_LINES128 = 1
+    SHMEMX_DEVICE_LINES128 = 1,
+    /* Some PE is reached only by kernels that post to a NIC themselves (nic_state.h, SHMEMX_NIC_IBGDA). */
+    SHMEMX_DEVICE_POSTS = 2
 };
 
 /* Whether a reduction of small vectors takes two trips (shares to their owners, results back) and not one (everything
@@ -98,7 +100,8 @@ struct shmemx_device_state {
     X(MOE_COMBINE, "moe combine")                                                                            \
     X(MOE_LAYOUT, "moe layout")                                                                              \
     X(QUIET, "quiet")                                                                                        \
-    X(QUANT, "quantized collective")
+    X(QUANT, "quantized collective")                                                                         \
+    X(SCAN, "scan")
 enum shmemx_device_call {
 #define X(name, text) SHMEMX_DEVICE_CALL_##name,
     SHMEMX_DEVICE_CALLS(X)

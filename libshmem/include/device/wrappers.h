@@ -373,6 +373,30 @@ SHMEMX_DEVICE_C int shmem_device_reduce_f64(int op, unsigned team, void *dst, co
     return shmem::detail::reduce_by(op, shmem::team(team), static_cast<double *>(dst),
                                     static_cast<const double *>(src), nelems);
 }
+SHMEMX_DEVICE_C int shmem_device_scan_i32(int exclusive, unsigned team, void *dst, const void *src,
+                                          unsigned long long nelems)
+{
+    return shmem::detail::scan(shmem::block, shmem::team(team), exclusive != 0, static_cast<int *>(dst),
+                               static_cast<const int *>(src), nelems);
+}
+SHMEMX_DEVICE_C int shmem_device_scan_i64(int exclusive, unsigned team, void *dst, const void *src,
+                                          unsigned long long nelems)
+{
+    return shmem::detail::scan(shmem::block, shmem::team(team), exclusive != 0, static_cast<long long *>(dst),
+                               static_cast<const long long *>(src), nelems);
+}
+SHMEMX_DEVICE_C int shmem_device_scan_f32(int exclusive, unsigned team, void *dst, const void *src,
+                                          unsigned long long nelems)
+{
+    return shmem::detail::scan(shmem::block, shmem::team(team), exclusive != 0, static_cast<float *>(dst),
+                               static_cast<const float *>(src), nelems);
+}
+SHMEMX_DEVICE_C int shmem_device_scan_f64(int exclusive, unsigned team, void *dst, const void *src,
+                                          unsigned long long nelems)
+{
+    return shmem::detail::scan(shmem::block, shmem::team(team), exclusive != 0, static_cast<double *>(dst),
+                               static_cast<const double *>(src), nelems);
+}
 
 #undef SHMEMX_BY_KIND
 #undef SHMEMX_BY_WARPS

@@ -35,7 +35,9 @@ enum shmemi_kernel {
     SHMEMI_K_QUANT_COLL = SHMEMI_K_REDUCE_BULK + SHMEMX_TYPE_COUNT,
     SHMEMI_K_QUANTIZE = SHMEMI_K_QUANT_COLL + 3,
     SHMEMI_K_DEQUANTIZE = SHMEMI_K_QUANTIZE + 3,
-    SHMEMI_K_COUNT = SHMEMI_K_DEQUANTIZE + 3
+    SHMEMI_K_SCAN_PACKETS = SHMEMI_K_DEQUANTIZE + 3, /* + enum shmemx_type, no signed one */
+    SHMEMI_K_SCAN = SHMEMI_K_SCAN_PACKETS + SHMEMX_TYPE_COUNT,
+    SHMEMI_K_COUNT = SHMEMI_K_SCAN + SHMEMX_TYPE_COUNT
 };
 /* Launches one; loads its module at the first. */
 int shmemi_gpu_kernel(const char *call, int kernel, unsigned blocks, unsigned threads, void **arguments,

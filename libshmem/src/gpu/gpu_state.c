@@ -261,6 +261,9 @@ int shmemi_gpu_state_open(const char *call)
         .claim = (uintptr_t)mine(claim_at()),
     };
     rc = shmemi_gpu_nic_open(call, &gpu_memory, mine(nic_at(w->npes)), &gpu.state.nic);
+    unsigned used = shmemi_gpu_nic_used();
+    if (rc == 0 && used & 1u << SHMEMX_NIC_IBGDA && !(used & 1u << SHMEMX_NIC_BOTH))
+        gpu.state.flags |= SHMEMX_DEVICE_POSTS;
     if (rc == 0 && gpu.state.nic)
         rc = load_words(call);
     for (int slot = 0; slot < SHMEMI_TEAMS && rc == 0; ++slot) {

@@ -55,8 +55,8 @@ static const char *const types[SHMEMX_TYPE_COUNT] = {
     [SHMEMX_BFLOAT16] = "bfloat16", [SHMEMX_FLOAT32] = "float32", [SHMEMX_FLOAT64] = "float64",
 };
 
-/* Behind the files a type's reductions each, those by the copy engine, and the quantized collectives of three types. */
-enum { QUANT = FILES + 2 * SHMEMX_TYPE_COUNT, MODULES = QUANT + 3 };
+/* Behind the files a type's reductions each, those by the copy engine, the quantized collectives of three types, and scans. */
+enum { QUANT = FILES + 2 * SHMEMX_TYPE_COUNT, SCAN = QUANT + 3, MODULES = SCAN + SHMEMX_TYPE_COUNT };
 static struct {
     pthread_mutex_t lock;
     void *module[MODULES], *kernel[SHMEMI_K_COUNT];
@@ -86,6 +86,11 @@ static int load_module(const char *call, const char *name, void **module)
     return rc ? rc : shmemi_gpu_sync(call, shmemi_gpu_stream());
 }
 
+static int no_such_type(const char *call)
+{
+    return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "not on a GPU for this type");
+}
+
 /* The module that has a kernel, its name there, and the module's file. */
 static int find_kernel(const char *call, int kernel, char *file, size_t n, const char **function)
 {
@@ -97,6 +102,14 @@ static int find_kernel(const char *call, int kernel, char *file, size_t n, const
         *function = named[kernel].name;
         return module;
     }
+    if (kernel >= SHMEMI_K_SCAN_PACKETS) {
+        int type = (kernel - SHMEMI_K_SCAN_PACKETS) % SHMEMX_TYPE_COUNT;
+        if (!types[type])
+            return no_such_type(call);
+        snprintf(file, n, "scan_%s", types[type]);
+        *function = kernel < SHMEMI_K_SCAN ? "shmem_k_scan_packets" : "shmem_k_scan";
+        return SCAN + type;
+    }
     if (kernel >= SHMEMI_K_QUANT_COLL) {
         static const char *const names[] = {"shmem_k_quant_coll", "shmem_k_quantize", "shmem_k_dequantize"};
         int type = (kernel - SHMEMI_K_QUANT_COLL) % 3;
@@ -107,7 +120,7 @@ static int find_kernel(const char *call, int kernel, char *file, size_t n, const
     int type = (kernel - SHMEMI_K_REDUCE_PACKETS) % SHMEMX_TYPE_COUNT;
     bool bulk = kernel >= SHMEMI_K_REDUCE_BULK;
     if (!types[type])
-        return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "not on a GPU for this type");
+        return no_such_type(call);
     snprintf(file, n, "reduce_%s%s", bulk ? "bulk_" : "", types[type]);
     *function = bulk                       ? "shmem_k_reduce_bulk"
                 : kernel < SHMEMI_K_REDUCE ? "shmem_k_reduce_packets"
