@@ -9,7 +9,7 @@ static struct {
     bool used;
     unsigned generation;
     shmem_team_t team;
-} contexts[SHMEMI_CONTEXTS]; /* by number */
+} contexts[SHMEMI_CONTEXTS];                             /* by number */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* contexts may be made by any thread */
 
 static shmem_ctx_t handle_of(int i)

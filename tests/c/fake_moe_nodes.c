@@ -225,12 +225,14 @@ static void test_mirror(void)
     for (int per_node = 1; per_node <= 2; ++per_node) {
         shmemx_moe_gpu_config_t c = config_for(per_node);
         shmemx_moe_gpu_info_t info = {0};
-        shmemx_moe_gpu_dispatch_t d = {.routing = memory, .tokens = 1, .x = memory, .topk_idx = memory};
+        shmemx_moe_gpu_dispatch_t d = {.tokens = 1, .x = memory, .topk_idx = memory};
         shmemx_moe_gpu_t *moe = NULL;
         c.max_tokens = 100;
         d.idx_type = SHMEMX_INT64;
         CHECK(shmemx_moe_gpu_create(&c, &moe) == 0 && shmemx_moe_gpu_info(moe, &info) == 0, "%s",
               shmemx_last_error());
+        size_t routing = ((size_t)shmemx_moe_gpu_routing_bytes(moe, d.tokens) + 15) / 16 * 16;
+        d.routing = aligned_alloc(16, routing); /* the driver copies choices into it */
         order[0] = 0;
         ORDER(shmemx_moe_gpu_dispatch(moe, &d, NULL), per_node == 1 ? "da " : "db lw dw ");
         const struct shmemi_moen *o = &objects[0];
@@ -247,6 +249,7 @@ static void test_mirror(void)
         bytes[per_node - 1] = info.heap_bytes;
         CHECK(info.heap_bytes > (int64_t)room, "%lld bytes", (long long)info.heap_bytes);
         CHECK(shmemx_moe_gpu_destroy(moe) == 0, "%s", shmemx_last_error());
+        free(d.routing);
     }
     printf("PE %d: %lld bytes with one level, %lld with two\n", me, (long long)bytes[0], (long long)bytes[1]);
 }
