@@ -530,4 +530,15 @@ class job_of_ranks
     }
 };
 
+/* room: of shared memory, for rows by the copy engine. */
+static job_of_ranks::how made(unsigned format, unsigned group, unsigned result, unsigned room)
+{
+    job_of_ranks::how h;
+    h.format = format;
+    h.group = group;
+    h.result = result;
+    h.room = room;
+    return h;
+}
+
 #endif

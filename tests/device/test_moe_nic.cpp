@@ -170,16 +170,6 @@ class job_with_nic : public job_of_nodes
     }
 };
 
-static job_of_ranks::how made(unsigned format, unsigned group, unsigned result, unsigned room)
-{
-    job_of_ranks::how h;
-    h.format = format;
-    h.group = group;
-    h.result = result;
-    h.room = room;
-    return h;
-}
-
 // Rounds with changing tokens, without a meeting of the PEs. room 0: no copy engine; the smaller, the fewer slots.
 static void test_rounds(scene &job, unsigned nodes, sizes s, unsigned rounds, bool alone)
 {

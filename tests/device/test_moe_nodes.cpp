@@ -2,16 +2,6 @@
 //   g++ -std=c++17 -pthread -O1 -Ilibshmem/include -Ilibshmem/src/gpu -Itests/device tests/device/test_moe_nodes.cpp
 #include "moe_nodes_scene.h"
 
-static job_of_ranks::how made(unsigned format, unsigned group, unsigned result, unsigned room)
-{
-    job_of_ranks::how h;
-    h.format = format;
-    h.group = group;
-    h.result = result;
-    h.room = room;
-    return h;
-}
-
 // Rounds with changing tokens; room 0: no copy engine; the smaller, the fewer slots.
 static void test_rounds(scene &job, unsigned nodes, sizes s, unsigned first, unsigned rounds)
 {

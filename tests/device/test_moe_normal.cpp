@@ -2,16 +2,6 @@
 //   g++ -std=c++17 -pthread -O1 -Ilibshmem/include -Ilibshmem/src/gpu -Itests/device tests/device/test_moe_normal.cpp
 #include "moe_normal_scene.h"
 
-static job_of_ranks::how made(unsigned format, unsigned group, unsigned result, unsigned room)
-{
-    job_of_ranks::how h;
-    h.format = format;
-    h.group = group;
-    h.result = result;
-    h.room = room;
-    return h;
-}
-
 // The quick quantization makes the bytes of the plain one, whatever the values.
 static void test_quick(scene &job)
 {
