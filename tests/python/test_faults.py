@@ -335,7 +335,7 @@ shmem.barrier_all()
         ("SHMEM_SYMMETRIC_SIZE", "lots"),
         ("SHMEM_SYMMETRIC_SIZE", "-1"),
         ("SHMEM_TIMEOUT", "soon"),
-        ("SHMEM_DEBUG", "2"),
+        ("SHMEM_SYMMETRIC_GLOBALS", "2"),
     ],
 )
 def test_bad_variable(job: Callable[..., Job], variable: str, value: str) -> None:
