@@ -129,7 +129,7 @@ test-net: $(VENV)/dev.stamp
 
 # Everything on 1 and 2 PEs; on other numbers of them, and over nodes, the files whose tests communicate.
 EVERYTHING := tests/python tests/gpu
-BETWEEN_PES := $(patsubst %,tests/python/test_%.py,amo buffer coll ctx heap lock moe quant quant_coll rma setup signal sync team)
+BETWEEN_PES := $(patsubst %,tests/python/test_%.py,amo buffer coll ctx heap lock moe nonblocking quant quant_coll rma setup signal sync team)
 
 test-python: $(VENV)/dev.stamp
 	@for n in $(NPES); do \
