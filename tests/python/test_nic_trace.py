@@ -481,6 +481,7 @@ pyshmem.put(a, np.arange(64) + me, other)
 pyshmem.quiet()
 pyshmem.barrier_all()
 assert (a == np.arange(64) + other).all()
+pyshmem.barrier_all()  # the other PE has looked, too
 pyshmem.atomic_add(a[:1], 5, other)
 pyshmem.barrier_all()
 assert a[0] == other + 5
