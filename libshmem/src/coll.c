@@ -97,6 +97,7 @@ int shmemi_barrier(const char *call, shmem_team_t team)
 {
     SHMEMI_REQUIRE_INIT(call);
     int rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
+    rc = rc ? rc : shmemi_ctx_quiet_team(SHMEM_TEAM_INVALID);
     return rc ? rc : shmemi_sync(call, team);
 }
 

@@ -1,6 +1,7 @@
 /* Contexts: a set of operations that fence and quiet order by themselves. Transports know a context by its number and keep
  * what it has issued (transport.h). Its PE numbers are its team's. Sessions are hints on a context. */
 #include <pthread.h>
+#include <stdatomic.h>
 
 #include "heap.h"
 #include "team.h"
@@ -9,7 +10,8 @@ static struct {
     bool used;
     unsigned generation;
     shmem_team_t team;
-} contexts[SHMEMI_CONTEXTS];                             /* by number */
+} contexts[SHMEMI_CONTEXTS];    /* by number */
+static _Atomic int end_of_used; /* no context has ever had this number, or a higher one */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* contexts may be made by any thread */
 
 static shmem_ctx_t handle_of(int i)
@@ -70,6 +72,8 @@ int shmem_team_create_ctx(shmem_team_t team, long options, shmem_ctx_t *ctx)
         if (!contexts[i].used) {
             contexts[i].used = true;
             contexts[i].team = team;
+            if (i >= atomic_load_explicit(&end_of_used, memory_order_relaxed))
+                atomic_store_explicit(&end_of_used, i + 1, memory_order_relaxed); /* under the lock */
             *ctx = handle_of(i);
             rc = SHMEMX_SUCCESS;
         }
@@ -175,11 +179,13 @@ static bool goes_with(int i, shmem_team_t team)
 int shmemi_ctx_quiet_team(shmem_team_t team)
 {
     int rc = SHMEMX_SUCCESS;
-    for (int i = 0; i < SHMEMI_CONTEXTS && shmemi_route_has_networks(); ++i) {
+    /* a program that orders a context's making before this call, as it must, has this number too */
+    int end = shmemi_route_has_networks() ? atomic_load_explicit(&end_of_used, memory_order_relaxed) : 0;
+    for (int i = 0; i < end; ++i) {
         pthread_mutex_lock(&lock);
-        shmem_ctx_t ctx = goes_with(i, team) ? handle_of(i) : SHMEM_CTX_INVALID;
+        bool wanted = goes_with(i, team);
         pthread_mutex_unlock(&lock);
-        int error = ctx == SHMEM_CTX_INVALID ? SHMEMX_SUCCESS : shmemx_quiet(ctx);
+        int error = wanted ? shmemi_quiet_number((unsigned)i) : SHMEMX_SUCCESS;
         rc = rc ? rc : error;
     }
     return rc;

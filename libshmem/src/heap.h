@@ -93,8 +93,4 @@ void shmemi_buffer_withdraw(void);
 /* The same, and the list is empty. */
 void shmemi_buffer_close(void);
 
-/* ctx.c: quiet of a team's contexts, which then go with it. SHMEM_TEAM_INVALID = of all teams, at finalize. */
-int shmemi_ctx_quiet_team(shmem_team_t team);
-void shmemi_ctx_drop_team(shmem_team_t team);
-
 #endif

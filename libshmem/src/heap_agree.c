@@ -27,6 +27,7 @@ int shmemi_heap_agree(const char *call, const struct shmemi_heap_request *mine)
     int rc = 0;
     struct shmemi_team *world = shmemi_team_get(call, SHMEM_TEAM_WORLD, &rc);
     if (!world || (rc = shmemx_quiet(SHMEM_CTX_DEFAULT)) != 0 ||
+        (rc = shmemi_ctx_quiet_team(SHMEM_TEAM_INVALID)) != 0 ||
         (rc = shmemi_show(call, world, shmemi_tag(SHMEMI_MEMORY, 0, 0), mine, sizeof *mine)) != 0)
         return rc;
     for (int j = 0; j < world->n; ++j) {

@@ -30,6 +30,11 @@ static inline int of_context(const char *call, shmem_ctx_t ctx, order_fn *order)
     return rc ? rc : by_all(order, -1, shmemi_ctx_number(ctx));
 }
 
+int shmemi_quiet_number(unsigned context)
+{
+    return by_all(quiet, -1, context);
+}
+
 int shmemx_fence(shmem_ctx_t ctx)
 {
     const char *call = "shmem_fence";

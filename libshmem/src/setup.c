@@ -199,8 +199,7 @@ static int finalize(bool fatal)
         return rc;
     shmemi_gpu_nic_drain(); /* kernels have ended, what they posted may not have */
     /* also where the job goes on: the specification makes every finalize a barrier */
-    rc = shmemi_ctx_quiet_team(SHMEM_TEAM_INVALID);
-    rc = rc ? rc : shmemi_barrier(call, SHMEM_TEAM_WORLD);
+    rc = shmemi_barrier(call, SHMEM_TEAM_WORLD);
     if (rc == SHMEMX_ERR_NOT_INITIALIZED)
         return rc; /* another thread was first */
     pthread_mutex_lock(&lock);

@@ -6,7 +6,6 @@
 #include <string.h>
 
 #include "gpu/gpu_state.h"
-#include "heap.h"
 #include "nonblocking.h"
 
 static struct shmemi_team teams[SHMEMI_TEAMS];

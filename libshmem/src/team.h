@@ -121,6 +121,11 @@ int shmemi_team_twin(const char *call, const struct shmemi_team *t, int slot, ui
                      shmem_team_t *out);
 /* Local: gives a twin's slot back. Nobody reads its notes any more. */
 void shmemi_team_drop_twin(shmem_team_t twin);
+/* ctx.c: quiet of the contexts that were made on a team; SHMEM_TEAM_INVALID = on any, as a barrier's is of all contexts. Over
+ * networks alone: elsewhere the default one's quiet is everybody's (transport.h). */
+int shmemi_ctx_quiet_team(shmem_team_t team);
+/* A team's contexts go with it; at finalize (SHMEM_TEAM_INVALID) all. */
+void shmemi_ctx_drop_team(shmem_team_t team);
 /* World and shared; collective, the segments are mapped. */
 int shmemi_team_open(const char *call);
 void shmemi_team_close(void);

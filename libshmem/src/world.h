@@ -49,6 +49,8 @@ int shmemi_require_parent(const char *call);
 int shmemi_ctx_pe(const char *call, shmem_ctx_t ctx, int pe, int *rc);
 /* Checks such a context. */
 int shmemi_ctx_check(const char *call, shmem_ctx_t ctx);
+/* Quiet of the context of that number, which may be gone by now (order.c). */
+int shmemi_quiet_number(unsigned context);
 /* A context's number, by which transports know it; it has been checked. handle = 1 + number + SHMEMI_CONTEXTS *
  * generation, and so the default context, whose handle is 1, is number 0. */
 static inline unsigned shmemi_ctx_number(shmem_ctx_t ctx)

@@ -16,6 +16,7 @@ static const double PATIENCE = 20, SHORT = 0.3; /* seconds */
 
 static long *words, *source; /* [WORDS] */
 static uint64_t *arrived, *answer;
+static shmem_team_t alone; /* PE 0 */
 
 /* Of this process's software NIC, from now on. */
 static void set_faults(const char *text)
@@ -78,6 +79,11 @@ static void puts_and_quiets(const char *what)
     shmem_ctx_long_p(after, words, 1, TARGET);
     ends_with(SHMEMX_ERR_TIMEOUT, "a context behind it", after);
     ends_with(SHMEMX_SUCCESS, "the context that came first, again", before);
+    shmemi_env.TIMEOUT = SHORT;
+    shmemx_log_errors(0);
+    CHECK(shmemx_barrier(alone) == SHMEMX_ERR_TIMEOUT, "a barrier is quiet of all contexts");
+    shmemx_log_errors(1);
+    shmemi_env.TIMEOUT = PATIENCE;
     CHECK(shmemx_ctx_destroy(before) == SHMEMX_SUCCESS, "%s", shmemx_last_error());
 }
 
@@ -103,6 +109,8 @@ int main(int argc, char **argv)
     answer = pes_alloc(sizeof *answer);
     for (size_t i = 0; i < WORDS; i++)
         source[i] = 1;
+    CHECK(shmem_team_split_strided(SHMEM_TEAM_WORLD, 0, 1, 1, NULL, 0, &alone) == 0, "%s",
+          shmemx_last_error());
     shmem_barrier_all();
     if (me == TARGET)
         be_the_target();
