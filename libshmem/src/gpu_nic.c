@@ -18,6 +18,7 @@ static struct {
     uint32_t *failed; /* pinned */
     char *device;     /* where `view` is written to */
     struct shmemx_device_nic view;
+    struct shmemx_device_ways ways;
 } nic;
 
 /* ---- settings ---------------------------------------------------------------------------------------------------------- */
@@ -158,6 +159,23 @@ static int choose(const char *call, int segment, struct shmemx_device_nic *view)
     return SHMEMX_SUCCESS;
 }
 
+/* One path for all PEs but those mapped, where these are a row of numbers. */
+static void note_path(void)
+{
+    int npes = shmemi_world.npes, first = 0, end;
+    struct shmemx_device_ways *w = &nic.ways;
+    while (first < npes && nic.path[first] != SHMEMX_NIC_MAPPED)
+        first++;
+    for (end = first; end < npes && nic.path[end] == SHMEMX_NIC_MAPPED; end++)
+        ;
+    w->mapped_first = first;
+    w->mapped = (unsigned)(end - first);
+    w->path = nic.path[first > 0 ? 0 : end]; /* not all are mapped */
+    for (int pe = 0; pe < npes; ++pe)
+        if ((pe < first || pe >= end) && nic.path[pe] != w->path)
+            w->path = SHMEMX_NIC_TABLE;
+}
+
 static int start(const char *call, char *device, struct shmemx_device_nic *view)
 {
     void *word;
@@ -171,10 +189,11 @@ static int start(const char *call, char *device, struct shmemx_device_nic *view)
     if (view->used & 1u << SHMEMX_NIC_PROXY) {
         char *at = device + proxy_at(shmemi_world.npes);
         view->proxy = (uintptr_t)at;
-        rc = shmemi_proxy_open(call, nic.memory, at, nic.failed);
+        rc = shmemi_proxy_open(call, nic.memory, at, nic.failed, &nic.ways);
     }
     if (rc == 0 && view->used & 1u << SHMEMX_NIC_IBGDA)
-        rc = shmemi_gpu_nic_ibgda_resize(call, view);
+        rc = shmemi_gpu_nic_ibgda_resize(call, view, &nic.ways);
+    note_path();
     nic.device = device;
     nic.view = *view;
     if (rc == 0)
@@ -183,10 +202,10 @@ static int start(const char *call, char *device, struct shmemx_device_nic *view)
 }
 
 int shmemi_gpu_nic_open(const char *call, const struct shmemi_kernel_memory *m, char *device,
-                        unsigned long long *address)
+                        struct shmemx_device_state *state)
 {
     struct shmemx_device_nic view = {0};
-    *address = 0;
+    state->nic = 0;
     nic.memory = m;
     nic.path = calloc((size_t)shmemi_world.npes, 1);
     if (!nic.path)
@@ -197,7 +216,8 @@ int shmemi_gpu_nic_open(const char *call, const struct shmemi_kernel_memory *m, 
         rc = choose(call, m->segment, &view);
     if (rc == 0 && view.unmapped) {
         rc = start(call, device, &view);
-        *address = (uintptr_t)device;
+        state->nic = (uintptr_t)device;
+        state->ways = nic.ways;
     }
     if (rc)
         shmemi_gpu_nic_close();
@@ -221,7 +241,7 @@ int shmemi_gpu_nic_resize(const char *call)
 {
     if (!nic.open || !shmemi_gpu_nic_ibgda_stale())
         return SHMEMX_SUCCESS;
-    int rc = shmemi_gpu_nic_ibgda_resize(call, &nic.view);
+    int rc = shmemi_gpu_nic_ibgda_resize(call, &nic.view, &nic.ways);
     return rc ? rc : nic.memory->write(call, nic.device, &nic.view, sizeof nic.view);
 }
 

@@ -5,6 +5,7 @@
 #define SHMEMI_GPU_NIC_H
 
 #include "device/nic_state.h"
+#include "device/state.h"
 #include "proxy.h"
 
 struct shmemi_team;
@@ -21,10 +22,10 @@ int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n);
 bool shmemi_gpu_nic_far(int pe);
 /* Bytes of kernels' memory that it may want. */
 size_t shmemi_gpu_nic_bytes(int npes);
-/* Local, with the segment's routes open. *nic gets the address of struct shmemx_device_nic, which `device`, 64-byte aligned,
- * has room for; 0 = every PE is mapped. After an error nothing is left. */
+/* Local, with the segment's routes open. state->nic gets the address of struct shmemx_device_nic, which `device`, 64-byte
+ * aligned, has room for, and state->ways what belongs to it; nic 0 = every PE is mapped. After an error nothing is left. */
 int shmemi_gpu_nic_open(const char *call, const struct shmemi_kernel_memory *m, char *device,
-                        unsigned long long *nic);
+                        struct shmemx_device_state *state);
 /* Bits 1 << SHMEMX_NIC_*: the paths that are open. */
 unsigned shmemi_gpu_nic_used(void);
 /* Members of a team, by their world numbers, that are not mapped. */
@@ -45,7 +46,8 @@ int shmemi_gpu_nic_ibgda_open(const char *call, int segment, const bool *far, bo
 /* Has the segment another size than what is registered? The same on all PEs. */
 bool shmemi_gpu_nic_ibgda_stale(void);
 /* Collective: registers what is new, gives up what is gone; what kernels see, in *view. */
-int shmemi_gpu_nic_ibgda_resize(const char *call, struct shmemx_device_nic *view);
+int shmemi_gpu_nic_ibgda_resize(const char *call, struct shmemx_device_nic *view,
+                                struct shmemx_device_ways *ways);
 /* Collective over the team: the queue pairs between its members anew. None of their kernels may run meanwhile. */
 int shmemi_gpu_nic_ibgda_recover(const char *call, struct shmemi_team *t);
 void shmemi_gpu_nic_ibgda_close(void);

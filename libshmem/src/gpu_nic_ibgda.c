@@ -117,13 +117,14 @@ bool shmemi_gpu_nic_ibgda_stale(void)
     return shmemi_ibgda_is_open() && path.covered != shmemi_world.segments[path.segment].bytes;
 }
 
-int shmemi_gpu_nic_ibgda_resize(const char *call, struct shmemx_device_nic *view)
+int shmemi_gpu_nic_ibgda_resize(const char *call, struct shmemx_device_nic *view,
+                                struct shmemx_device_ways *ways)
 {
     uint64_t end = shmemi_world.segments[path.segment].bytes;
     if (path.covered > end)
         path.covered = shmemi_ibgda_forget(end);
     int rc = cover(call);
-    return rc ? rc : shmemi_ibgda_view(call, view);
+    return rc ? rc : shmemi_ibgda_view(call, view, ways);
 }
 
 int shmemi_gpu_nic_ibgda_recover(const char *call, struct shmemi_team *t)

@@ -29,6 +29,13 @@ struct pending {
     int pe, rc;
 };
 
+/* struct shmemx_proxy_answer, as the thread writes it. */
+struct answer {
+    _Atomic uint64_t low, high;
+    uint64_t room[2];
+};
+_Static_assert(sizeof(struct answer) == sizeof(struct shmemx_proxy_answer), "kernels read them");
+
 static struct {
     bool open;
     const struct shmemi_kernel_memory *memory;
@@ -36,9 +43,7 @@ static struct {
     unsigned nrings, depth, cells;
     struct ring *rings;
     char *pinned; /* slots, payloads, heads, answers and theirs, in one block */
-    struct {
-        _Atomic uint64_t low, high;
-    } *answers;
+    struct answer *answers;
     char *payload;
     struct pending pending[MOST_PENDING];
     int npending;
@@ -511,7 +516,8 @@ static void forget(void)
     proxy.open = false;
 }
 
-int shmemi_proxy_open(const char *call, const struct shmemi_kernel_memory *m, char *device, uint32_t *failed)
+int shmemi_proxy_open(const char *call, const struct shmemi_kernel_memory *m, char *device, uint32_t *failed,
+                      struct shmemx_device_ways *ways)
 {
     sizes();
     proxy.memory = m;
@@ -539,6 +545,11 @@ int shmemi_proxy_open(const char *call, const struct shmemi_kernel_memory *m, ch
         proxy.payload = at;
         proxy.answers = (void *)(at + (size_t)SHMEMX_PROXY_PAYLOAD * proxy.cells);
         rc = write_device(call, device);
+        ways->ring = (uintptr_t)device + RINGS_AT;
+        ways->rings = proxy.nrings;
+        ways->depth = proxy.depth;
+        ways->slots = (uintptr_t)proxy.rings[0].slots;
+        ways->slots_stride = each;
     }
     if (rc == 0) {
         atomic_store_explicit(&proxy.stop, false, memory_order_relaxed);

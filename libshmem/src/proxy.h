@@ -5,6 +5,7 @@
 #define SHMEMI_PROXY_H
 
 #include "device/proxy_state.h"
+#include "device/state.h"
 #include "world.h"
 
 /* Memory of a kernel's device and pinned memory of the host: a GPU's, or, for kernels on CPU threads, the process's own. */
@@ -19,8 +20,9 @@ struct shmemi_kernel_memory {
 /* Bytes of device memory that it needs; the settings are read. */
 size_t shmemi_proxy_bytes(void);
 /* Makes the rings, with `device` as their part in device memory (64-byte aligned), starts the thread. `failed`: a pinned word
- * that becomes 1 with the first error. After an error nothing is left. */
-int shmemi_proxy_open(const char *call, const struct shmemi_kernel_memory *m, char *device, uint32_t *failed);
+ * that becomes 1 with the first error; *ways: the proxy's part of it. After an error nothing is left. */
+int shmemi_proxy_open(const char *call, const struct shmemi_kernel_memory *m, char *device, uint32_t *failed,
+                      struct shmemx_device_ways *ways);
 /* Waits until all that kernels have posted is done with; they run no more. */
 void shmemi_proxy_drain(void);
 /* Drains, ends the thread, frees all. */

@@ -33,6 +33,7 @@ NIC_PATH, NIC_PROXY, NIC_FAILED = (tl.constexpr(n) for n in (1, 2, 4))
 PROXY_RINGS, PROXY_CELLS, PROXY_RING, PROXY_ANSWERS, PROXY_TURNS = (tl.constexpr(n) for n in (0, 1, 2, 3, 5))
 RING_TAIL, RING_HEAD_SEEN, RING_HEAD, RING_SLOTS, RING_SIZE = (tl.constexpr(n) for n in (0, 1, 2, 3, 16))
 WORDS = tl.constexpr(8)
+ANSWER_SIZE = tl.constexpr(4)
 PUT, WORD, GET, PUT_SIGNAL, AMO, FENCE, QUIET = (tl.constexpr(n) for n in (1, 2, 4, 5, 6, 7, 8))
 AT_OFFSET, AT_BYTES, AT_LOCAL, AT_VALUE, AT_SIGNAL, AT_ANSWER = (tl.constexpr(n) for n in (1, 2, 3, 4, 5, 6))
 # The words that a command has.
@@ -143,7 +144,7 @@ def _await(answer, call, pe, state):
     back."""
     proxy = _proxy(state)
     index, turn = answer & 0xFFFFFFFF, answer >> 32
-    cell = at(tl.load(proxy + PROXY_ANSWERS)) + index * 2
+    cell = at(tl.load(proxy + PROXY_ANSWERS)) + index * ANSWER_SIZE
     low, high = load_word(cell), load_word(cell + 1)
     late = ((low >> 32 & 0xFFFFFF) != turn) | ((high >> 32 & 0xFFFFFF) != turn)
     # no deadline here: the host's thread ends every command

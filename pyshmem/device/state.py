@@ -27,6 +27,18 @@ if TYPE_CHECKING:
 SYMBOL = "shmem_device_state"
 POSTS = 2  # SHMEMX_DEVICE_POSTS of the record's flags: some PE is reached by ibgda
 
+WAYS = np.dtype(
+    [
+        ("path", np.uint32),
+        ("mapped_first", np.int32),
+        *((name, np.uint32) for name in ("mapped", "qps")),
+        *((name, np.uint64) for name in ("qp", "ring")),
+        *((name, np.uint32) for name in ("rings", "depth")),
+        *((name, np.uint64) for name in ("slots", "slots_stride")),
+    ]
+)
+"""struct shmemx_device_ways."""
+
 LAYOUT = np.dtype(
     [
         *((name, np.int32) for name in ("version", "me", "npes", "flags")),
@@ -37,6 +49,7 @@ LAYOUT = np.dtype(
         *((name, np.uint32) for name in ("nteams", "reserved")),
         *((name, np.uint64) for name in ("copy", "bases", "world_sync", "world_packets")),
         *((name, np.uint64) for name in ("world_slot_bytes", "claim", "nic")),
+        ("ways", WAYS),
     ]
 )
 """struct shmemx_device_state; tests compare it with the header."""

@@ -3,13 +3,14 @@
 //   nvcc -std=c++17 -O3 -arch=sm_90 -Ilibshmem/include -Ibuild/c/libshmem/include tests/device/gpu_nic.cu -o gpu_nic
 //        -Lbuild/c/libshmem -lshmem -Xlinker -rpath=build/c/libshmem
 //   SHMEM_NODE_ID=/1 SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=build/c/libshmem/sim/libshmem_sim.so SHMEM_TIMEOUT=30
-//        build/c/tests/c/launch -n 2 ./gpu_nic [check|time]
+//        build/c/tests/c/launch -n 2 ./gpu_nic [check|time|rate]
 // (each one line). Exit status 1 if a check failed.
 __device__ unsigned long long marks[4];
 #define SHMEMX_IBGDA_MARK(what) marks[what] = clock64()
 
 #include <shmem_device.h> // before shmemx_stream.h, whose function has the name of a struct here
 
+#include <cuda.h>
 #include <cuda_runtime.h>
 #include <shmem.h>
 #include <shmemx.h>
@@ -17,6 +18,7 @@ __device__ unsigned long long marks[4];
 
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -214,17 +216,20 @@ __global__ void check_collectives(unsigned char *heap, verdict *v)
 
 // ---- timings, by PE 0 to PE 1
 
+enum post_kind { POST_ONE, POST_WARP, POST_NOP };
 /* cycles: [0] to the doorbell, [1] to the register's store, [2] to the return, [3] register to completion */
-__global__ void time_post(u64 offset, const u64 *src, u64 *cycles, unsigned rounds, bool each)
+__global__ void time_post(u64 offset, const u64 *src, u64 *cycles, unsigned rounds, post_kind kind)
 {
     for (unsigned i = 0; i < rounds; ++i) {
         ibgda::qp &q = ibgda::mine(1);
         __syncwarp();
         const u64 start = clock64();
-        if (each)
+        if (kind == POST_WARP)
             ibgda::put_each(shmem::warp, q, offset + 8 * threadIdx.x, src + threadIdx.x, 8);
-        else
+        else if (kind == POST_ONE)
             ibgda::put(shmem::thread, 1, offset, src, 8);
+        else
+            ibgda::nop(q);
         const u64 posted = clock64();
         const u64 first = *reinterpret_cast<volatile u64 *>(&marks[0]), second = *reinterpret_cast<volatile u64 *>(&marks[1]);
         (void)ibgda::settle_qp(q);
@@ -239,11 +244,14 @@ __global__ void time_post(u64 offset, const u64 *src, u64 *cycles, unsigned roun
     }
 }
 /* The same as a user calls it, with any path: a put of 8 bytes, and a put with quiet. */
-__global__ void time_api(u64 *dst, const u64 *src, u64 *cycles, unsigned rounds)
+__global__ void time_api(u64 *dst, const u64 *src, u64 *cycles, unsigned rounds, bool immediate)
 {
     for (unsigned i = 0; i < rounds; ++i) {
         const u64 start = clock64();
-        shmem::put_nbi(shmem::thread, dst, src, 1, 1);
+        if (immediate)
+            shmem::p(dst, static_cast<u64>(i), 1);
+        else
+            shmem::put_nbi(shmem::thread, dst, src, 1, 1);
         const u64 posted = clock64();
         (void)shmem::quiet(shmem::thread);
         cycles[i * 2] = posted - start;
@@ -261,6 +269,14 @@ __global__ void time_ping(u64 *to_cpu, const u64 *from_cpu, u64 *cycles, unsigne
     }
 }
 
+__global__ void time_messages(unsigned char *dst, const unsigned char *src, u64 bytes, int n)
+{
+    const u64 at = (static_cast<u64>(blockIdx.x) * blockDim.x + threadIdx.x) * bytes;
+    for (int i = 0; i < n; ++i)
+        shmem::put_nbi(shmem::thread, dst + at, src + at, bytes, 1);
+    (void)shmem::quiet(shmem::block);
+}
+
 static double median(std::vector<u64> v)
 {
     std::sort(v.begin(), v.end());
@@ -268,22 +284,54 @@ static double median(std::vector<u64> v)
 }
 static std::vector<u64> column(const u64 *cycles, unsigned rounds, unsigned columns, unsigned which)
 {
-    std::vector<u64> v;
+    std::vector<u64> all(static_cast<size_t>(rounds) * columns), v;
+    CUDA(cudaMemcpy(all.data(), cycles, all.size() * sizeof(u64), cudaMemcpyDeviceToHost));
     for (unsigned i = rounds / 5; i < rounds; ++i) // the first ones warm up
-        v.push_back(cycles[i * columns + which]);
+        v.push_back(all[i * columns + which]);
     return v;
 }
 static void figure(const char *name, double value, const char *unit)
 {
-    std::printf("%-58s %9.3f %s\n", name, value, unit);
+    std::printf("%-70s %9.3f %s\n", name, value, unit);
     std::fflush(stdout);
+}
+
+/* What a software NIC's thread does to write GPU memory, and see that it is there. */
+static double time_driver_write(unsigned char *target, u64 *words)
+{
+    using batch = CUresult (*)(CUstream, unsigned, CUstreamBatchMemOpParams *, unsigned);
+    void *entry = nullptr;
+    cudaDriverEntryPointQueryResult found;
+    cudaStream_t stream;
+    std::vector<double> us;
+    CUDA(cudaGetDriverEntryPointByVersion("cuStreamBatchMemOp", &entry, 12000, cudaEnableDefault, &found));
+    CUDA(cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking));
+    volatile u64 *flag = words + 128;
+    for (u64 i = 1; i <= 500; ++i) {
+        CUstreamBatchMemOpParams o[2] = {};
+        for (auto &each : o) {
+            each.operation = CU_STREAM_MEM_OP_WRITE_VALUE_64;
+            each.writeValue.value64 = i;
+        }
+        o[0].writeValue.address = reinterpret_cast<CUdeviceptr>(target);
+        o[1].writeValue.address = reinterpret_cast<CUdeviceptr>(words + 128);
+        const auto start = std::chrono::steady_clock::now();
+        if (reinterpret_cast<batch>(entry)(stream, 2, o, 0) != CUDA_SUCCESS)
+            return 0;
+        while (*flag != i)
+            ;
+        us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+    }
+    CUDA(cudaStreamDestroy(stream));
+    std::sort(us.begin(), us.end());
+    return us[us.size() / 2];
 }
 
 static void time_all(unsigned char *heap, u64 offset, double ghz, bool posts)
 {
     constexpr unsigned rounds = 2000;
     u64 *cycles, *words;
-    CUDA(cudaMallocManaged(&cycles, rounds * 4 * sizeof(u64)));
+    CUDA(cudaMalloc(&cycles, rounds * 4 * sizeof(u64)));
     CUDA(cudaMallocHost(&words, 4096));
     std::memset(words, 0, 4096);
     std::thread cpu([&] {
@@ -299,37 +347,73 @@ static void time_all(unsigned char *heap, u64 offset, double ghz, bool posts)
     const double ping = median(column(cycles, rounds, 1, 0)) / ghz / 1e3;
     figure("GPU to CPU to GPU, bare words in pinned memory", ping, "us");
     auto *src = reinterpret_cast<u64 *>(heap + sources_at);
+    const double write = time_driver_write(heap + targets_at, words);
+    figure("CPU to GPU memory, 8 bytes by the driver, until a flag says so", write, "us");
     if (posts) {
         double one = 0;
-        for (bool each : {false, true}) {
-            time_post<<<1, each ? 32 : 1>>>(offset + targets_at, src, cycles, rounds, each);
+        for (post_kind kind : {POST_NOP, POST_ONE, POST_WARP}) {
+            time_post<<<1, kind == POST_WARP ? 32 : 1>>>(offset + targets_at, src, cycles, rounds, kind);
             CUDA(cudaDeviceSynchronize());
-            const char *who = each ? "a warp's 32 puts of 8 bytes" : "one thread's put of 8 bytes";
+            const char *who[] = {"one thread's put of 8 bytes", "a warp's 32 puts of 8 bytes", "a NOP"};
             char name[100];
             double us[4];
             for (unsigned k = 0; k < 4; ++k)
                 us[k] = median(column(cycles, rounds, 4, k)) / ghz / 1e3;
-            std::snprintf(name, sizeof name, "ibgda, %s: before the doorbell", who);
-            figure(name, us[0], "us");
-            std::snprintf(name, sizeof name, "ibgda, %s: with fences and record", who);
-            figure(name, us[1], "us");
-            std::snprintf(name, sizeof name, "ibgda, %s: until it returns", who);
-            figure(name, us[2], "us");
-            std::snprintf(name, sizeof name, "ibgda, %s: doorbell to completion", who);
-            figure(name, us[3], "us");
-            if (each)
+            const char *until[] = {"before the doorbell", "with fences and record", "until it returns", "doorbell to completion"};
+            for (unsigned k = 0; k < 4; ++k) {
+                std::snprintf(name, sizeof name, "ibgda, %s: %s", who[kind], until[k]);
+                figure(name, us[k], "us");
+            }
+            if (kind == POST_WARP) {
                 figure("ibgda, a warp's 32 puts against one, before the doorbell", us[0] / one, "times");
-            else
-                figure("ibgda, doorbell to completion against the bare words", us[3] / ping, "times");
+                continue;
+            }
+            std::snprintf(name, sizeof name, "ibgda, %s: doorbell to completion against the bare words", who[kind]);
+            figure(name, us[3] / ping, "times");
             one = us[0];
+            if (kind == POST_ONE)
+                figure("ibgda, the same against the bare words and the driver's write", us[3] / (ping + write), "times");
         }
     }
-    time_api<<<1, 1>>>(reinterpret_cast<u64 *>(heap + targets_at), src, cycles, rounds);
-    CUDA(cudaDeviceSynchronize());
-    figure("shmem::put_nbi of 8 bytes, until it returns", median(column(cycles, rounds, 2, 0)) / ghz / 1e3, "us");
-    figure("shmem::put_nbi of 8 bytes and quiet", median(column(cycles, rounds, 2, 1)) / ghz / 1e3, "us");
+    for (bool immediate : {false, true}) {
+        time_api<<<1, 1>>>(reinterpret_cast<u64 *>(heap + targets_at), src, cycles, rounds, immediate);
+        CUDA(cudaDeviceSynchronize());
+        const char *call = immediate ? "shmem::p" : "shmem::put_nbi of 8 bytes";
+        char name[100];
+        std::snprintf(name, sizeof name, "%s, until it returns", call);
+        figure(name, median(column(cycles, rounds, 2, 0)) / ghz / 1e3, "us");
+        std::snprintf(name, sizeof name, "%s and quiet", call);
+        figure(name, median(column(cycles, rounds, 2, 1)) / ghz / 1e3, "us");
+    }
     CUDA(cudaFree(cycles));
     CUDA(cudaFreeHost(words));
+}
+
+/* Millions of messages a second, by so many blocks and threads, of 8 bytes and of more. */
+static void time_rates(unsigned char *heap)
+{
+    struct {
+        int blocks, threads, bytes;
+    } shapes[] = {{1, 1, 8},     {1, 32, 8},    {1, 256, 8},   {8, 128, 8},   {32, 128, 8},
+                  {128, 128, 8}, {8, 32, 64},   {8, 32, 512},  {8, 32, 4096}, {8, 32, 14336}};
+    cudaEvent_t begin, end;
+    CUDA(cudaEventCreate(&begin));
+    CUDA(cudaEventCreate(&end));
+    for (auto [blocks, threads, bytes] : shapes) {
+        const int all = blocks * threads, n = std::max((1 << 14) / all / (all == 1 ? 8 : 1) / (1 + bytes / 512), 1);
+        float ms[4];
+        for (float &t : ms) {
+            CUDA(cudaEventRecord(begin));
+            time_messages<<<blocks, threads>>>(heap + targets_at, heap + sources_at, bytes, n);
+            CUDA(cudaEventRecord(end));
+            CUDA(cudaDeviceSynchronize());
+            CUDA(cudaEventElapsedTime(&t, begin, end));
+        }
+        std::sort(ms + 1, ms + 4); // the first one warms up
+        char name[100];
+        std::snprintf(name, sizeof name, "messages of %d bytes, %d blocks of %d threads", bytes, blocks, threads);
+        figure(name, n * all / ms[2] / 1e3, "M/s");
+    }
 }
 
 int main(int argc, char **argv)
@@ -352,11 +436,11 @@ int main(int argc, char **argv)
     CUDA(cudaMemset(heap, 0, part));
     CUDA(cudaDeviceSynchronize());
     shmem_barrier_all();
-    verdict *v;
-    CUDA(cudaMallocManaged(&v, sizeof *v));
-    *v = verdict{};
+    verdict *v, seen;
+    CUDA(cudaMalloc(&v, sizeof *v));
+    CUDA(cudaMemset(v, 0, sizeof *v));
     int failed = 0;
-    if (std::strcmp(what, "time") != 0) {
+    if (std::strcmp(what, "check") == 0 || std::strcmp(what, "all") == 0) {
         constexpr unsigned blocks = 32, threads = 256, rounds = 10;
         const char *names[] = {"moves", "atomics", "signals", "collectives"};
         for (int k = 0; k < 4; ++k) {
@@ -370,20 +454,21 @@ int main(int argc, char **argv)
                 check_collectives<<<1, threads>>>(heap, v);
             CUDA(cudaDeviceSynchronize());
             shmem_barrier_all();
+            CUDA(cudaMemcpy(&seen, v, sizeof seen, cudaMemcpyDeviceToHost));
+            CUDA(cudaMemset(v, 0, sizeof *v));
             if (k == 1) {
                 u64 sums[3];
                 CUDA(cudaMemcpy(sums, heap + counters_at, sizeof sums, cudaMemcpyDeviceToHost));
                 const u64 all = static_cast<u64>(blocks) * threads * rounds;
-                v->checks += 2;
-                v->wrong += sums[0] != all;
-                v->wrong += (sums[1] & 0xffffffff) != all;
+                seen.checks += 2;
+                seen.wrong += sums[0] != all;
+                seen.wrong += (sums[1] & 0xffffffff) != all;
             }
             const int error = shmemx_stream_check();
-            failed |= v->wrong != 0 || error != 0;
+            failed |= seen.wrong != 0 || error != 0;
             std::printf("PE %d of %d: %-12s %llu checks, %llu failed, the first number %llu%s%s\n", me, n, names[k],
-                        v->checks, v->wrong, v->first, error != 0 ? ": " : "", error != 0 ? shmemx_last_error() : "");
+                        seen.checks, seen.wrong, seen.first, error != 0 ? ": " : "", error != 0 ? shmemx_last_error() : "");
             std::fflush(stdout);
-            *v = verdict{};
             shmem_barrier_all();
         }
     }
@@ -395,7 +480,9 @@ int main(int argc, char **argv)
             posts = (nic.used & 1u << SHMEMX_NIC_IBGDA) != 0;
         }
         if (me == 0)
-            time_all(heap, reinterpret_cast<u64>(heap) - state.copy, khz / 1e6, posts);
+            std::strcmp(what, "rate") == 0
+                ? time_rates(heap)
+                : time_all(heap, reinterpret_cast<u64>(heap) - state.copy, khz / 1e6, posts);
         shmem_barrier_all();
     }
     CUDA(cudaFree(v));

@@ -56,10 +56,11 @@ class mini_nic
                         0,
                         reinterpret_cast<std::uintptr_t>(&views[pe]),
                         0,
-                        reinterpret_cast<std::uintptr_t>(qps[pe]),
-                        each,
+                        0,
                         0,
                         0};
+            job.states[pe].ways = {
+                SHMEMX_NIC_IBGDA, 0, 0, each, reinterpret_cast<std::uintptr_t>(qps[pe]), 0, 0, 0, 0, 0};
             job.states[pe].nic = reinterpret_cast<std::uintptr_t>(&nics[pe]);
         }
         thread_ = std::thread([this] { run(); });
@@ -81,7 +82,7 @@ class mini_nic
 
     queue &at(int pe, int to, unsigned k = 0)
     {
-        const unsigned each = nics[0].qps;
+        const unsigned each = job_.states[0].ways.qps;
         return *queues[static_cast<std::size_t>((pe * job_.npes + to)) * each + k];
     }
     /* What the owner has reserved is all executed. */

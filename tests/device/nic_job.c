@@ -208,7 +208,7 @@ struct shmemx_device_state *nic_job_open(unsigned long bytes, void **user, doubl
         .bases = (uintptr_t)job.bases,
         .claim = (uintptr_t)&job.claim,
     };
-    must(shmemi_gpu_nic_open(call, &memory, job.device, &job.state.nic), call);
+    must(shmemi_gpu_nic_open(call, &memory, job.device, &job.state), call);
     make_teams((size_t)(job.symmetric - s->base));
     job.state.world_sync = job.teams[0].sync;
     job.state.world_packets = job.teams[0].packets;

@@ -122,8 +122,10 @@ def _fields(struct: str, header: str = "state.h") -> list[tuple[str, int, int]]:
     body = re.search(rf"struct {struct} \{{(.*?)\}};", text, re.DOTALL)
     assert body is not None
     fields, offset = [], 0
-    for kind, names in re.findall(r"(unsigned long long|unsigned|int)\s+([\w\s,]+);", body[1]):
+    for kind, names in re.findall(r"(unsigned long long|unsigned|int|struct \w+)\s+([\w\s,]+);", body[1]):
         size = 8 if "long" in kind else 4
+        if kind.startswith("struct "):
+            size = sum(each for _, _, each in _fields(kind.split()[1], header))
         for name in names.split(","):
             fields.append((name.strip(), offset, size))
             offset += size
@@ -131,8 +133,12 @@ def _fields(struct: str, header: str = "state.h") -> list[tuple[str, int, int]]:
 
 
 def test_layout_of_the_state():
-    ours = [(name, kind[1], kind[0].itemsize) for name, kind in state.LAYOUT.fields.items()]
-    assert ours == _fields("shmemx_device_state") and state.LAYOUT.itemsize == 136
+    for layout, struct, nbytes in (
+        (state.LAYOUT, "shmemx_device_state", 192),
+        (state.WAYS, "shmemx_device_ways", 56),
+    ):
+        ours = [(name, kind[1], kind[0].itemsize) for name, kind in layout.fields.items()]
+        assert ours == _fields(struct) and layout.itemsize == nbytes
 
 
 def test_fingerprint_names_the_headers():
@@ -372,7 +378,9 @@ if importlib.util.find_spec("triton") is not None:
         known = places("shmemx_proxy_ring", "proxy_state.h")
         for name in ("tail", "head_seen", "head", "slots"):
             assert getattr(nic, f"RING_{name.upper()}") == known[name], name
-        assert known["payload"] + 1 + 11 == nic.RING_SIZE  # room[11] is the last
+        assert known["look"] + 11 == nic.RING_SIZE  # 4 bytes, and room[21] of 4 each is the last
+        known = places("shmemx_proxy_answer", "proxy_state.h")
+        assert known["low"] == 0 and known["high"] == 1 and 4 == nic.ANSWER_SIZE  # room[2] is the last
         header = _header("proxy_state.h")
         operations = re.findall(r"\bSHMEMX_PROXY_(\w+)", header[header.index("enum shmemx_proxy_op") :])
         for number, name in enumerate(operations[:8], 1):

@@ -7,10 +7,6 @@
  * one; and never for more than a quarter of the queue, so that whoever waits for room always gets it. Threads of a warp
  * that post to one queue pair at the same time share a reservation and a doorbell.
  *
- * Completion. The last WQE of each reservation has a completion entry. Whoever waits takes entries, in order, as
- * many threads as like to; none goes past one that is an error, so that its cause is there to be read, and every later
- * wait fails, until the host begins the queue pair anew (src/transport/ibgda_settle.c).
- *
  * Queue pairs. A block posts to queue pair (its number modulo how many there are) of each PE, so that what it does to a
  * PE happens there in order: RDMA writes and atomics of one queue pair do. Callers that choose queue pairs themselves
  * (`at`) have order within each.
@@ -23,7 +19,7 @@
 #ifndef SHMEM_DEVICE_IBGDA_H
 #define SHMEM_DEVICE_IBGDA_H
 
-#include "ibgda_state.h"
+#include "ibgda_cq.h"
 #include "ibgda_wqe.h"
 
 /* For programs that measure: 0, a doorbell is about to be rung; 1, all but the register is written. */
@@ -74,14 +70,14 @@ struct ibgda {
      * queue pairs. Begins and ends with a barrier of the scope. */
     template <class Scope> SHMEMX_DEVICE_FN static bool quiet(Scope scope, int pe)
     {
-        const u32 each = fixed(nic().qps);
+        const u32 each = arch::state().ways.qps;
         const u32 first = pe < 0 ? 0 : static_cast<u32>(pe) * each;
         const u32 count = pe < 0 ? static_cast<u32>(arch::state().npes) * each : each;
         arch::sync(scope);
         bool ok = true;
         SHMEMX_DEVICE_ROLLED
         for (u32 i = arch::lane(scope); i < count; i += arch::width(scope))
-            ok = settle_qp(reinterpret_cast<qp *>(fixed(nic().qp))[first + i]) && ok;
+            ok = settle_qp(pairs()[first + i]) && ok;
         return arch::all(scope, ok);
     }
     /* A block's posts to a PE are in one queue, which keeps their order at the target: writes and atomics. */
@@ -99,15 +95,18 @@ struct ibgda {
     {
         return *reinterpret_cast<const shmemx_device_ibgda *>(fixed(nic().ibgda));
     }
+    SHMEMX_DEVICE_FN static qp *pairs()
+    {
+        return reinterpret_cast<qp *>(arch::state().ways.qp);
+    }
     /* Queue pair `number` to a PE, 0 to qps - 1. */
     SHMEMX_DEVICE_FN static qp &at(int pe, u32 number)
     {
-        const shmemx_device_nic &d = nic();
-        return reinterpret_cast<qp *>(fixed(d.qp))[static_cast<u32>(pe) * fixed(d.qps) + number];
+        return pairs()[static_cast<u32>(pe) * arch::state().ways.qps + number];
     }
     SHMEMX_DEVICE_FN static qp &mine(int pe)
     {
-        return at(pe, arch::block_index() & (fixed(nic().qps) - 1));
+        return at(pe, arch::block_index() & (arch::state().ways.qps - 1));
     }
     SHMEMX_DEVICE_SLOW void put_on(qp &pair, u64 offset, const void *src, u64 bytes)
     {
@@ -207,7 +206,7 @@ struct ibgda {
         if (!fetch || end == refused)
             return 0;
         u64 old = 0;
-        if (wait_done(pair, end, SHMEMX_DEVICE_CALL_ATOMIC)) {
+        if (ibgda_cq::wait_done(pair, end, SHMEMX_DEVICE_CALL_ATOMIC)) {
             const u64 at = answer(q, block);
             old = size == 4 ? arch::big(arch::load_relaxed(reinterpret_cast<const u32 *>(at)))
                             : arch::load_relaxed(reinterpret_cast<const u64 *>(at));
@@ -239,17 +238,12 @@ struct ibgda {
         if (fixed(q.wq) == 0)
             return true;
         const u64 target = arch::load_relaxed(&q.reserved); // before what this thread goes on to post
-        return wait_done(q, target, SHMEMX_DEVICE_CALL_QUIET);
+        return ibgda_cq::wait_done(q, target, SHMEMX_DEVICE_CALL_QUIET);
     }
 
   private:
     static constexpr u64 refused = ~0ull; // the queue pair has failed
 
-    /* A field that does not change: loaded once, and kept over whatever fences come. */
-    template <class Word> SHMEMX_DEVICE_FN static Word fixed(const Word &field)
-    {
-        return arch::load_constant(&field);
-    }
     /* More than there is: nothing of it is posted. */
     SHMEMX_DEVICE_FN static bool oversized(const queue &q, unsigned call, const void *p, u64 bytes)
     {
@@ -396,7 +390,7 @@ struct ibgda {
                              });
         if (end == refused)
             return false;
-        const bool ok = wait_done(*q.qp, end, SHMEMX_DEVICE_CALL_GET);
+        const bool ok = ibgda_cq::wait_done(*q.qp, end, SHMEMX_DEVICE_CALL_GET);
         const auto *from = reinterpret_cast<const unsigned char *>(answer(q, block));
         for (u32 i = 0; ok && i < bytes; ++i)
             arch::store_plain(to + i, arch::load_relaxed(from + i));
@@ -430,6 +424,8 @@ struct ibgda {
         g.sync();
         if (g.rank() == 0)
             publish(q, base, end, seen, call);
+        // lanes that have posted together go on together: else each posts, waits and has an entry of its own from here on
+        g.sync();
         return end;
     }
     /* What the counts were just after a reservation. */
@@ -476,7 +472,7 @@ struct ibgda {
     }
     SHMEMX_DEVICE_SLOW bool wait_room(qp &q, u64 done, unsigned call)
     {
-        if (wait_done<steady_patience>(q, done, call))
+        if (ibgda_cq::wait_done<steady_patience>(q, done, call))
             return true;
         leave(q);
         return false;
@@ -503,83 +499,6 @@ struct ibgda {
     {
         (void)arch::compare_swap(&q.failed, static_cast<u64>(SHMEMX_IBGDA_WORKS),
                                  static_cast<u64>(SHMEMX_IBGDA_LEFT));
-    }
-
-    /* ---- completion ---- */
-
-    /* acquire; observers: this thread, and the NIC, which has read the sources and written the answers */
-    template <class Patience = patience> SHMEMX_DEVICE_SLOW bool wait_done(qp &q, u64 target, unsigned call)
-    {
-        Patience left;
-        u64 done;
-        while ((done = arch::load_acquire(&q.done)) < target) {
-            if (!poll(q, call))
-                return false;
-            arch::give_way();
-            if (left.over()) {
-                report(SHMEMX_DEVICE_TIMEOUT, call, fixed(q.pe), &q.done, done, target);
-                return false;
-            }
-        }
-        return true;
-    }
-    /* Takes one entry of the completion queue if there is one. False: the queue pair has failed. The opcode is read each
-     * time: an entry speaks of success only if it says so. */
-    SHMEMX_DEVICE_FN static bool poll(qp &q, unsigned call)
-    {
-        const arch::vec16 counts = arch::load_pair(&q.entries); // and `failed`
-        const u64 number = counts.x;
-        if (counts.y != SHMEMX_IBGDA_WORKS)
-            return false;
-        const u32 *entry = entry_at(q, number);
-        const u32 tail =
-            arch::load_acquire(entry + 15); // observers: this thread, and the NIC, which wrote it last
-        const u32 opcode = tail >> 28, owner = tail >> 24 & 1;
-        if (opcode == SHMEMX_MLX5_CQE_INVALID || owner != (number >> fixed(q.log_cq) & 1))
-            return true;
-        if (opcode != SHMEMX_MLX5_CQE_REQUEST)
-            return !fail(q, number, tail, call);
-        // numbers of blocks under way differ by less than 2^16, from `done` on
-        const u64 done = arch::load_relaxed(&q.done);
-        const u64 block = done + ((counter(tail) - static_cast<u32>(done)) & 0xffffu);
-        const u32 blocks =
-            arch::load_relaxed(reinterpret_cast<const u32 *>(fixed(q.slots)) + (block & fixed(q.mask)));
-        if (arch::compare_swap(&q.entries, number, number + 1) == number)
-            arch::max_release(&q.done, block + blocks); // observers: this thread, and who waits for `done`
-        return true;
-    }
-    SHMEMX_DEVICE_FN static const u32 *entry_at(const qp &q, u64 number)
-    {
-        return reinterpret_cast<const u32 *>(fixed(q.cq) +
-                                             (number & ((1ull << fixed(q.log_cq)) - 1)) * SHMEMX_MLX5_CQE);
-    }
-    SHMEMX_DEVICE_FN static u32 counter(u32 tail)
-    {
-        return arch::big(tail) >> 16;
-    }
-    /* Entry `number` is an error, unless others have taken it meanwhile: then false. It stays for everybody to see. */
-    SHMEMX_DEVICE_SLOW bool fail(qp &q, u64 number, u32 tail, unsigned call)
-    {
-        const u32 *entry = entry_at(q, number);
-        const u32 syndromes = arch::big(arch::load_relaxed(entry + 13));
-        const u32 opcode = arch::big(arch::load_relaxed(entry + 14)) >> 24;
-        if (arch::load_acquire(&q.entries) != number)
-            return false;
-        u64 address = 0;
-        if (opcode != SHMEMX_MLX5_NOP) {
-            const u64 at = fixed(q.wq) + (counter(tail) & fixed(q.mask)) * SHMEMX_MLX5_BLOCK;
-            address = arch::big(arch::load_relaxed(reinterpret_cast<const u64 *>(at) + 2));
-        }
-        // the report first: who finds `failed` set may end the kernel, and the host look
-        report(SHMEMX_DEVICE_NIC, call, fixed(q.pe), reinterpret_cast<const void *>(address),
-               SHMEMX_IBGDA_ERROR_VALUE(syndromes & 0xff, syndromes >> 8 & 0xff, opcode, tail >> 28,
-                                        counter(tail)),
-               fixed(q.qpn) >> 8);
-        if (const u64 word = nic().failed)
-            arch::store_relaxed(reinterpret_cast<u32 *>(word), 1u);
-        (void)arch::compare_swap(&q.failed, static_cast<u64>(SHMEMX_IBGDA_WORKS),
-                                 static_cast<u64>(SHMEMX_IBGDA_ERROR));
-        return true;
     }
 };
 

@@ -51,7 +51,8 @@ struct shmemx_ibgda_qp {
     unsigned long long
         entries; /* of the completion queue, taken so far; stays at the first one that is an error */
     unsigned long long failed; /* SHMEMX_IBGDA_*: it takes no more */
-    unsigned long long room2[10];
+    unsigned look;             /* 1 while a thread looks at the completion queue */
+    unsigned room2[19];
 };
 
 /* A part of the heap that was registered as one. All PEs have the same ones. */

@@ -52,24 +52,66 @@ SHMEMX_DEVICE_FN bool some_far()
     return __builtin_expect(arch::state().nic != 0, 0);
 #endif
 }
-SHMEMX_DEVICE_FN const shmemx_device_nic &nic()
+SHMEMX_DEVICE_FN shmemx_device_nic &nic()
 {
-    return *reinterpret_cast<const shmemx_device_nic *>(arch::state().nic);
+    return *reinterpret_cast<shmemx_device_nic *>(arch::state().nic);
+}
+/* A field that does not change while a kernel runs: loaded once, and kept over whatever fences come. */
+template <class Word> SHMEMX_DEVICE_FN Word fixed(const Word &field)
+{
+    return arch::load_constant(&field);
 }
 /* SHMEMX_NIC_* of a PE; only where some_far(). */
 SHMEMX_DEVICE_FN unsigned path_to(int pe)
 {
-    return reinterpret_cast<const u8 *>(nic().path)[pe];
+    const shmemx_device_ways &w = arch::state().ways;
+    if (w.path == SHMEMX_NIC_TABLE)
+        return fixed(reinterpret_cast<const u8 *>(fixed(nic().path))[pe]);
+    return static_cast<u32>(pe - w.mapped_first) < w.mapped ? static_cast<u32>(SHMEMX_NIC_MAPPED) : w.path;
 }
 SHMEMX_DEVICE_FN bool far(int pe)
 {
     return some_far() && path_to(pe) != SHMEMX_NIC_MAPPED;
 }
-/* Waits for an error of a path that the host has not asked for yet? */
+/* Whose turn it is to look at a word of the host's memory, among all threads of this GPU that wait for it. Loads of one
+ * such word are served one after the other, 1 us each, and what the driver has to do for others waits behind them: a
+ * write by a stream took 5 us, beside 128 threads that polled one word 760 us, beside 512 that polled one each 8 us
+ * (H100). Who does not get the turn looks at the GPU's memory, naps, and asks again. No lock: a look without the turn would
+ * be as right. */
+class turn
+{
+  public:
+    SHMEMX_DEVICE_FN explicit turn(u32 *taken)
+    {
+        taken_ = taken;
+        mine_ = arch::load_relaxed(taken) == 0 && arch::compare_swap(taken, 0u, 1u) == 0;
+    }
+    SHMEMX_DEVICE_FN bool mine() const
+    {
+        return mine_;
+    }
+    SHMEMX_DEVICE_FN void end() const
+    {
+        arch::store_relaxed(taken_, 0u);
+    }
+
+  private:
+    u32 *taken_;
+    bool mine_;
+};
+/* Waits for an error of a path that the host has not asked for yet? False also where it is another thread's turn to look:
+ * whoever waits asks again. */
 SHMEMX_DEVICE_FN bool nic_failed()
 {
-    const u64 word = nic().failed;
-    return word != 0 && arch::load_relaxed(reinterpret_cast<const u32 *>(word)) != 0;
+    const u64 word = fixed(nic().failed);
+    if (word == 0)
+        return false;
+    const turn t(&nic().look);
+    if (!t.mine())
+        return false;
+    const bool failed = arch::load_relaxed(reinterpret_cast<const u32 *>(word)) != 0;
+    t.end();
+    return failed;
 }
 SHMEMX_DEVICE_FN u64 offset_of(const volatile void *p)
 {
@@ -100,7 +142,7 @@ namespace detail
 SHMEMX_DEVICE_FN bool put_by_proxy(int pe, u64 bytes)
 {
     const unsigned path = path_to(pe);
-    return path == SHMEMX_NIC_PROXY || (path == SHMEMX_NIC_BOTH && bytes >= nic().proxy_from);
+    return path == SHMEMX_NIC_PROXY || (path == SHMEMX_NIC_BOTH && bytes >= fixed(nic().proxy_from));
 }
 
 /* The scope has posted; true: all of it is complete, on pe (-1: everywhere). */
@@ -170,7 +212,10 @@ SHMEMX_DEVICE_SLOW void far_put_signal(Scope scope, void *dst, const void *src, 
 /* A value of 1, 2, 4 or 8 bytes, by one thread. */
 SHMEMX_DEVICE_SLOW void far_p(void *dst, u64 value, unsigned bytes, int pe)
 {
-    SHMEMX_BY_PATH(pe, put, thread, pe, offset_of(dst), &value, bytes); // the lowest byte comes first
+    if (path_to(pe) == SHMEMX_NIC_PROXY)
+        proxy::p(pe, offset_of(dst), value, bytes);
+    else
+        ibgda::put(thread, pe, offset_of(dst), &value, bytes); // the lowest byte comes first
 }
 SHMEMX_DEVICE_SLOW u64 far_g(const void *src, unsigned bytes, int pe)
 {

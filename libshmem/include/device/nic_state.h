@@ -9,7 +9,8 @@ enum {
     SHMEMX_NIC_MAPPED = 0, /* by loads and stores */
     SHMEMX_NIC_PROXY = 1,  /* a thread of the host posts for it (device/proxy.h) */
     SHMEMX_NIC_IBGDA = 2,  /* it posts to the NIC itself (device/ibgda.h) */
-    SHMEMX_NIC_BOTH = 3    /* as IBGDA, but puts of proxy_from bytes and more as PROXY */
+    SHMEMX_NIC_BOTH = 3,   /* as IBGDA, but puts of proxy_from bytes and more as PROXY */
+    SHMEMX_NIC_TABLE = 255 /* shmemx_device_ways.path: the table shmemx_device_nic.path says it */
 };
 
 struct shmemx_device_nic {
@@ -23,9 +24,8 @@ struct shmemx_device_nic {
     /* 0, or the address of a 32-bit word in pinned host memory: not 0 while an error of a path waits for the host to ask
      * for it. Until then waits and quiets of kernels end with false. */
     unsigned long long failed;
-    /* Of ibgda, one trip nearer: address of struct shmemx_ibgda_qp[npes][qps]. */
-    unsigned long long qp;
-    unsigned qps, reserved;
+    unsigned look; /* 1 while a thread of this GPU looks at `failed` */
+    unsigned reserved;
     unsigned long long proxy_from; /* bytes; for PEs whose path is SHMEMX_NIC_BOTH */
 };
 

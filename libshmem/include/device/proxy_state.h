@@ -54,14 +54,18 @@ struct shmemx_proxy_ring {
     unsigned long long head; /* address of a u64 in pinned host memory: commands that the host is done with */
     unsigned long long
         slots; /* address of u64[depth][SHMEMX_PROXY_WORDS], pinned host memory, 64-byte aligned */
-    unsigned long long payload;  /* address of u8[depth][SHMEMX_PROXY_PAYLOAD], pinned host memory */
-    unsigned long long room[11]; /* rings do not share lines */
+    unsigned long long payload; /* address of u8[depth][SHMEMX_PROXY_PAYLOAD], pinned host memory */
+    unsigned look;              /* 1 while a thread looks at `head` */
+    unsigned room[21];          /* rings do not share lines */
 };
 
 /* Where the host answers, pinned host memory. Each half of a word is valid by itself: value's low half, turn | status;
  * high half, turn | status. The turn has 24 bits, the status above it is 0 or a SHMEMX_ERR_* with its sign changed. */
 struct shmemx_proxy_answer {
     unsigned long long low, high;
+    /* 32 bytes are what a GPU reads at once of the host's memory; two threads that wait for one piece wait for each other
+     * (device/nic.h, turn). */
+    unsigned long long room[2];
 };
 
 struct shmemx_device_proxy {

@@ -9,7 +9,7 @@
 #ifndef SHMEM_DEVICE_STATE_H
 #define SHMEM_DEVICE_STATE_H
 
-enum { SHMEMX_DEVICE_STATE_VERSION = 3 };
+enum { SHMEMX_DEVICE_STATE_VERSION = 4 };
 
 /* shmemx_device_state.flags */
 enum {
@@ -48,6 +48,23 @@ struct shmemx_device_team {
     unsigned long long unmapped; /* members whose copies kernels here cannot load and store */
 };
 
+/* Where PEs are not mapped: what each call to one of them needs first. A fence empties the caches of all memory but constant
+ * memory, where the state lies; anywhere else each of these would be a trip of 0.3 us to the L2 cache, one after the
+ * other (H100: a `p` by the proxy took 1.64 us with three of them). */
+struct shmemx_device_ways {
+    unsigned
+        path; /* SHMEMX_NIC_* (nic_state.h) of all PEs but those mapped; SHMEMX_NIC_TABLE: each has its own */
+    int mapped_first; /* unless path is SHMEMX_NIC_TABLE, PEs mapped_first to mapped_first + mapped - 1 are mapped */
+    unsigned mapped;
+    unsigned qps;          /* ibgda: queue pairs to each PE */
+    unsigned long long qp; /* address of struct shmemx_ibgda_qp[npes][qps] (ibgda_state.h) */
+    /* Proxy (proxy_state.h): address of struct shmemx_proxy_ring[rings], a power of two, of `depth` slots each, another one;
+     * of the first one's slots, and bytes from one ring's slots to the next one's. */
+    unsigned long long ring;
+    unsigned rings, depth;
+    unsigned long long slots, slots_stride;
+};
+
 /* The kernel's view. PE p's copy of my address a is a + (p - me) * stride; or, where the driver chose the
  * places (bases not 0), a - copy + bases[p]. What every collective needs of the world stands here too, in
  * constant memory: read from the team's entry it would cost a trip to the L2 cache each time. */
@@ -71,6 +88,7 @@ struct shmemx_device_state {
     /* 0: every PE's copy is mapped where it is said above. Else address of struct shmemx_device_nic (nic_state.h), readable
      * by kernels: of the PEs that it names unmapped nothing may be loaded or stored. */
     unsigned long long nic;
+    struct shmemx_device_ways ways; /* if nic is not 0 */
 };
 
 /* The calls that an error can name: X(NAME, "name"). */

@@ -260,7 +260,7 @@ int shmemi_gpu_state_open(const char *call)
         .world_slot_bytes = slot_bytes(w->npes),
         .claim = (uintptr_t)mine(claim_at()),
     };
-    rc = shmemi_gpu_nic_open(call, &gpu_memory, mine(nic_at(w->npes)), &gpu.state.nic);
+    rc = shmemi_gpu_nic_open(call, &gpu_memory, mine(nic_at(w->npes)), &gpu.state);
     unsigned used = shmemi_gpu_nic_used();
     if (rc == 0 && used & 1u << SHMEMX_NIC_IBGDA && !(used & 1u << SHMEMX_NIC_BOTH))
         gpu.state.flags |= SHMEMX_DEVICE_POSTS;

@@ -302,7 +302,7 @@ static int make_tables(const char *call)
     return rc;
 }
 
-int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view)
+int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view, struct shmemx_device_ways *ways)
 {
     struct shmemi_ibgda *g = &shmemi_ibgda;
     if (g->chunks == 0)
@@ -311,7 +311,7 @@ int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view)
     if (rc == 0)
         rc = make_tables(call);
     view->ibgda = (uintptr_t)g->tables.base;
-    view->qp = (uintptr_t)g->counts.base;
-    view->qps = g->qps;
+    ways->qp = (uintptr_t)g->counts.base;
+    ways->qps = g->qps;
     return rc;
 }

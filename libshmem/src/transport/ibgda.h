@@ -36,9 +36,9 @@ int shmemi_ibgda_expose(uint64_t offset, size_t n, void *key, size_t room);
 int shmemi_ibgda_learn(int pe, uint64_t offset, size_t n, const void *key, size_t key_bytes);
 /* Gives up the chunks that end behind `end`. Returns where the rest ends. */
 uint64_t shmemi_ibgda_forget(uint64_t end);
-/* Fills what kernels need of it: ibgda, qp and qps, with all that was learned so far. No kernel that posts may run
- * meanwhile. The addresses may change. */
-int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view);
+/* Fills what kernels need of it, ibgda of *view, qp and qps of *ways, with all that was learned so far. No kernel that
+ * posts may run meanwhile. What is in *ways stays; the other address may change. */
+int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view, struct shmemx_device_ways *ways);
 /* No kernel that posts runs any more: waits until the NIC is done with what they have posted, or cannot be. Logs the
  * latter, unless a kernel has seen it. */
 void shmemi_ibgda_drain(void);

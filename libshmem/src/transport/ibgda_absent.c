@@ -75,7 +75,7 @@ int shmemi_ibgda_renew(const char *call, int pe, uint32_t psn)
     return SHMEMX_ERR_UNSUPPORTED;
 }
 
-int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view)
+int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view, struct shmemx_device_ways *ways)
 {
     (void)call, (void)view;
     return SHMEMX_ERR_UNSUPPORTED;

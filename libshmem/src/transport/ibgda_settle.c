@@ -166,7 +166,7 @@ static int renew(const char *call, size_t i, int pe)
     if (rc == 0)
         rc = shmemi_ibgda_join(call, i, pe);
     /* the NIC counts a queue pair's blocks from 0 after a reset */
-    q.ready = q.done = q.reserved = q.rung = 0;
+    q.ready = q.done = q.reserved = q.rung = q.look = 0;
     q.failed = SHMEMX_IBGDA_WORKS;
     if (rc == 0)
         rc = shmemi_ibgda_write(call, &g->counts, i * sizeof q, &q, sizeof q);
