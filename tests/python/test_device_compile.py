@@ -132,6 +132,13 @@ def _fields(struct: str, header: str = "state.h") -> list[tuple[str, int, int]]:
     return fields
 
 
+def test_no_lambda_of_any_type():
+    """Older NVRTC takes the body of one for a function of the host, unless told otherwise, as Numba does not."""
+    for header in sorted((_HEADERS / "device").glob("*.h")):
+        text = _header(header.name)
+        assert not re.search(r"\[[&=]?\]\s*\([^)]*\bauto\b", text), header.name
+
+
 def test_layout_of_the_state():
     for layout, struct, nbytes in (
         (state.LAYOUT, "shmemx_device_state", 192),

@@ -46,7 +46,11 @@ SHMEMX_DEVICE_FN void fence_gpu()
 {
     asm volatile("fence.acq_rel.gpu;" ::: "memory");
 }
-/* *p becomes v if that is more. Observers: threads of this GPU that load it with an acquire. */
+/* *p becomes v if that is more. Observers of the second: threads of this GPU that load it with an acquire. */
+SHMEMX_DEVICE_FN void max_relaxed(u64 *p, u64 v)
+{
+    asm volatile("red.relaxed.gpu.global.max.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");
+}
 SHMEMX_DEVICE_FN void max_release(u64 *p, u64 v)
 {
     asm volatile("red.release.gpu.global.max.u64 [%0], %1;" ::"l"(p), "l"(v) : "memory");

@@ -42,6 +42,10 @@ inline void max_release(u64 *p, u64 v)
         if (__atomic_compare_exchange_n(p, &seen, v, true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
             return;
 }
+inline void max_relaxed(u64 *p, u64 v)
+{
+    max_release(p, v);
+}
 
 /* Lanes of a warp that have called together, with one key. */
 class group

@@ -73,8 +73,8 @@ struct ibgda_cq {
             if (more != 0) // acquire; observers: as above
                 end = end_of(q, done, arch::load_acquire(tail_at(q, number)));
         }
-        if (arch::compare_swap(&q.entries, first, number + 1) == first)
-            arch::max_release(&q.done, end); // observers: this thread, and who waits for `done`
+        arch::max_relaxed(&q.entries, number + 1); // nobody waits for it to have happened
+        arch::max_release(&q.done, end);           // observers: this thread, and who waits for `done`
         return end;
     }
     /* Entries that are looked at beyond the first one. With four a kernel of one `p` had 107 registers, not 97. */

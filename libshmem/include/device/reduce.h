@@ -212,7 +212,8 @@ SHMEMX_DEVICE_FN void reduce_words(const Scope &scope, const members &t, Op op, 
     }
 }
 
-/* This member's share of the vector, of equal ones: work(dst, src, n) for its 16-byte words, and for single elements. */
+/* This member's share of the vector, of equal ones: work(dst, src, n) for its 16-byte words, and for single elements. (An object
+ * and no lambda with `auto`: NVRTC takes that for a function of the host unless told otherwise, and Numba does not tell it.) */
 template <class T, class Work>
 SHMEMX_DEVICE_FN void own_share(const members &t, T *dst, const T *src, u64 nelems, Work work)
 {
@@ -228,14 +229,22 @@ SHMEMX_DEVICE_FN void own_share(const members &t, T *dst, const T *src, u64 nele
               to = whole * each + rest * (me + 1) / n;
     work(words(dst + from), words(src + from), to - from);
 }
+template <class T, class Op, class Scope> struct reducer {
+    const Scope &scope;
+    const members &t;
+    Op op;
+    template <class Word> SHMEMX_DEVICE_FN void operator()(Word *dst, const Word *src, u64 n) const
+    {
+        reduce_words<T>(scope, t, op, dst, src, n);
+    }
+};
 /* Member k reduces the k-th share of the vector and gives it to all: each word is read and written once a
  * member. */
 template <class T, class Op, class Scope>
 SHMEMX_DEVICE_FN void reduce_share(const Scope &scope, const members &t, Op op, T *dst, const T *src,
                                    u64 nelems)
 {
-    own_share(t, dst, src, nelems,
-              [&](auto *to, const auto *from, u64 n) { reduce_words<T>(scope, t, op, to, from, n); });
+    own_share(t, dst, src, nelems, reducer<T, Op, Scope>{scope, t, op});
 }
 
 template <bool Lines, class T, class Op, class Scope>

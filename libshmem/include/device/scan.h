@@ -69,12 +69,20 @@ SHMEMX_DEVICE_FN void scan_words(const Scope &scope, const members &t, bool excl
         }
     }
 }
+template <class T, class Scope> struct scanner {
+    const Scope &scope;
+    const members &t;
+    bool exclusive;
+    template <class Word> SHMEMX_DEVICE_FN void operator()(Word *dst, const Word *src, u64 n) const
+    {
+        scan_words<T>(scope, t, exclusive, dst, src, n);
+    }
+};
 template <class T, class Scope>
 SHMEMX_DEVICE_FN void scan_share(const Scope &scope, const members &t, bool exclusive, T *dst, const T *src,
                                  u64 nelems)
 {
-    own_share(t, dst, src, nelems,
-              [&](auto *to, const auto *from, u64 n) { scan_words<T>(scope, t, exclusive, to, from, n); });
+    own_share(t, dst, src, nelems, scanner<T, Scope>{scope, t, exclusive});
 }
 
 /* With members whose copies are not mapped, in a team without slots: element by element. */
