@@ -36,7 +36,7 @@ LAYOUT = np.dtype(
         ),
         *((name, np.uint32) for name in ("nteams", "reserved")),
         *((name, np.uint64) for name in ("copy", "bases", "world_sync", "world_packets")),
-        *((name, np.uint64) for name in ("world_slot_bytes", "claim", "nic")),
+        *((name, np.uint64) for name in ("world_slot_bytes", "claim", "nic", "self")),
     ]
 )
 """struct shmemx_device_state; tests compare it with the header."""

@@ -9,7 +9,7 @@
 #ifndef SHMEM_DEVICE_STATE_H
 #define SHMEM_DEVICE_STATE_H
 
-enum { SHMEMX_DEVICE_STATE_VERSION = 3 };
+enum { SHMEMX_DEVICE_STATE_VERSION = 4 };
 
 /* shmemx_device_state.flags */
 enum {
@@ -71,6 +71,8 @@ struct shmemx_device_state {
     /* 0: every PE's copy is mapped where it is said above. Else address of struct shmemx_device_nic (nic_state.h), readable
      * by kernels: of the PEs that it names unmapped nothing may be loaded or stored. */
     unsigned long long nic;
+    /* 0, or the address of a copy of this, for kernels whose module has none. */
+    unsigned long long self;
 };
 
 /* The calls that an error can name: X(NAME, "name"). */
