@@ -1,8 +1,10 @@
 """Triton kernels and PEs whose GPU memory is not mapped: which way goes there, as device/nic.h has it.
 
-What `pyshmem.device.triton` calls here is for PEs that `far` says yes to. `state.posts` chooses when a
-kernel is compiled: it asks the proxy (`_triton_proxy`), or posts to the NIC itself (`_triton_ibgda`). A
-program's threads call together; its first one posts. Offsets and sizes are in bytes.
+What `pyshmem.device.triton` calls here is for PEs that `far` says yes to, and is nothing where all is
+mapped: some versions of Triton (3.4 to 3.6) compile what follows an `if` on a call, though its answer is a
+constant. `state.posts` chooses when a kernel is compiled: it asks the proxy (`_triton_proxy`), or posts to
+the NIC itself (`_triton_ibgda`). A program's threads call together; its first one posts. Offsets and sizes
+are in bytes.
 """
 
 # Triton's language is not typed.
@@ -42,7 +44,9 @@ def failed(state):
 @triton.jit
 def put(offset, source, nbytes, pe, state):
     """Bytes of this PE's heap, at address `source`; they stay in use until `quiet`."""
-    if state.posts is None:
+    if state.nic is None:
+        pass
+    elif state.posts is None:
         proxy.put(offset, source, nbytes, pe, state)
     else:
         tl.debug_barrier()  # all threads' stores come before the post of the first one; observer: the NIC
@@ -52,7 +56,9 @@ def put(offset, source, nbytes, pe, state):
 @triton.jit
 def get(target, offset, nbytes, pe, state):
     """To this PE's heap, at address `target`; complete at `quiet`."""
-    if state.posts is None:
+    if state.nic is None:
+        pass
+    elif state.posts is None:
         proxy.get(target, offset, nbytes, pe, state)
     else:
         tl.debug_barrier()  # all threads have read what the NIC will write over
@@ -62,7 +68,9 @@ def get(target, offset, nbytes, pe, state):
 @triton.jit
 def put_signal(offset, source, nbytes, signal_offset, value, ADD: tl.constexpr, pe, state):
     """As `put`, then the signal."""
-    if state.posts is None:
+    if state.nic is None:
+        pass
+    elif state.posts is None:
         proxy.put_signal(offset, source, nbytes, signal_offset, value, ADD, pe, state)
     else:
         tl.debug_barrier()  # as in put
@@ -72,7 +80,9 @@ def put_signal(offset, source, nbytes, signal_offset, value, ADD: tl.constexpr, 
 @triton.jit
 def signal(signal_offset, value, ADD: tl.constexpr, pe, state):
     """After all that this program has posted to `pe`."""
-    if state.posts is None:
+    if state.nic is None:
+        pass
+    elif state.posts is None:
         proxy.put_signal(0, 0, 0, signal_offset, value, ADD, pe, state)
     else:
         tl.debug_barrier()  # as in put: for what the peer will get here
@@ -81,7 +91,9 @@ def signal(signal_offset, value, ADD: tl.constexpr, pe, state):
 
 @triton.jit
 def p(offset, bits, NBYTES: tl.constexpr, pe, state):
-    if state.posts is None:
+    if state.nic is None:
+        pass
+    elif state.posts is None:
         proxy.p(offset, bits, NBYTES, pe, state)
     else:
         ibgda.p(state.posts, offset, bits, NBYTES, pe)
@@ -89,7 +101,9 @@ def p(offset, bits, NBYTES: tl.constexpr, pe, state):
 
 @triton.jit
 def g(offset, NBYTES: tl.constexpr, pe, state):
-    if state.posts is None:
+    if state.nic is None:
+        bits = tl.cast(0, tl.uint64)
+    elif state.posts is None:
         bits = proxy.g(offset, NBYTES, pe, state)
     else:
         bits = most(ibgda.g(state.posts, offset, NBYTES, pe)).to(tl.uint64, bitcast=True)
@@ -99,7 +113,9 @@ def g(offset, NBYTES: tl.constexpr, pe, state):
 @triton.jit
 def atomic(OP: tl.constexpr, NBYTES: tl.constexpr, FETCH: tl.constexpr, offset, bits, condition, pe, state):
     """OP: enum shmemx_amo. The old value, or with FETCH False 0, without a wait."""
-    if state.posts is None:
+    if state.nic is None:
+        old = tl.cast(0, tl.uint64)
+    elif state.posts is None:
         old = proxy.atomic(OP, NBYTES, FETCH, offset, bits, condition, pe, state)
     else:
         mine = ibgda.atomic(state.posts, OP, NBYTES, 1 if FETCH else 0, offset, bits, condition, pe)
@@ -116,7 +132,9 @@ def fence(state):
 @triton.jit
 def quiet(state):
     """What this program has posted is complete; False after an error, which the mailbox has."""
-    if state.posts is None:  # noqa: SIM108 - a constant chooses
+    if state.nic is None:
+        fine = tl.cast(0, tl.int32) == 0
+    elif state.posts is None:
         fine = proxy.quiet(state)
     else:
         fine = ibgda.quiet(state.posts) != 0  # the same in all threads

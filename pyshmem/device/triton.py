@@ -50,6 +50,8 @@ from ._triton_core import (
     TIMEOUT,
     at,
     clock,
+    compare_swap_word,
+    given,
     most,
     publish,
     report,
@@ -256,6 +258,9 @@ def _atomic(OP: tl.constexpr, FETCH: tl.constexpr, word, value, condition, pe, s
             old = tl.atomic_add(there, tl.cast(0, dtype), sem="relaxed", scope="sys")
         elif OP == 1 or OP == 2:
             old = tl.atomic_xchg(there, value, sem="relaxed", scope="sys")
+        elif OP == 3 and dtype.primitive_bitwidth == 64:
+            mine = compare_swap_word(there, _bits(condition, dtype), _bits(value, dtype))
+            old = _value(most(mine).to(tl.uint64, bitcast=True), dtype)
         elif OP == 3:
             old = tl.atomic_cas(there, condition, value, sem="relaxed", scope="sys")
         elif OP == 4:
@@ -349,7 +354,7 @@ def fence(state=None):
     """This program's stores so far come before its later ones, for all who acquire one of those; with
     `state`, what it has posted for PEs that are not mapped, too. Begins and ends with a barrier of the
     program."""
-    if state is not None:  # noqa: SIM102 - constants; the second is asked of a state alone
+    if given(state):  # noqa: SIM102 - constants; the second is asked of a state alone
         if state.nic is not None:
             nic.fence(state)
     publish()

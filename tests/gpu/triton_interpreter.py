@@ -51,13 +51,19 @@ def store_word(pointer, value, RELEASE: tl.constexpr):
 
 
 @triton.jit
+def compare_swap_word(pointer, condition, value):
+    unsigned = pointer.to(tl.pointer_type(tl.uint64))
+    return tl.atomic_cas(unsigned, condition, value).to(tl.int64, bitcast=True)
+
+
+@triton.jit
 def system_fence():
     pass
 
 
 def replace_assembly() -> None:
     for module in (_triton_core, _triton_nic, _triton_proxy, shmem_triton):
-        for function in (clock, load_word, store_word, system_fence):
+        for function in (clock, compare_swap_word, load_word, store_word, system_fence):
             name = function.__name__
             if hasattr(module, name):
                 setattr(module, name, function)
