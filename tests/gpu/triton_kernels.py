@@ -29,6 +29,7 @@ def signals(to, source, sig, ok, pe, rounds, state, N: tl.constexpr):
     good = 0
     for round in range(1, rounds + 1):
         tl.store(shmem_triton.peer(to, pe, state) + i, tl.load(source + i) + round)
+        shmem_triton.fence()  # of its own no need: that it compiles and harms nothing
         shmem_triton.signal_set(sig, round, pe, state)
         arrived = shmem_triton.signal_wait(sig, round, state)
         seen = tl.load(to + i, cache_modifier=".cv")
