@@ -21,6 +21,16 @@ ERROR_KIND, ERROR_CALL, ERROR_ME, ERROR_PE = (tl.constexpr(n) for n in (0, 1, 2,
 ERROR_BLOCK, ERROR_ADDRESS, ERROR_VALUE, ERROR_EXPECTED = (tl.constexpr(n) for n in (4, 6, 8, 10))
 
 
+def given(state, **_):
+    """Whether a function has got its argument `state`; a constant. Not `is not None` in a kernel: Triton 3.4
+    to 3.6 cannot compare a tuple that has None in it."""
+    missing = state is None or (isinstance(state, tl.constexpr) and state.value is None)
+    return tl.constexpr(not missing)
+
+
+given.__triton_builtin__ = True  # type: ignore[attr-defined]  # for the compiler to call
+
+
 @triton.jit
 def at(address):
     """A number as a pointer to 64-bit words."""
@@ -73,6 +83,24 @@ def store_word(pointer, value, RELEASE: tl.constexpr):
     then: tl.constexpr = ".sys.global.u64 [$1], $2; mov.u32 $0, 0; }"
     tl.inline_asm_elementwise(
         first + how + then, "=r,l,l", [pointer.to(tl.uint64), value], dtype=tl.uint32, is_pure=False, pack=1
+    )
+
+
+@triton.jit
+def compare_swap_word(pointer, condition, value):
+    """*pointer, 64 bits of any PE, as it was: in the program's first thread; the least int64 in the others.
+    Triton's own does not compile for this size before version 3.6."""
+    first: tl.constexpr = "{ .reg .pred p; .reg .u32 t; mov.u32 t, %tid.x; setp.eq.u32 p, t, 0; "
+    then: tl.constexpr = (
+        "mov.b64 $0, 0x8000000000000000; @p atom.relaxed.sys.global.cas.b64 $0, [$1], $2, $3; }"
+    )
+    return tl.inline_asm_elementwise(
+        first + then,
+        "=&l,l,l,l",
+        [pointer.to(tl.uint64), condition, value],
+        dtype=tl.int64,
+        is_pure=False,
+        pack=1,
     )
 
 

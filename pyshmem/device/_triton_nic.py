@@ -1,9 +1,10 @@
-"""Triton kernels and PEs whose GPU memory is not mapped: commands to the proxy, as device/proxy.h posts them.
+"""Triton kernels and PEs whose GPU memory is not mapped: which way goes there, as device/nic.h has it.
 
-A program posts as one: the words of a command are stored by its first thread, waits end in all threads
-together. What `pyshmem.device.triton` calls here is for PEs that `far` says yes to. Offsets and sizes are in
-bytes. All is Triton's own code, of inline assembly only the load and store of a word that a host sees: what
-the header compiles to cannot be linked, since Triton links LLVM bitcode, which NVRTC does not make.
+What `pyshmem.device.triton` calls here is for PEs that `far` says yes to, and is nothing where all is
+mapped: some versions of Triton (3.4 to 3.6) compile what follows an `if` on a call, though its answer is a
+constant. `state.posts` chooses when a kernel is compiled: it asks the proxy (`_triton_proxy`), or posts to
+the NIC itself (`_triton_ibgda`). A program's threads call together; its first one posts. Offsets and sizes
+are in bytes.
 """
 
 # Triton's language is not typed.
@@ -13,47 +14,24 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from ._triton_core import (
-    CALL_ATOMIC,
-    CALL_G,
-    CALL_QUIET,
-    PROXY,
-    at,
-    block_index,
-    load_word,
-    most,
-    publish,
-    report,
-    store_word,
-)
+from . import _triton_ibgda as ibgda
+from . import _triton_proxy as proxy
+from ._triton_core import at, most
 
-# Numbers of device/nic_state.h and device/proxy_state.h, places in units of 8 bytes; tests compare them with
-# the headers.
-NIC_PATH, NIC_PROXY, NIC_FAILED = (tl.constexpr(n) for n in (1, 2, 4))
-PROXY_RINGS, PROXY_CELLS, PROXY_RING, PROXY_ANSWERS, PROXY_TURNS = (tl.constexpr(n) for n in (0, 1, 2, 3, 5))
-RING_TAIL, RING_HEAD_SEEN, RING_HEAD, RING_SLOTS, RING_SIZE = (tl.constexpr(n) for n in (0, 1, 2, 3, 16))
-WORDS = tl.constexpr(8)
-ANSWER_SIZE = tl.constexpr(4)
-PUT, WORD, GET, PUT_SIGNAL, AMO, FENCE, QUIET = (tl.constexpr(n) for n in (1, 2, 4, 5, 6, 7, 8))
-AT_OFFSET, AT_BYTES, AT_LOCAL, AT_VALUE, AT_SIGNAL, AT_ANSWER = (tl.constexpr(n) for n in (1, 2, 3, 4, 5, 6))
-# The words that a command has.
-_WHERE = tl.constexpr(1 << 1 | 1 << 2)
-_LOCAL = tl.constexpr(1 << 1 | 1 << 2 | 1 << 3)
-_SIGNALLED = tl.constexpr(1 << 1 | 1 << 2 | 1 << 3 | 1 << 4 | 1 << 5)
-_ATOMIC = tl.constexpr(1 << 1 | 1 << 3 | 1 << 4)
-_ANSWERED = tl.constexpr(1 << 6)
-_NOTHING = tl.constexpr(0)
+# Places in struct shmemx_device_nic, in units of 8 bytes; tests compare them with the header.
+NIC_PATH, NIC_FAILED = (tl.constexpr(n) for n in (1, 4))
 
 
 @triton.jit
 def far(pe, state):
-    """Whether PE `pe` is reached by commands. A constant where all is mapped: then nothing of this file is
+    """Whether PE `pe` is reached through a NIC. A constant where all is mapped: then nothing of this file is
     compiled."""
     if state.nic is None:
-        return False
+        unmapped: tl.constexpr = False
     else:
         path = tl.cast(tl.load(at(state.nic) + NIC_PATH).to(tl.int64), tl.pointer_type(tl.uint8))
-        return tl.load(path + pe) != 0
+        unmapped = tl.load(path + pe) != 0
+    return unmapped
 
 
 @triton.jit
@@ -64,175 +42,100 @@ def failed(state):
 
 
 @triton.jit
-def _proxy(state):
-    return at(tl.load(at(state.nic) + NIC_PROXY))
-
-
-@triton.jit
-def _claim(ring, depth):
-    """The number of a slot that is free."""
-    number = tl.atomic_add(ring + RING_TAIL, tl.cast(1, tl.uint64), sem="relaxed", scope="gpu")
-    # acquire; observers: the thread that will write the slot, and the host, which has zeroed it
-    seen = tl.atomic_add(ring + RING_HEAD_SEEN, tl.cast(0, tl.uint64), sem="acquire", scope="gpu")
-    while number - seen >= depth:
-        head = most(load_word(at(tl.load(ring + RING_HEAD))).to(tl.int64)).to(tl.uint64)
-        tl.atomic_xchg(ring + RING_HEAD_SEEN, head, sem="release", scope="gpu")
-        seen = head
-    return number & (depth - 1)
-
-
-@triton.jit
-def _send(slot, PLACE: tl.constexpr, HAS: tl.constexpr, x):
-    if (HAS >> PLACE) & 1:
-        store_word(slot + PLACE, (x << 1) | 1, False)
-
-
-@triton.jit
-def _post(
-    OP: tl.constexpr, HAS: tl.constexpr, PUBLISH: tl.constexpr, pe, detail, offset, nbytes, local, value,
-    signal, answer, state,
-):  # fmt: skip
-    """One command; the words that it does not have are not used. PUBLISH: it names memory of this GPU."""
-    proxy = _proxy(state)
-    settings = tl.load(proxy + PROXY_RINGS)  # rings, depth
-    mine = block_index().to(tl.uint64) & ((settings & 0xFFFFFFFF) - 1)
-    ring = at(tl.load(proxy + PROXY_RING)) + mine * RING_SIZE
-    slot = at(tl.load(ring + RING_SLOTS)) + _claim(ring, settings >> 32) * WORDS
-    local, value, signal = tl.cast(local, tl.uint64), tl.cast(value, tl.uint64), tl.cast(signal, tl.uint64)
-    _send(slot, AT_OFFSET, HAS, tl.cast(offset, tl.uint64))
-    _send(slot, AT_BYTES, HAS, tl.cast(nbytes, tl.uint64))
-    _send(slot, AT_LOCAL, HAS, local)
-    _send(slot, AT_VALUE, HAS, value)
-    _send(slot, AT_SIGNAL, HAS, signal)
-    _send(slot, AT_ANSWER, HAS, tl.cast(answer, tl.uint64))
-    tops = (
-        (local >> 63) << (16 + AT_LOCAL)
-        | (value >> 63) << (16 + AT_VALUE)
-        | (signal >> 63) << (16 + AT_SIGNAL)
-    )
-    who = tl.cast(tl.cast(pe, tl.int32).to(tl.uint32, bitcast=True), tl.uint64) << 32
-    header = who | tl.cast(detail, tl.uint64) << 24 | tops | (HAS << 8 | OP << 1 | 1)
-    if PUBLISH:
-        # all threads' stores come before the release of the one that posts; observer: the host's thread
-        tl.debug_barrier()
-    store_word(slot, header, PUBLISH)
-
-
-@triton.jit
-def _take(state):
-    """A cell for one answer: its number, and from bit 32 on its turn."""
-    proxy = _proxy(state)
-    last = (tl.load(proxy + PROXY_CELLS) & 0xFFFFFFFF).to(tl.int64) - 1
-    turns = tl.cast(tl.load(proxy + PROXY_TURNS).to(tl.int64), tl.pointer_type(tl.uint32))
-    cell = (block_index().to(tl.int64) * 67) & last
-    turn = tl.atomic_add(turns + cell, tl.cast(0, tl.uint32), sem="relaxed", scope="gpu")
-    taken = turn % 2 == 0
-    if taken:
-        taken = tl.atomic_cas(turns + cell, turn, turn + 1, sem="acq_rel", scope="gpu") == turn
-    while not taken:
-        cell = (cell + 1) & last
-        turn = tl.atomic_add(turns + cell, tl.cast(0, tl.uint32), sem="relaxed", scope="gpu")
-        taken = turn % 2 == 0
-        if taken:
-            taken = tl.atomic_cas(turns + cell, turn, turn + 1, sem="acq_rel", scope="gpu") == turn
-    return ((turn // 2 + 1) & 0xFFFFFF).to(tl.uint64) << 32 | cell.to(tl.uint64)
-
-
-@triton.jit
-def _await(answer, call, pe, state):
-    """What the host answers, 0 after an error, which is reported; and whether all is well. Gives the cell
-    back."""
-    proxy = _proxy(state)
-    index, turn = answer & 0xFFFFFFFF, answer >> 32
-    cell = at(tl.load(proxy + PROXY_ANSWERS)) + index * ANSWER_SIZE
-    low, high = load_word(cell), load_word(cell + 1)
-    late = ((low >> 32 & 0xFFFFFF) != turn) | ((high >> 32 & 0xFFFFFF) != turn)
-    # no deadline here: the host's thread ends every command
-    while most(late.to(tl.int64)) != 0:
-        low, high = load_word(cell), load_word(cell + 1)
-        late = ((low >> 32 & 0xFFFFFF) != turn) | ((high >> 32 & 0xFFFFFF) != turn)
-    status = low >> 56
-    value = (low & 0xFFFFFFFF) | high << 32
-    tl.debug_barrier()  # all threads have read it
-    turns = tl.cast(tl.load(proxy + PROXY_TURNS).to(tl.int64), tl.pointer_type(tl.uint32))
-    tl.atomic_add(turns + index, tl.cast(1, tl.uint32), sem="release", scope="gpu")
-    if status != 0:
-        report(PROXY, call, pe, 0, status, 0, state)
-        value = tl.cast(0, tl.uint64)
-    return value, status == 0
-
-
-# ---- the operations ----------------------------------------------------------------------------------------
-
-
-@triton.jit
 def put(offset, source, nbytes, pe, state):
     """Bytes of this PE's heap, at address `source`; they stay in use until `quiet`."""
-    _post(PUT, _LOCAL, True, pe, 0, offset, nbytes, source, 0, 0, 0, state)
+    if state.nic is None:
+        pass
+    elif state.posts is None:
+        proxy.put(offset, source, nbytes, pe, state)
+    else:
+        tl.debug_barrier()  # all threads' stores come before the post of the first one; observer: the NIC
+        ibgda.put(state.posts, offset, source, nbytes, pe)
 
 
 @triton.jit
 def get(target, offset, nbytes, pe, state):
     """To this PE's heap, at address `target`; complete at `quiet`."""
-    _post(GET, _LOCAL, True, pe, 0, offset, nbytes, target, 0, 0, 0, state)
+    if state.nic is None:
+        pass
+    elif state.posts is None:
+        proxy.get(target, offset, nbytes, pe, state)
+    else:
+        tl.debug_barrier()  # all threads have read what the NIC will write over
+        ibgda.get(state.posts, target, offset, nbytes, pe)
 
 
 @triton.jit
 def put_signal(offset, source, nbytes, signal_offset, value, ADD: tl.constexpr, pe, state):
-    """As `put`, then the signal; of 0 bytes: after all that this program has posted to `pe`."""
-    _post(
-        PUT_SIGNAL,
-        _SIGNALLED,
-        True,
-        pe,
-        2 if ADD else 1,
-        offset,
-        nbytes,
-        source,
-        value,
-        signal_offset,
-        0,
-        state,
-    )
+    """As `put`, then the signal."""
+    if state.nic is None:
+        pass
+    elif state.posts is None:
+        proxy.put_signal(offset, source, nbytes, signal_offset, value, ADD, pe, state)
+    else:
+        tl.debug_barrier()  # as in put
+        ibgda.put_signal(state.posts, offset, source, nbytes, signal_offset, value, 1 if ADD else 0, pe)
+
+
+@triton.jit
+def signal(signal_offset, value, ADD: tl.constexpr, pe, state):
+    """After all that this program has posted to `pe`."""
+    if state.nic is None:
+        pass
+    elif state.posts is None:
+        proxy.put_signal(0, 0, 0, signal_offset, value, ADD, pe, state)
+    else:
+        tl.debug_barrier()  # as in put: for what the peer will get here
+        ibgda.signal(state.posts, signal_offset, value, 1 if ADD else 0, pe)
 
 
 @triton.jit
 def p(offset, bits, NBYTES: tl.constexpr, pe, state):
-    _post(WORD, _LOCAL, False, pe, 0, offset, NBYTES, bits, 0, 0, 0, state)
+    if state.nic is None:
+        pass
+    elif state.posts is None:
+        proxy.p(offset, bits, NBYTES, pe, state)
+    else:
+        ibgda.p(state.posts, offset, bits, NBYTES, pe)
 
 
 @triton.jit
 def g(offset, NBYTES: tl.constexpr, pe, state):
-    answer = _take(state)
-    _post(GET, _LOCAL | _ANSWERED, False, pe, 0, offset, NBYTES, 0, 0, 0, answer, state)
-    bits, _fine = _await(answer, CALL_G, pe, state)
+    if state.nic is None:
+        bits = tl.cast(0, tl.uint64)
+    elif state.posts is None:
+        bits = proxy.g(offset, NBYTES, pe, state)
+    else:
+        bits = most(ibgda.g(state.posts, offset, NBYTES, pe)).to(tl.uint64, bitcast=True)
     return bits
 
 
 @triton.jit
 def atomic(OP: tl.constexpr, NBYTES: tl.constexpr, FETCH: tl.constexpr, offset, bits, condition, pe, state):
     """OP: enum shmemx_amo. The old value, or with FETCH False 0, without a wait."""
-    detail: tl.constexpr = OP | (0x80 if NBYTES == 8 else 0)
-    if FETCH:
-        answer = _take(state)
-        _post(AMO, _ATOMIC | _ANSWERED, False, pe, detail, offset, 0, bits, condition, 0, answer, state)
-        old, _fine = _await(answer, CALL_ATOMIC, pe, state)
-        return old
+    if state.nic is None:
+        old = tl.cast(0, tl.uint64)
+    elif state.posts is None:
+        old = proxy.atomic(OP, NBYTES, FETCH, offset, bits, condition, pe, state)
     else:
-        _post(AMO, _ATOMIC, False, pe, detail, offset, 0, bits, condition, 0, 0, state)
-        return tl.cast(0, tl.uint64)
+        mine = ibgda.atomic(state.posts, OP, NBYTES, 1 if FETCH else 0, offset, bits, condition, pe)
+        old = most(mine).to(tl.uint64, bitcast=True) if FETCH else tl.cast(0, tl.uint64)
+    return old
 
 
 @triton.jit
 def fence(state):
-    _post(FENCE, _NOTHING, True, -1, 0, 0, 0, 0, 0, 0, 0, state)
+    if state.posts is None:  # what a program posts to a NIC for one PE is in one queue, which keeps its order
+        proxy.fence(state)
 
 
 @triton.jit
 def quiet(state):
     """What this program has posted is complete; False after an error, which the mailbox has."""
-    answer = _take(state)
-    _post(QUIET, _ANSWERED, True, -1, 0, 0, 0, 0, 0, 0, answer, state)
-    _value, fine = _await(answer, CALL_QUIET, -1, state)
-    publish()  # acquire; observers: the host, which saw gets end, and this program
+    if state.nic is None:
+        fine = tl.cast(0, tl.int32) == 0
+    elif state.posts is None:
+        fine = proxy.quiet(state)
+    else:
+        fine = ibgda.quiet(state.posts) != 0  # the same in all threads
     return fine

@@ -48,7 +48,7 @@ LAYOUT = np.dtype(
         ),
         *((name, np.uint32) for name in ("nteams", "reserved")),
         *((name, np.uint64) for name in ("copy", "bases", "world_sync", "world_packets")),
-        *((name, np.uint64) for name in ("world_slot_bytes", "claim", "nic")),
+        *((name, np.uint64) for name in ("world_slot_bytes", "claim", "nic", "self")),
         ("ways", WAYS),
     ]
 )

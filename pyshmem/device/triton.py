@@ -21,13 +21,14 @@ vectorized and pipelined as any other. What Triton does not have are functions h
 the whole program has stored, waits with the deadline of SHMEM_TIMEOUT, a fence, a barrier.
 
 `put`, `get`, `put_signal`, `p`, `g`, the atomics, `quiet`, signals and the barrier also serve PEs whose GPU
-memory is not mapped, on another host: by commands to the proxy (SHMEM_GPU_NIC), where `peer` has nothing to
-offer. Kernels that use these alone run in either job. Where all is mapped nothing of the proxy is compiled.
+memory is not mapped, on another host, where `peer` has nothing to offer: by commands to the proxy, or by
+posting to the NIC (SHMEM_GPU_NIC). Kernels that use these alone run in any job. Where all is mapped nothing
+of that is compiled.
 
-Tensors are PyTorch's over the GPU heap (`pyshmem.device.torch`) or anything else that Triton takes. Calls are
-made by all threads of a program, together; values are scalars, the same in all of them. They are plain Triton
-code, so nothing is linked, and the kernels can be cached. The state holds addresses of this job: ask for it
-again after `init`.
+Tensors are PyTorch's over the GPU heap (`pyshmem.device.torch`) or anything else that Triton takes. Calls
+are made by all threads of a program, together; values are scalars, the same in all of them. They are plain
+Triton code with inline assembly, so nothing is linked, and the kernels can be cached. The state holds
+addresses of this job: ask for it again after `init`.
 """
 
 # Triton's language is not typed.
@@ -39,8 +40,6 @@ from typing import NamedTuple
 import triton
 import triton.language as tl
 
-from .._core import lib
-from ..errors import CLASSES
 from . import _triton_nic as nic
 from . import state as _state
 from ._triton_core import (
@@ -51,6 +50,8 @@ from ._triton_core import (
     TIMEOUT,
     at,
     clock,
+    compare_swap_word,
+    given,
     most,
     publish,
     report,
@@ -78,22 +79,15 @@ class State(NamedTuple):
     bases: int  # address of the table of all PEs' copies (64-bit numbers); 0 = they are `stride` apart
     claim: int  # address of the mailbox's word in GPU memory
     nic: int | None = None  # address of struct shmemx_device_nic; None = every PE's copy is mapped
+    posts: int | None = None  # address of struct shmemx_device_state; None = kernels do not post to a NIC
 
 
 def state() -> State:
-    """The argument for kernels' parameter `state`. Local; the GPU heap must be open.
-
-    NotImplementedError where kernels post to a NIC themselves (``SHMEM_GPU_NIC=ibgda``, or ``auto`` where
-    that is possible): Triton's kernels can only ask the proxy to.
-    """
+    """The argument for kernels' parameter `state`. Local; the GPU heap must be open."""
     now = _state.current("triton.state")
-    if now["flags"] & _state.POSTS:
-        raise CLASSES[lib.SHMEMX_ERR_UNSUPPORTED](
-            "triton.state: some PEs are reached by ibgda, which is C++; set SHMEM_GPU_NIC=proxy, or use "
-            "pyshmem.device.raw or pyshmem.device.numba"
-        )
     names = ("me", "npes", "stride", "copy", "teams", "timeout_ns", "mailbox", "bases", "claim")
-    return State(*(int(now[name]) for name in names), nic=int(now["nic"]) or None)
+    posts = int(now["self"]) if now["flags"] & _state.POSTS else None
+    return State(*(int(now[name]) for name in names), nic=int(now["nic"]) or None, posts=posts)
 
 
 # ---- who and where -----------------------------------------------------------------------------------------
@@ -264,6 +258,9 @@ def _atomic(OP: tl.constexpr, FETCH: tl.constexpr, word, value, condition, pe, s
             old = tl.atomic_add(there, tl.cast(0, dtype), sem="relaxed", scope="sys")
         elif OP == 1 or OP == 2:
             old = tl.atomic_xchg(there, value, sem="relaxed", scope="sys")
+        elif OP == 3 and dtype.primitive_bitwidth == 64:
+            mine = compare_swap_word(there, _bits(condition, dtype), _bits(value, dtype))
+            old = _value(most(mine).to(tl.uint64, bitcast=True), dtype)
         elif OP == 3:
             old = tl.atomic_cas(there, condition, value, sem="relaxed", scope="sys")
         elif OP == 4:
@@ -357,7 +354,7 @@ def fence(state=None):
     """This program's stores so far come before its later ones, for all who acquire one of those; with
     `state`, what it has posted for PEs that are not mapped, too. Begins and ends with a barrier of the
     program."""
-    if state is not None:  # noqa: SIM102 - constants; the second is asked of a state alone
+    if given(state):  # noqa: SIM102 - constants; the second is asked of a state alone
         if state.nic is not None:
             nic.fence(state)
     publish()
@@ -380,7 +377,7 @@ def signal_set(sig, value, pe, state):
     """Stores `value` in PE `pe`'s word `sig` (pointer to a 64-bit integer). Who sees it (by `signal_wait` or
     any acquire) sees what this program has stored there before."""
     if nic.far(pe, state):
-        nic.put_signal(0, 0, 0, _offset(sig, state), value, False, pe, state)
+        nic.signal(_offset(sig, state), value, False, pe, state)
     else:
         tl.debug_barrier()  # all threads' stores come before the release of the one that signals
         tl.atomic_xchg(peer(sig, pe, state), value, sem="release", scope="sys")
@@ -390,7 +387,7 @@ def signal_set(sig, value, pe, state):
 def signal_add(sig, value, pe, state):
     """As `signal_set`, adding."""
     if nic.far(pe, state):
-        nic.put_signal(0, 0, 0, _offset(sig, state), value, True, pe, state)
+        nic.signal(_offset(sig, state), value, True, pe, state)
     else:
         tl.debug_barrier()
         tl.atomic_add(peer(sig, pe, state), value, sem="release", scope="sys")

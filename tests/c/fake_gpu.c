@@ -48,6 +48,8 @@ static void works(const char *what, const char *sharing)
     }
     struct shmemx_device_state state;
     CHECK(shmemx_device_state(&state, sizeof state) == 0, "%s", shmemx_last_error());
+    CHECK(memcmp((void *)(uintptr_t)state.self, &state, sizeof state) == 0, "%s: kernels' copy of the state",
+          what);
     bool table = strcmp(sharing, "ipc") == 0;
     CHECK((state.bases != 0) == table, "%s: bases 0x%llx", what, state.bases);
     for (int pe = 0; pe < npes; ++pe) {

@@ -5,6 +5,7 @@
 //     test_nic dead      the last PE is killed while the others' kernels wait for it
 //     test_nic speed     figures, by hand
 #include "nic_teams.h"
+#include "nic_triton.h"
 
 #include <csignal>
 #include <cstdlib>
@@ -483,6 +484,7 @@ int main(int argc, char **argv)
         test_teams();
         test_packets();
         test_many();
+        test_triton();
         test_errors();
         char text[600];
         const int rc = nic_job_error(text, sizeof text);

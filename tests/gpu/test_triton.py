@@ -1,4 +1,5 @@
-"""Triton kernels that store to peers, signal, wait and meet."""
+"""Triton kernels that store to peers, put, signal, wait and meet. With SHMEM_NODE_ID=/1 each PE is a
+node, whose kernels reach the others by the path of SHMEM_GPU_NIC (run.sh); `peer` is not for these."""
 
 from __future__ import annotations
 
@@ -32,6 +33,12 @@ def state(kernels):
     return shmem_triton.state()
 
 
+@pytest.fixture
+def mapped(state):
+    if state.nic is not None:
+        pytest.skip("stores to peers, and they are not mapped")
+
+
 def test_who(kernels, torch, state, around, meet):
     me, n, _, _ = around
     out = torch.zeros(2, dtype=torch.int32, device="cuda")
@@ -41,7 +48,7 @@ def test_who(kernels, torch, state, around, meet):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16", "uint8"])
-def test_peer(job, kernels, torch, device, state, around, meet, dtype):
+def test_peer(job, kernels, torch, device, state, around, meet, mapped, dtype):
     me, _, after, before = around
     a, b = (job.full(8192, v, dtype, device="cuda") for v in (0, me + 1))
     to, source = device.torch(a), device.torch(b)
@@ -57,7 +64,7 @@ def test_peer(job, kernels, torch, device, state, around, meet, dtype):
 
 
 @pytest.mark.parametrize("warps", [1, 4, 8])
-def test_signals_and_barrier(job, kernels, torch, device, state, around, meet, warps):
+def test_signals_and_barrier(job, kernels, torch, device, state, around, meet, mapped, warps):
     me, _, after, before = around
     a, b = job.zeros(2048, "int32", device="cuda"), job.full(2048, 10 * me, "int32", device="cuda")
     sig = job.zeros(1, "int64", device="cuda")
@@ -74,14 +81,34 @@ def test_signals_and_barrier(job, kernels, torch, device, state, around, meet, w
         job.free(x)
 
 
+@pytest.mark.parametrize("warps", [1, 4, 8])
+def test_put_signals_and_barrier(job, kernels, torch, device, state, around, meet, warps):
+    me, _, after, before = around
+    a, c = (job.zeros(2048, "int32", device="cuda") for _ in range(2))
+    b = job.full(2048, 10 * me, "int32", device="cuda")
+    sig = job.zeros(1, "int64", device="cuda")
+    ok = torch.zeros(1, dtype=torch.int32, device="cuda")
+    rounds = 5
+    meet()
+    tensors = [device.torch(x) for x in (a, b, c, sig)]
+    kernels.exchange[(1,)](*tensors, ok, after, rounds, state, N=2048, num_warps=warps)
+    meet()
+    assert int(ok) == 2 * rounds and (a == 10 * before + rounds).all() and int(sig[0]) == rounds
+    meet()
+    del tensors
+    for x in (a, b, c, sig):
+        job.free(x)
+
+
 def test_add_and_wait_for_all(job, kernels, torch, device, state, around, meet):
     me, n, _, _ = around
+    first = int(state.posts is not None)  # a NIC's atomics are not atomic with those of PE 0's GPU
     sig = job.zeros(1, "int64", device="cuda")
     ok = torch.zeros(1, dtype=torch.int32, device="cuda")
     meet()
-    kernels.count[(16,)](device.torch(sig), 16 * n, ok, state)
+    kernels.count[(16,)](device.torch(sig), first, 16 * (n - first), ok, state)
     meet()
-    assert me != 0 or (int(ok) == 1 and int(sig[0]) == 16 * n)
+    assert me != 0 or (int(ok) == 1 and int(sig[0]) == 16 * (n - first))
     meet()
     job.free(sig)
 
@@ -122,6 +149,33 @@ def test_values_and_atomics(job, kernels, torch, device, state, around, meet):
     meet()
     for x in words:
         job.free(x)
+
+
+@pytest.mark.npes(2)
+def test_error_of_a_path(job, kernels, torch, device, state, around):
+    """A store behind the end of the heap: quiet says so, the host has the cause, and then all goes on."""
+    if state.nic is None:
+        pytest.skip("needs PEs that are not mapped")
+    _, _, after, _ = around
+    word, ok = job.zeros(2, "int32", device="cuda"), torch.ones(1, dtype=torch.int32, device="cuda")
+    job.barrier_all()
+    kernels.astray[(1,)](device.torch(word), 1 << 38, ok, after, state)
+    torch.cuda.synchronize()
+    assert int(ok) == 0
+    if state.posts is None:
+        with pytest.raises(job.errors.AddressError):
+            device.check()
+    else:
+        with pytest.raises(job.errors.SystemError, match=r"the NIC: (remote access error|flushed)"):
+            device.check()
+        device.recover()
+    job.barrier_all()
+    kernels.astray[(1,)](device.torch(word), 1, ok, after, state)
+    torch.cuda.synchronize()
+    assert int(ok) == 1
+    job.barrier_all()
+    assert word.get().tolist() == [0, 5]
+    job.free(word)
 
 
 @pytest.mark.npes(1)

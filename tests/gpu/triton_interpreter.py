@@ -1,14 +1,15 @@
-"""Triton's kernels over the proxy without a GPU: in Triton's interpreter, over a GPU heap of the fake driver,
+"""Triton's kernels over a NIC without a GPU: in Triton's interpreter, over a GPU heap of the fake driver,
 which is the machine's own memory, and the software NIC. One PE of a job; by hand, since Triton is large:
 
-    cmake -B build/c -DSHMEM_BUILD_TESTS=ON && cmake --build build/c --target fake_cuda launch
+    cmake -B build/c -DSHMEM_BUILD_TESTS=ON && cmake --build build/c --target fake_cuda launch triton_host
     LD_LIBRARY_PATH=build/c/tests/c/fake_cuda TRITON_INTERPRET=1 SHMEM_NODE_ID=/1 SHMEM_GPU_NIC=proxy \\
     SHMEM_TRANSPORTS=shm,verbs,cuda SHMEM_IBVERBS_LIB=sim SHMEM_IB_ATOMICS=native SHMEM_TIMEOUT=60 \\
-    SHMEM_DEVICE_SYMMETRIC_SIZE=128M build/c/tests/c/launch -n 2 python tests/gpu/triton_interpreter.py
+    SHMEM_DEVICE_SYMMETRIC_SIZE=128M TRITON_HOST=build/c/tests/device/libtriton_host.so \\
+    build/c/tests/c/launch -n 2 python tests/gpu/triton_interpreter.py
 
-With SHMEM_GPU_NIC=ibgda it looks at the refusal; with SHMEM_GPU_NIC_PROXY_FROM=64K besides, all works again.
-What is inline assembly in a kernel, single words between kernel and host, is done by the interpreter's loads
-and stores.
+and with SHMEM_GPU_NIC=ibgda. What is inline assembly in a kernel is done otherwise: single words between
+kernel and host by the interpreter's loads and stores, and what posts to the NIC by the same functions,
+compiled for the CPU (TRITON_HOST).
 """
 
 # Triton's language is not typed.
@@ -16,6 +17,7 @@ and stores.
 from __future__ import annotations
 
 import copy
+import ctypes
 import importlib.util
 import os
 import time
@@ -29,7 +31,7 @@ import triton.language as tl
 
 import pyshmem as shmem
 from pyshmem._core import ffi, lib
-from pyshmem.device import _triton_core, _triton_nic, state
+from pyshmem.device import _triton_core, _triton_ibgda, _triton_nic, _triton_proxy, state
 from pyshmem.device import triton as shmem_triton
 
 
@@ -49,16 +51,44 @@ def store_word(pointer, value, RELEASE: tl.constexpr):
 
 
 @triton.jit
+def compare_swap_word(pointer, condition, value):
+    unsigned = pointer.to(tl.pointer_type(tl.uint64))
+    return tl.atomic_cas(unsigned, condition, value).to(tl.int64, bitcast=True)
+
+
+@triton.jit
 def system_fence():
     pass
 
 
 def replace_assembly() -> None:
-    for module in (_triton_core, _triton_nic, shmem_triton):
-        for function in (clock, load_word, store_word, system_fence):
+    for module in (_triton_core, _triton_nic, _triton_proxy, shmem_triton):
+        for function in (clock, compare_swap_word, load_word, store_word, system_fence):
             name = function.__name__
             if hasattr(module, name):
                 setattr(module, name, function)
+    _triton_ibgda.put = of_host("put", "qqqqi")
+    _triton_ibgda.get = of_host("get", "qqqqi")
+    _triton_ibgda.put_signal = of_host("put_signal", "qqqqqqii")
+    _triton_ibgda.signal = of_host("signal", "qqqii")
+    _triton_ibgda.p = of_host("p", "qqqii")
+    _triton_ibgda.g = of_host("g", "qqii")
+    _triton_ibgda.atomic = of_host("atomic", "qiiiqqqi")
+    _triton_ibgda.quiet = of_host("quiet", "q")
+
+
+def of_host(name: str, kinds: str) -> Any:
+    """A function of TRITON_HOST, of arguments of 8 bytes (q) and 4 (i), called as one of a kernel's."""
+    function = getattr(ctypes.CDLL(os.environ["TRITON_HOST"]), f"triton_{name}")
+    function.restype = ctypes.c_uint64
+    function.argtypes = [{"q": ctypes.c_uint64, "i": ctypes.c_uint32}[kind] for kind in kinds]
+
+    def call(*arguments: Any) -> Any:
+        numbers = [np.asarray(a.handle.data if hasattr(a, "handle") else a).item() for a in arguments]
+        result = function(*numbers)
+        return tl.cast(ctypes.c_int64(result).value, tl.int64)
+
+    return call
 
 
 class Memory:
@@ -107,12 +137,9 @@ def main() -> None:
     to, source = Memory(4 * count, "float32"), Memory(count, "float32")
     back, sig, ok = Memory(count, "float32"), Memory(1, "uint64"), Memory(max(n, 2), "int32")
     source.array[:] = np.arange(count) + 1000 * me
-    if os.environ["SHMEM_GPU_NIC"] == "ibgda" and "SHMEM_GPU_NIC_PROXY_FROM" not in os.environ:
-        with pytest.raises(NotImplementedError, match="SHMEM_GPU_NIC=proxy"):
-            shmem_triton.state()
-        shmem.finalize()
-        return
     given = shmem_triton.state()
+    posts = os.environ["SHMEM_GPU_NIC"] == "ibgda" and "SHMEM_GPU_NIC_PROXY_FROM" not in os.environ
+    assert (given.posts is not None) == (posts and n > 1)
     shmem.barrier_all()
 
     kernels.mapped[(1,)](ok, given)
@@ -139,11 +166,18 @@ def main() -> None:
     sig.array[0] = 0
     shmem.barrier_all()
     ok.array[0] = 0
-    kernels.count[(1,)](
-        sig, n, ok, given
-    )  # programs run one after another here: more than one would wait for ever
+    first = int(given.posts is not None)  # a NIC's atomics are not atomic with those of PE 0's processor
+    # programs run one after another here: more than one would wait for ever
+    kernels.count[(1,)](sig, first, n - first, ok, given)
     if me == 0:
-        assert ok.array[0] == 1 and sig.array[0] == n, (ok.array, sig.array)
+        assert ok.array[0] == 1 and sig.array[0] == n - first, (ok.array, sig.array)
+
+    sig.array[0] = 0
+    a, b, c = (Memory(256, "int32") for _ in range(3))
+    b.array[:] = 10 * me
+    shmem.barrier_all()
+    kernels.exchange[(1,)](a, b, c, sig, ok, after, 5, given, N=256)
+    assert ok.array[0] == 10 and (a.array == 10 * before + 5).all(), (ok.array, a.array)
 
     if n > 1 and given.nic is not None:  # what is not there is an error with its text, and no hang
         refused(kernels, given, after)
@@ -153,15 +187,19 @@ def main() -> None:
 
 def refused(kernels: Any, given: Any, pe: int) -> None:
     """A put behind the end of the heap."""
-    ok, there = Memory(2, "int32"), Memory(2, "int32")
+    ok = Memory(2, "int32")
     shmem.barrier_all()
-    there.array = np.frombuffer(ffi.buffer(ffi.cast("char *", given.copy + (1 << 40)), 8), "int32")
-    kernels.astray[(1,)](there, ok, pe, given)
+    kernels.astray[(1,)](ok, 1 << 38, ok, pe, given)
     assert ok.array[0] == 0, "quiet said that all is well"
-    with pytest.raises(shmem.errors.AddressError):
-        state.check()
+    if given.posts is None:
+        with pytest.raises(shmem.errors.AddressError):
+            state.check()
+    else:  # the other PE's put of this kind may have ended the queue pair before
+        with pytest.raises(shmem.errors.SystemError, match=r"the NIC: (remote access error|flushed)"):
+            state.check()
+        state.recover()
     shmem.barrier_all()
-    kernels.astray[(1,)](ok, ok, pe, given)  # and on
+    kernels.astray[(1,)](ok, 1, ok, pe, given)  # and on
     assert ok.array[0] == 1, "quiet after an error that was asked for"
     shmem.barrier_all()
 

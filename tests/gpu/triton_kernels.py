@@ -29,6 +29,7 @@ def signals(to, source, sig, ok, pe, rounds, state, N: tl.constexpr):
     good = 0
     for round in range(1, rounds + 1):
         tl.store(shmem_triton.peer(to, pe, state) + i, tl.load(source + i) + round)
+        shmem_triton.fence()  # of its own no need: that it compiles and harms nothing
         shmem_triton.signal_set(sig, round, pe, state)
         arrived = shmem_triton.signal_wait(sig, round, state)
         seen = tl.load(to + i, cache_modifier=".cv")
@@ -38,10 +39,26 @@ def signals(to, source, sig, ok, pe, rounds, state, N: tl.constexpr):
 
 
 @triton.jit
-def count(sig, total, ok, state):
-    """Each program of every PE adds 1 to PE 0's word; program 0 of PE 0 waits for all."""
-    shmem_triton.fence()
-    shmem_triton.signal_add(sig, 1, 0, state)
+def exchange(to, source, mine, sig, ok, pe, rounds, state, N: tl.constexpr):
+    """As `signals`, by calls that any PE is good for: what is put is what the program has just stored."""
+    i = tl.arange(0, N)
+    good = 0
+    for round in range(1, rounds + 1):
+        tl.store(mine + i, tl.load(source + i) + round)
+        shmem_triton.put_signal_nbi(to, mine, N, sig, round, pe, state)
+        arrived = shmem_triton.signal_wait(sig, round, state)
+        seen = tl.load(to + i, cache_modifier=".cv")
+        good += arrived.to(tl.int32) * (tl.min(seen - tl.max(seen, axis=0), axis=0) == 0).to(tl.int32)
+        good += (shmem_triton.barrier(state)).to(tl.int32)
+    tl.store(ok, good)
+
+
+@triton.jit
+def count(sig, first, total, ok, state):
+    """Each program of every PE from `first` on adds 1 to PE 0's word; program 0 of PE 0 waits for all."""
+    if state.me >= first:
+        shmem_triton.fence(state)
+        shmem_triton.signal_add(sig, 1, 0, state)
     if tl.program_id(0) == 0:  # noqa: SIM102 - the second is a constant for PE 1
         if state.me == 0:
             tl.store(ok, shmem_triton.wait_until_equal(sig, total, state).to(tl.int32))
@@ -101,9 +118,9 @@ VALUES = 15  # what `values` counts where all is right
 
 
 @triton.jit
-def astray(to, ok, pe, state):
-    """ok[0]: whether all is well after a store to wherever `to` is."""
-    shmem_triton.p(to + 1, 5, pe, state)
+def astray(to, far, ok, pe, state):
+    """ok[0]: whether all is well after a store to where `to` has its element number `far`."""
+    shmem_triton.p(to + far, 5, pe, state)
     tl.store(ok, shmem_triton.quiet(state).to(tl.int32))
 
 

@@ -141,7 +141,7 @@ def test_no_lambda_of_any_type():
 
 def test_layout_of_the_state():
     for layout, struct, nbytes in (
-        (state.LAYOUT, "shmemx_device_state", 192),
+        (state.LAYOUT, "shmemx_device_state", 200),
         (state.WAYS, "shmemx_device_ways", 56),
     ):
         ours = [(name, kind[1], kind[0].itemsize) for name, kind in layout.fields.items()]
@@ -263,12 +263,71 @@ def test_numba_type_errors(numba_parts):
             cuda.compile(kernel, types.void(*arguments), device=False, cc=(9, 0), abi="numba", output="ptx")
 
 
-# ---- Triton, where it is installed: it is a large package --------------------------------------------------
+# ---- Triton ------------------------------------------------------------------------------------------------
+
+
+def _triton_assembly() -> dict[str, tuple[str, str]]:
+    """By function of pyshmem.device._triton_ibgda: assembly and constraints. Importing it needs Triton."""
+    tree = ast.parse((Path(pyshmem.__file__).parent / "device" / "_triton_ibgda.py").read_text())
+    calls = {
+        function.name: next(node for node in ast.walk(function) if isinstance(node, ast.Call))
+        for function in tree.body
+        if isinstance(function, ast.FunctionDef)
+    }
+    return {
+        name: (ast.literal_eval(call.args[0]), ast.literal_eval(call.args[1])) for name, call in calls.items()
+    }
+
+
+def test_triton_assembly(nvrtc):
+    """Each block is PTX that ptxas, which NVRTC has inside, takes for every GPU; one twice in a kernel."""
+    source = []
+    for name, (text, constraints) in _triton_assembly().items():
+        kinds = constraints.split(",")[1:]
+        parameters = ", ".join(
+            f"unsigned {'long long' if kind == 'l' else ''} a{i}" for i, kind in enumerate(kinds)
+        )
+        given = ", ".join(f'"{kind}"(a{i})' for i, kind in enumerate(kinds))
+        lines = re.sub(r"\$(\d+)", r"%\1", text.replace("%", "%%")).replace('"', '\\"').splitlines()
+        quoted = "\n".join(f'"{line}\\n"' for line in lines)
+        assembly = f'asm volatile({quoted} : "=l"(r) : {given} : "memory");'
+        source.append(
+            f'extern "C" __global__ void k_{name}(unsigned long long *out, {parameters})\n'
+            f"{{ unsigned long long r; {assembly} out[0] = r;"
+            f" {assembly if name == 'signal' else ''} out[1] = r; }}"
+        )
+    with all_processors() as pool:
+        made = pool.map(lambda arch: nvrtc.compile("\n".join(source), "k.cu", [f"-arch={arch}"]), _ARCHS)
+    for fine, log, ptx in made:
+        assert fine and not log.strip(), log
+        assert ptx.count(b".visible .entry") == len(source)
+
+
+def test_triton_assembly_posts():
+    """By the program's first thread alone, the doorbell behind what the NIC reads."""
+    blocks = _triton_assembly()
+    assert set(blocks) == {"put", "get", "put_signal", "signal", "p", "g", "atomic", "quiet"}
+    store = re.compile(r"\b(?:st|red|atom)\.\S*global")
+    for name, (text, _) in blocks.items():
+        before, _, after = text.partition(" bra ")  # who is not the first thread leaves, or takes another way
+        if name == "quiet":  # all threads look at queue pairs, and meet
+            assert re.findall(r"bar\S+", text) == ["bar.sync", "bar.red.and.pred"] and "%tid.x" in text
+            continue
+        assert store.search(after) and not store.search(before), name
+        assert "%tid.x" in before or name == "get"  # into other memory than the heap all threads bring parts
+        assert not re.search(r"\bbar(rier)?\.(?!warp)", text)  # the others do not wait inside
+        # the doorbell's 8 bytes, behind a fence and the record's word, which is behind a fence
+        kinds = re.findall(r"(fence\.acq_rel\.sys);|st\.relaxed\.sys\.global(\.(?:v2\.)?u(?:32|64))", text)
+        order = " ".join(fence or word for fence, word in kinds)
+        assert "fence.acq_rel.sys .u32 fence.acq_rel.sys .u64" in order, name
+
+
+# Its kernels, where it is installed: it is a large package.
 
 if importlib.util.find_spec("triton") is not None:
 
     @pytest.mark.parametrize("capability", [80, 90, 100])
-    @pytest.mark.parametrize("way", ["any PE", "PE 1", "proxy"])
+    @pytest.mark.parametrize("way", ["any PE", "PE 1", "proxy", "ibgda"])
     def test_triton_kernels(tmp_path, monkeypatch, capability, way):
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
         import triton
@@ -282,9 +341,13 @@ if importlib.util.find_spec("triton") is not None:
             _load(_ROOT / "examples" / "gpu_triton.py", "gpu_triton") if "torch" in sys.modules else None
         )
         # As a launch specializes it: 1 is a constant, and None.
-        first, mapped = way == "PE 1", way != "proxy"
+        first, mapped, posts = way == "PE 1", way in ("any PE", "PE 1"), way == "ibgda"
         known = shmem_triton.State(
-            "constexpr" if first else "i32", "i32", *["i64"] * 7, nic="constexpr" if mapped else "i64"
+            "constexpr" if first else "i32",
+            "i32",
+            *["i64"] * 7,
+            nic="constexpr" if mapped else "i64",
+            posts="i64" if posts else "constexpr",
         )
         signatures = [
             (kernels.who, {"out": "*i32"}, {}),
@@ -298,7 +361,20 @@ if importlib.util.find_spec("triton") is not None:
                 {"to": "*i32", "source": "*i32", "sig": "*i64", "ok": "*i32", "pe": "i32", "rounds": "i32"},
                 {"N": 2048},
             ),
-            (kernels.count, {"sig": "*u64", "total": "i32", "ok": "*i32"}, {}),
+            (
+                kernels.exchange,
+                {
+                    "to": "*i32",
+                    "source": "*i32",
+                    "mine": "*i32",
+                    "sig": "*i64",
+                    "ok": "*i32",
+                    "pe": "i32",
+                    "rounds": "i32",
+                },
+                {"N": 2048},
+            ),
+            (kernels.count, {"sig": "*u64", "first": "i32", "total": "i32", "ok": "*i32"}, {}),
             (kernels.endless, {"sig": "*i64", "ok": "*i32"}, {}),
             (
                 kernels.ring,
@@ -335,6 +411,8 @@ if importlib.util.find_spec("triton") is not None:
                 values[(order.index("state"), 0)] = 1
             if mapped:
                 values[(order.index("state"), 9)] = None
+            if not posts:
+                values[(order.index("state"), 10)] = None
             aligned = {
                 (i,): [["tt.divisibility", 16]]
                 for i, name in enumerate(order)
@@ -347,14 +425,18 @@ if importlib.util.find_spec("triton") is not None:
             )
             if kernel is kernels.store_and_load:  # vectors of 16 bytes to the peer
                 assert re.search(r"st\.global\.v4\.b32", made.asm["ptx"])
-            posts = re.search(r"st\.release\.sys\.global\.u64", made.asm["ptx"])
-            assert bool(posts) == (
-                not mapped and kernel not in (kernels.who, kernels.store_and_load, kernels.endless)
-            )
+            communicates = kernel not in (kernels.who, kernels.store_and_load, kernels.endless)
+            commands = re.search(r"st\.release\.sys\.global\.u64", made.asm["ptx"])
+            assert bool(commands) == (way == "proxy" and communicates)
+            # what posts is there as often as in what the compiler was given: nothing dropped, nothing doubled
+            block = "mov.b64 shmem_state, "
+            assert made.asm["ptx"].count(block) == made.asm["ttir"].count(block)
+            assert bool(made.asm["ptx"].count(block)) == (posts and communicates)
 
     def test_triton_knows_the_numbers_of_the_header():
         from pyshmem.device import _triton_core as core
         from pyshmem.device import _triton_nic as nic
+        from pyshmem.device import _triton_proxy as proxy
         from pyshmem.device import state
 
         team = {name: offset // 8 for name, offset, _ in _fields("shmemx_device_team")}
@@ -376,25 +458,25 @@ if importlib.util.find_spec("triton") is not None:
         known = places("shmemx_device_nic", "nic_state.h")
         assert [known[name] for name in ("path", "proxy", "failed")] == [
             nic.NIC_PATH,
-            nic.NIC_PROXY,
+            proxy.NIC_PROXY,
             nic.NIC_FAILED,
         ]
         known = places("shmemx_device_proxy", "proxy_state.h")
         for name in ("rings", "cells", "ring", "answers", "turns"):
-            assert getattr(nic, f"PROXY_{name.upper()}") == known[name], name
+            assert getattr(proxy, f"PROXY_{name.upper()}") == known[name], name
         known = places("shmemx_proxy_ring", "proxy_state.h")
         for name in ("tail", "head_seen", "head", "slots"):
-            assert getattr(nic, f"RING_{name.upper()}") == known[name], name
-        assert known["look"] + 11 == nic.RING_SIZE  # 4 bytes, and room[21] of 4 each is the last
+            assert getattr(proxy, f"RING_{name.upper()}") == known[name], name
+        assert known["look"] + 11 == proxy.RING_SIZE  # 4 bytes, and room[21] of 4 each is the last
         known = places("shmemx_proxy_answer", "proxy_state.h")
-        assert known["low"] == 0 and known["high"] == 1 and 4 == nic.ANSWER_SIZE  # room[2] is the last
+        assert known["low"] == 0 and known["high"] == 1 and 4 == proxy.ANSWER_SIZE  # room[2] is the last
         header = _header("proxy_state.h")
         operations = re.findall(r"\bSHMEMX_PROXY_(\w+)", header[header.index("enum shmemx_proxy_op") :])
         for number, name in enumerate(operations[:8], 1):
-            assert name == "PAYLOAD_PUT" or getattr(nic, name) == number, name
+            assert name == "PAYLOAD_PUT" or getattr(proxy, name) == number, name
         at = re.findall(r"SHMEMX_PROXY_AT_(\w+)", header[header.index("SHMEMX_PROXY_AT_HEADER") :])
         for name in ("OFFSET", "BYTES", "LOCAL", "VALUE", "SIGNAL", "ANSWER"):
-            assert getattr(nic, f"AT_{name}") == at.index(name), name
+            assert getattr(proxy, f"AT_{name}") == at.index(name), name
 
 
 # ---- arguments, where CuPy is installed --------------------------------------------------------------------

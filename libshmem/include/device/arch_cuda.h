@@ -12,19 +12,25 @@
 #define SHMEMX_DEVICE_BOTH __host__ __device__ __forceinline__
 /* Templates that stay calls: inlined, several in one kernel would spill each other's registers. */
 #define SHMEMX_DEVICE_CALL __device__ __noinline__
-/* What is rarely run. */
+/* What is rarely run; a source that wants no calls says so before. */
+#ifndef SHMEMX_DEVICE_SLOW
 #define SHMEMX_DEVICE_SLOW static __device__ __noinline__
+#endif
 #define SHMEMX_DEVICE_UNROLL _Pragma("unroll")
 #define SHMEMX_DEVICE_ROLLED _Pragma("unroll 1")
 
 /* The module's copy of the state: hosts find it by this name and fill it before the first launch. In a
- * program linked from several device objects (-rdc=true) inline makes them share one. */
+ * program linked from several device objects (-rdc=true) inline makes them share one. A source that has the state
+ * elsewhere says where before. */
+#ifndef SHMEMX_DEVICE_STATE
+#define SHMEMX_DEVICE_STATE shmem_device_state
 extern "C" {
 #ifdef __CUDACC_RDC__
 inline
 #endif
     __constant__ shmemx_device_state shmem_device_state;
 }
+#endif
 
 namespace shmem
 {
@@ -35,7 +41,7 @@ constexpr unsigned warp_width = 32;
 
 SHMEMX_DEVICE_FN const shmemx_device_state &state()
 {
-    return shmem_device_state;
+    return SHMEMX_DEVICE_STATE;
 }
 
 /* ---- who am I ------------------------------------------------------------------------------------------ */

@@ -88,6 +88,8 @@ struct shmemx_device_state {
     /* 0: every PE's copy is mapped where it is said above. Else address of struct shmemx_device_nic (nic_state.h), readable
      * by kernels: of the PEs that it names unmapped nothing may be loaded or stored. */
     unsigned long long nic;
+    /* 0, or the address of a copy of this, for kernels whose module has none. */
+    unsigned long long self;
     struct shmemx_device_ways ways; /* if nic is not 0 */
 };
 

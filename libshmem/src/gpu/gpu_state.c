@@ -42,10 +42,15 @@ static size_t claim_at(void)
 {
     return lines_up(sizeof(struct shmemx_device_team) * SHMEMI_TEAMS);
 }
+/* A copy of the state. */
+static size_t state_at(void)
+{
+    return claim_at() + LINE_BYTES;
+}
 /* Per team: world numbers and addresses of the members. */
 static size_t tables_at(void)
 {
-    return claim_at() + LINE_BYTES;
+    return state_at() + lines_up(sizeof gpu.state);
 }
 static size_t table_bytes(int npes)
 {
@@ -259,11 +264,14 @@ int shmemi_gpu_state_open(const char *call)
         .world_packets = packets_at(w->npes),
         .world_slot_bytes = slot_bytes(w->npes),
         .claim = (uintptr_t)mine(claim_at()),
+        .self = (uintptr_t)mine(state_at()),
     };
     rc = shmemi_gpu_nic_open(call, &gpu_memory, mine(nic_at(w->npes)), &gpu.state);
     unsigned used = shmemi_gpu_nic_used();
     if (rc == 0 && used & 1u << SHMEMX_NIC_IBGDA && !(used & 1u << SHMEMX_NIC_BOTH))
         gpu.state.flags |= SHMEMX_DEVICE_POSTS;
+    if (rc == 0)
+        rc = write_device(call, mine(state_at()), &gpu.state, sizeof gpu.state);
     if (rc == 0 && gpu.state.nic)
         rc = load_words(call);
     for (int slot = 0; slot < SHMEMI_TEAMS && rc == 0; ++slot) {
