@@ -288,11 +288,15 @@ void shmemi_route_close_gpu(void)
 {
     struct shmemi_world *w = &shmemi_world;
     int kept = 0;
-    for (int i = 0; i < w->nopen; ++i)
-        if (serves(w->route, w->open[i]) || w->open[i]->address)
-            w->open[kept++] = w->open[i];
-        else
+    for (int i = 0; i < w->nopen; ++i) {
+        if (!serves(w->route, w->open[i]) && !w->open[i]->address) {
             w->open[i]->close();
+            continue;
+        }
+        if (w->open[i]->withdraw)
+            w->open[i]->withdraw(SHMEMI_SEGMENT_DEVICE);
+        w->open[kept++] = w->open[i];
+    }
     w->nopen = kept;
     free(w->gpu_route);
     w->gpu_route = NULL;

@@ -194,6 +194,8 @@ void shmemi_network_close(void);
 bool shmemi_route_has_networks(void);
 /* Does a network hold the GPU heap's memory, so that none of it may be given back? */
 bool shmemi_route_keeps_gpu(void);
+/* Does a network reach GPU memory of some PE? */
+bool shmemi_route_serves_gpu(void);
 /* Makes a range of the segment fit for networks; all PEs in step, ranges without gaps. Nothing without networks. */
 int shmemi_route_expose(const char *call, int segment, uint64_t offset, size_t n);
 /* One line a transport, and one line for PEs in a row that the same transport serves, for shmemx_info. */
