@@ -461,11 +461,20 @@ API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *at, void *p, unsigned fla
 
 /* ---- copies, streams, modules ------------------------------------------------------------------------------------ */
 
+/* An aligned word goes whole, and what was copied before is seen with it. */
+static void move(void *to, const void *from, size_t n)
+{
+    if (n == 8 && ((uintptr_t)to | (uintptr_t)from) % 8 == 0)
+        __atomic_store_n((uint64_t *)to, __atomic_load_n((uint64_t *)from, __ATOMIC_ACQUIRE),
+                         __ATOMIC_RELEASE);
+    else
+        memmove(to, from, n);
+}
 API CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t n, void *stream)
 {
     (void)stream;
     MAY_FAIL;
-    memmove((void *)(uintptr_t)to, (void *)(uintptr_t)from, n);
+    move((void *)(uintptr_t)to, (void *)(uintptr_t)from, n);
     return current ? OK : INVALID_CONTEXT;
 }
 API CUresult cuMemcpy2DAsync_v2(const CUmemcpy2D *r, void *stream)
@@ -557,23 +566,17 @@ static void *copy_of(void *mine, int pe)
 static bool run_words(const char *name, void **a)
 {
     struct shmemi_amo amo = {.size = 8};
-    void *word;
-    int pe;
-    if (strcmp(name, "shmem_k_atomic") == 0) {
-        memcpy(&word, a[2], sizeof word);
-        memcpy(&pe, a[5], sizeof pe);
+    bool atomic = strcmp(name, "shmem_k_atomic") == 0;
+    if (atomic) {
         amo = (struct shmemi_amo){*(int *)a[0], (size_t)*(int *)a[1], *(uint64_t *)a[3], *(uint64_t *)a[4],
-                                  NULL};
-        memcpy(&amo.fetched, a[6], sizeof amo.fetched);
+                                  *(void **)a[6]};
     } else if (strcmp(name, "shmem_k_signal") == 0) {
-        memcpy(&word, a[0], sizeof word);
-        memcpy(&pe, a[3], sizeof pe);
         amo.op = *(int *)a[2] == SHMEM_SIGNAL_SET ? SHMEMX_AMO_SET : SHMEMX_AMO_ADD;
         amo.value = *(uint64_t *)a[1];
     } else {
         return false;
     }
-    shmemi_amo_cpu(copy_of(word, pe), &amo);
+    shmemi_amo_cpu(copy_of(*(void **)a[atomic ? 2 : 0], *(int *)a[atomic ? 5 : 3]), &amo);
     return true;
 }
 

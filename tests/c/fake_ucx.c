@@ -39,17 +39,30 @@ static uint64_t offset_of(const void *mine)
     return (uint64_t)((const char *)mine - shmemi_world.segments[SHMEMI_SEGMENT_DEVICE].base);
 }
 
-static void fill(unsigned char *p, size_t n, unsigned salt)
+/* Lines of a length that divides no piece's, all alike. */
+enum { LINE = 509 };
+static void line_of(unsigned char line[LINE], int who, unsigned salt)
 {
-    for (size_t i = 0; i < n; i++)
-        p[i] = (unsigned char)mix(me, i / 7, salt);
+    for (size_t i = 0; i < LINE; i++)
+        line[i] = (unsigned char)mix(who, i, salt);
 }
 
+static void fill(unsigned char *p, size_t n, unsigned salt)
+{
+    unsigned char line[LINE];
+    line_of(line, me, salt);
+    for (size_t at = 0; at < n; at += LINE)
+        memcpy(p + at, line, n - at < LINE ? n - at : LINE);
+}
+
+/* Lines that are not as `who` has filled them. */
 static size_t wrong(const unsigned char *p, size_t n, int who, unsigned salt)
 {
+    unsigned char line[LINE];
     size_t bad = 0;
-    for (size_t i = 0; i < n; i++)
-        bad += p[i] != (unsigned char)mix(who, i / 7, salt);
+    line_of(line, who, salt);
+    for (size_t at = 0; at < n; at += LINE)
+        bad += memcmp(p + at, line, n - at < LINE ? n - at : LINE) != 0;
     return bad;
 }
 
@@ -66,13 +79,13 @@ static void test_quiet(void)
             CHECK(shmemx_put_nbi(SHMEM_CTX_DEFAULT, there, from, n, right) == 0, "%s", shmemx_last_error());
             CHECK(shmemx_quiet(SHMEM_CTX_DEFAULT) == 0, "%s", shmemx_last_error());
             size_t bad = wrong(copy_of(there, right), n, me, salt + (unsigned)n);
-            CHECK(bad == 0, "%zu bytes from %s memory: %zu are not there after quiet", n,
+            CHECK(bad == 0, "%zu bytes from %s memory: %zu lines are not there after quiet", n,
                   salt ? "GPU" : "host", bad);
             memset(from, 0, n);
             CHECK(shmemx_get_nbi(SHMEM_CTX_DEFAULT, from, there, n, right) == 0, "%s", shmemx_last_error());
             CHECK(shmemx_quiet(SHMEM_CTX_DEFAULT) == 0, "%s", shmemx_last_error());
             bad = wrong(from, n, me, salt + (unsigned)n);
-            CHECK(bad == 0, "get of %zu bytes to %s memory: %zu wrong", n, salt ? "GPU" : "host", bad);
+            CHECK(bad == 0, "get of %zu bytes to %s memory: %zu lines wrong", n, salt ? "GPU" : "host", bad);
         }
     }
     shmem_barrier_all();
@@ -124,7 +137,8 @@ static ucx_request shuffled(void *ep, unsigned id, const void *head, size_t head
         held.n = n;
         memcpy(held.head, head, head_bytes);
         held.data = pes_private(n);
-        memcpy(held.data, data, n);
+        if (n)
+            memcpy(held.data, data, n);
         return NULL; /* the caller's buffers are free */
     }
     ucx_request r = send_now(ep, id, head, head_bytes, data, n, how);
@@ -176,7 +190,7 @@ static void test_shuffled(void)
         shmem_uint64_p(words + 3, round, right);
         shmem_uint64_wait_until(words, SHMEM_CMP_GE, round);
         size_t bad = wrong(there, BYTES, left, round);
-        CHECK(bad == 0, "round %u: %zu bytes come after their flag", round, bad);
+        CHECK(bad == 0, "round %u: %zu lines come after their flag", round, bad);
         shmem_uint64_p(words + 1, round, left);
         shmem_uint64_p(words + 2, round, left);
         shmem_uint64_p(words + 3, round, left);
@@ -207,19 +221,21 @@ static void test_both_memories(void)
         }
         shmem_uint64_wait_until(round % 3 == 2 ? words : host_word, SHMEM_CMP_GE, round);
         size_t bad = wrong(round % 3 == 2 ? source : there, BYTES, left, round);
-        CHECK(bad == 0, "round %u: %zu bytes come after their flag", round, bad);
+        CHECK(bad == 0, "round %u: %zu lines come after their flag", round, bad);
         shmem_barrier_all();
     }
 }
 
 /* ---- threads ------------------------------------------------------------------------------------------------------------------ */
 
+/* *number becomes the rounds that went wrong. */
 static void *one_thread(void *number)
 {
     enum { ROUNDS = 25, BYTES = 3000 };
     shmem_ctx_t ctx;
-    int t = *(int *)number;
-    if (!CHECK(shmem_ctx_create(0, &ctx) == 0, "%s", shmemx_last_error()))
+    int t = *(int *)number, bad = 0;
+    *(int *)number = ROUNDS;
+    if (shmem_ctx_create(0, &ctx) != 0)
         return NULL;
     unsigned char *mine = here + t * BYTES, *to = there + t * BYTES;
     for (unsigned round = 0; round < ROUNDS; round++) {
@@ -228,12 +244,13 @@ static void *one_thread(void *number)
         shmem_ctx_quiet(ctx);
         memset(mine, 0, BYTES);
         shmem_ctx_getmem(ctx, mine, to, BYTES, right);
-        CHECK(wrong(mine, BYTES, me, round + (unsigned)t) == 0, "thread %d, round %u", t, round);
+        bad += wrong(mine, BYTES, me, round + (unsigned)t) != 0;
         shmem_ctx_uint64_atomic_inc(ctx, words + 4, 0);
         (void)shmem_ctx_uint64_atomic_fetch_add(ctx, words + 5, 2, 0);
     }
     shmem_ctx_quiet(ctx);
     shmem_ctx_destroy(ctx);
+    *(int *)number = bad;
     return NULL;
 }
 
@@ -245,8 +262,10 @@ static void test_threads(void)
     shmem_barrier_all();
     for (int t = 0; t < 2; t++)
         pthread_create(&threads[t], NULL, one_thread, &numbers[t]);
-    for (int t = 0; t < 2; t++)
+    for (int t = 0; t < 2; t++) {
         pthread_join(threads[t], NULL);
+        CHECK(numbers[t] == 0, "thread %d: %d rounds are wrong", t, numbers[t]);
+    }
     shmem_barrier_all();
     if (me == 0)
         CHECK(words[4] == 50u * (unsigned)npes && words[5] == 100u * (unsigned)npes, "%llu and %llu",

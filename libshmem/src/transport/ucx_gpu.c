@@ -206,17 +206,17 @@ void shmemi_ucx_gpu_failed(struct ucx_peer *p, uint64_t number, int code, const 
     for (int i = 0; i < SHMEMI_CONTEXTS; i++)
         if (ucx.marks[i] && ucx.marks[i][pe].gpu >= number)
             ucx.marks[i][pe].gpu_lost = true;
-    snprintf(p->gpu_error.text, sizeof p->gpu_error.text, "%.*s", (int)n, text);
+    snprintf(p->gpu_error.text, sizeof p->gpu_error.text, "%.*s", (int)n, n ? text : "");
 }
 
 static void landing(struct ucx_peer *p, struct ucx_want *w, const void *data, size_t n)
 {
     struct ucx_work *work = calloc(1, sizeof *work);
-    char *block = malloc(n);
+    char *block = shmemi_ucx_block_locked(n);
     if (!work || !block) {
         static const char text[] = "out of memory for what came";
         free(work);
-        free(block);
+        shmemi_ucx_give_block(block);
         shmemi_ucx_gpu_failed(p, w->number, SHMEMX_ERR_SYSTEM, text, sizeof text);
         shmemi_ucx_want_ended(p, w);
         return;

@@ -87,7 +87,7 @@ void shmemi_ucx_serve_landing(struct ucx_work *w)
         enqueue(w);
         return;
     }
-    free(w->data); /* close */
+    shmemi_ucx_give_block(w->data); /* close */
     free(w);
 }
 
@@ -302,7 +302,7 @@ static void end(struct ucx_work *w)
             shmemi_ucx_gpu_failed(p, w->want->number, w->status, text, sizeof text);
         }
         shmemi_ucx_want_ended(p, w->want);
-        free(w->data);
+        shmemi_ucx_give_block(w->data);
         return;
     }
     struct asker *a = &serve.askers[ask->pe];
@@ -420,10 +420,7 @@ void shmemi_ucx_serve_close(void)
     serve.running = false;
     for (struct ucx_work *w = serve.first, *next; w; w = next) {
         next = w->next;
-        if (w->want)
-            free(w->data);
-        else
-            shmemi_ucx_give_block(w->data);
+        shmemi_ucx_give_block(w->data);
         free(w);
     }
     serve.first = NULL;
