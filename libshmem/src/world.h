@@ -24,6 +24,8 @@ struct shmemi_world {
         *route; /* [npes] for host memory on both sides; tables with no NULL slot */
     const struct shmemi_transport *
         *gpu_route; /* [npes] where GPU memory is on either side; NULL = no GPU heap yet */
+    bool
+        fence_waits; /* host and GPU memory of some PE are reached by different networks, which know no order of each other's */
     const struct shmemi_transport
         *atomics; /* the one that owns all atomics on host memory; NULL = none does */
     const struct shmemi_transport *open[8]; /* those in use, for fence and quiet */
