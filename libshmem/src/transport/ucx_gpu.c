@@ -22,8 +22,8 @@
 #include "ucx_gpu.h"
 
 #define ucx shmemi_ucx_state
-/* Requests on the way to a PE, and their bytes: 1.5 times as many as what a thread that copies and one that sends need to keep both
- * busy was no faster. */
+/* Requests on the way to a PE, and their bytes: puts of 4 MiB took as long with 1 and with 16 MiB (fake device, TCP by the
+ * loopback, medians). */
 enum { MOST_ASKS = 1024, MOST_BYTES = 4 << 20 };
 
 struct ucx_gpu {

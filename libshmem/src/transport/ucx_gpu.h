@@ -5,7 +5,9 @@
 #include "base/gpu.h"
 #include "ucx_state.h"
 
-/* What goes at a time through pinned memory, and how many such blocks a PE has; without a free one private memory does. */
+/* What goes at a time through pinned memory, and how many such blocks a PE has; without a free one private memory does. Puts of
+ * 4 MiB were no faster with 256 KiB, and with 16 KiB by a third (0.90, not 0.70 GB/s, fake device, TCP by the loopback), but there
+ * a copy begins at once, and a GPU's takes some us to begin. */
 enum { UCX_PIECE = 64 << 10, UCX_BLOCKS = 64 };
 enum { UCX_ASK_ID = 2, UCX_ANSWER_ID = 3 };
 
