@@ -154,10 +154,10 @@ static inline void *shmemi_map(int pe, struct shmemi_place p)
     return shmemi_route(pe, p.segment, NULL)->map(pe, p.segment, p.offset);
 }
 
-/* The same where GPU memory is on the other side: a pointer that the device and the driver's copies can use. */
+/* A place in GPU memory of a PE of this host, as the device and the driver's copies reach it: mapped, whatever its route is. */
 static inline void *shmemi_map_gpu(int pe, struct shmemi_place p)
 {
-    return shmemi_world.gpu_route[pe]->map(pe, p.segment, p.offset);
+    return shmemi_copy_at(&shmemi_world.segments[SHMEMI_SEGMENT_DEVICE], pe) + p.offset;
 }
 
 /* What a void call does with its error: all have been logged and had no effect; but after a lost peer or a deadline

@@ -98,7 +98,8 @@ static ucx_status asked(void *arg, const void *header, size_t header_bytes, void
     struct ucx_work *w = calloc(1, sizeof *w);
     struct ucx_ask ask;
     memcpy(&ask, header, sizeof ask);
-    if (!w || !serve.running || ask.pe < 0 || ask.pe >= ucx.job->npes || ask.n > UCX_PIECE) {
+    if (!w || !serve.running || ask.pe < 0 || ask.pe >= ucx.job->npes || ask.n > UCX_PIECE ||
+        n != (ask.get ? 0 : ask.n)) {
         free(w); /* no answer: its PE ends at its deadline */
         return UCX_OK;
     }
