@@ -119,7 +119,7 @@ static struct {
     char head[128];
     size_t head_bytes, n;
     char *data;
-    unsigned looks;
+    double since;
 } held;
 static unsigned sends, changed;
 static unsigned (*progress_now)(void *);
@@ -140,8 +140,7 @@ static void release_held(void)
 
 static unsigned slow_progress(void *worker)
 {
-    enum { PATIENCE = 100 };
-    if (held.full && ++held.looks > PATIENCE)
+    if (held.full && seconds() > held.since + 1e-3)
         release_held();
     return progress_now(worker);
 }
@@ -151,7 +150,7 @@ static ucx_request shuffled(void *ep, unsigned id, const void *head, size_t head
 {
     if (id == UCX_ASK_ID && ++sends % 3 == 0 && !held.full) {
         held.full = true;
-        held.looks = 0;
+        held.since = seconds();
         held.ep = ep;
         held.head_bytes = head_bytes;
         held.n = n;
