@@ -464,10 +464,10 @@ static int test_dead(void)
     double start = seconds();
     int rc = 0;
     while (rc == 0 && seconds() < start + 20) {
-        shmemx_put_nbi(SHMEM_CTX_DEFAULT, there, here, LARGE, victim);
-        rc = shmemx_quiet(SHMEM_CTX_DEFAULT);
+        rc = shmemx_put_nbi(SHMEM_CTX_DEFAULT, there, here, LARGE, victim);
+        rc = rc ? rc : shmemx_quiet(SHMEM_CTX_DEFAULT);
     }
-    bool well = CHECK(rc == SHMEMX_ERR_PEER_DEAD, "quiet gives %d: %s", rc, shmemx_last_error());
+    bool well = CHECK(rc == SHMEMX_ERR_PEER_DEAD, "put and quiet give %d: %s", rc, shmemx_last_error());
     char why[300];
     snprintf(why, sizeof why, "%s", shmemx_last_error());
     rc = shmemx_get(SHMEM_CTX_DEFAULT, here, there, LARGE, victim);

@@ -77,11 +77,6 @@ gpu_memory() {
     local -x LD_LIBRARY_PATH=$bin/fake_cuda PES_A_HOST=1
     UCX_NET_DEVICES=eth0,eth1 UCX_MAX_EAGER_RAILS=2 UCX_WARN_UNUSED_ENV_VARS=n \
         passes "GPU memory: 2 hosts, 2 networks" 2 60 fake_ucx
-    if wanted "GPU memory: killed"; then
-        job 3 40 fake_ucx dead
-        says "dead: PE 0: knows after [0-2]\." "dead: PE 1: knows after [0-2]\." "PE 2 is lost: UCX"
-        report "GPU memory: killed" $?
-    fi
 }
 
 no_library() {
