@@ -201,7 +201,7 @@ def _gpu(root: Path, library: str | None, rdma: bool) -> list[Check]:
         kernel = tuple(int(x) for x in platform.release().split("-")[0].split(".")[:2])
         dmabuf = "Open Kernel Module" in driver and kernel >= (5, 12)
         how = "dmabuf" if dmabuf else "nvidia_peermem" if peermem else "neither dmabuf nor nvidia_peermem"
-        advice = "NVIDIA's open kernel modules and Linux 5.12 or newer, or modprobe nvidia_peermem"
+        advice = "NVIDIA's open kernel modules and Linux 5.12 or newer, or nvidia_peermem; until then: ucx"
         fine = dmabuf or peermem
         checks.append(Check("RDMA of GPU memory", OK if fine else WARN, how, "" if fine else advice))
     return checks
@@ -218,6 +218,12 @@ def machine(
         name, _, text = line.partition(": ")
         there = text.startswith("available")
         checks.append(Check(f"transport {name}", OK if there else NONE, text))
+        if name == "ucx" and found.get("libcuda.so.1"):
+            checks.append(
+                Check("GPU memory over ucx", OK, "by copies of the driver; it needs no RDMA of GPU memory")
+                if there
+                else Check("GPU memory over ucx", NONE, "no ucx")
+            )
     return checks
 
 

@@ -102,7 +102,7 @@ int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n)
     if (shmemi_route_is(pe, segment))
         return SHMEMX_NIC_PROXY;
     snprintf(why, n,
-             "it is on another host, where no transport in use reaches GPU memory (verbs does, with "
+             "it is on another host, where no transport in use reaches GPU memory (ucx does, and verbs with "
              "SHMEM_IB_ATOMICS=native)%s",
              wanted() == AUTO ? ", and ibgda is not possible" : "");
     return SHMEMX_ERR_UNSUPPORTED;

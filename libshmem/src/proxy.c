@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/gpu.h"
 #include "base/wait.h"
 
 static const char CALL[] = "proxy for kernels";
@@ -406,6 +407,8 @@ static void *serve(void *unused)
     unsigned looks = 0;
     (void)unused;
     shmemi_wait_in_background = true;
+    if (proxy.segment == SHMEMI_SEGMENT_DEVICE)
+        shmemi_gpu_outside_captures(); /* of the program's, which goes on while kernels wait for this thread */
     for (;;) {
         bool stop = atomic_load_explicit(&proxy.stop, memory_order_acquire);
         if (drain_once()) {

@@ -273,6 +273,8 @@ int shmemi_route_open_gpu(const char *call)
         free(route);
     else
         shmemi_world.gpu_route = route;
+    for (int pe = 0; rc == 0 && pe < shmemi_world.job.npes; ++pe)
+        shmemi_world.fence_waits |= route[pe]->address && route[pe] != shmemi_world.route[pe];
     return rc;
 }
 
@@ -288,14 +290,19 @@ void shmemi_route_close_gpu(void)
 {
     struct shmemi_world *w = &shmemi_world;
     int kept = 0;
-    for (int i = 0; i < w->nopen; ++i)
-        if (serves(w->route, w->open[i]) || w->open[i]->address)
-            w->open[kept++] = w->open[i];
-        else
+    for (int i = 0; i < w->nopen; ++i) {
+        if (!serves(w->route, w->open[i]) && !w->open[i]->address) {
             w->open[i]->close();
+            continue;
+        }
+        if (w->open[i]->withdraw)
+            w->open[i]->withdraw(SHMEMI_SEGMENT_DEVICE);
+        w->open[kept++] = w->open[i];
+    }
     w->nopen = kept;
     free(w->gpu_route);
     w->gpu_route = NULL;
+    w->fence_waits = false;
 }
 
 int shmemi_route_register(void *addr, size_t n, unsigned *known, unsigned *held)
@@ -337,6 +344,7 @@ void shmemi_route_close(void)
     free(w->route);
     free(w->gpu_route);
     w->route = w->gpu_route = NULL;
+    w->fence_waits = false;
 }
 
 void shmemi_route_report(char *text, size_t n)

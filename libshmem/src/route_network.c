@@ -12,6 +12,7 @@ enum { CARD_ROOM = 64 << 10, KEY_ROOM = 1024, MAX_NETWORKS = 8 };
 static struct network {
     struct shmemi_transport *t;
     bool here;           /* open on this PE */
+    bool holds_gpu;      /* GPU memory is registered with it */
     char *cards;         /* [npes] of `stride` bytes */
     int32_t *card_bytes; /* [npes], 0 = not open there */
     size_t stride;
@@ -111,8 +112,10 @@ static struct network *find(const struct shmemi_transport *t)
     return NULL;
 }
 
-/* All PEs: opens it where `need` is, learns the cards. *made is NULL when nobody needs it. */
-static int open_network(const char *call, struct shmemi_transport *t, bool need, struct network **made)
+/* All PEs: opens it where `need` is, learns the cards. *made is NULL when nobody needs it. For GPU memory alone it may fail to
+ * open: a job that its host memory's network serves goes on without. */
+static int open_network(const char *call, struct shmemi_transport *t, bool need, int segment,
+                        struct network **made)
 {
     int32_t *needs, *bytes;
     *made = NULL;
@@ -125,11 +128,20 @@ static int open_network(const char *call, struct shmemi_transport *t, bool need,
         return SHMEMX_SUCCESS;
     char *card = calloc(1, CARD_ROOM);
     int mine = !card ? no_memory(call, CARD_ROOM) : need ? open_here(call, t, card) : 0;
+    if (mine < 0 && card && segment == SHMEMI_SEGMENT_DEVICE) {
+        shmemi_debug("transport %s: does not open, so it serves no GPU memory here", t->name);
+        mine = 0;
+    }
     if ((rc = tell(call, "open a transport between nodes", mine, &bytes)) != 0) {
         if (mine > 0)
             t->close();
         free(card);
         return rc;
+    }
+    if (largest(bytes) == 0) { /* it opened nowhere */
+        free(card);
+        free(bytes);
+        return SHMEMX_SUCCESS;
     }
     struct network *net = &networks[count++];
     *net = (struct network){.t = t, .here = mine > 0, .card_bytes = bytes, .stride = (size_t)largest(bytes)};
@@ -147,7 +159,7 @@ int shmemi_network_connect(const char *call, struct shmemi_transport *t, bool th
     if (shmemi_node.nodes == 1)
         return SHMEMX_SUCCESS;
     struct network *net = find(t);
-    int rc = net ? 0 : open_network(call, t, there && *without > 0, &net);
+    int rc = net ? 0 : open_network(call, t, there && *without > 0, segment, &net);
     if (rc || !net)
         return rc;
     if (net->here && segment == SHMEMI_SEGMENT_HOST && t->owns_atomics && t->owns_atomics())
@@ -195,6 +207,7 @@ static int expose(const char *call, struct network *net, int segment, uint64_t o
     bool wanted = segment == SHMEMI_SEGMENT_HOST || serves(net->t, shmemi_world.gpu_route);
     int mine =
         wanted && net->here && net->t->expose ? net->t->expose(segment, offset, n, key, sizeof key) : 0;
+    net->holds_gpu |= segment == SHMEMI_SEGMENT_DEVICE && mine > 0;
     int rc = tell(call, "register memory for its peers", mine, &bytes);
     if (rc)
         return rc;
@@ -218,6 +231,14 @@ static int expose(const char *call, struct network *net, int segment, uint64_t o
 }
 
 bool shmemi_route_keeps_gpu(void)
+{
+    for (int i = 0; i < count; ++i)
+        if (networks[i].holds_gpu)
+            return true;
+    return false;
+}
+
+bool shmemi_route_serves_gpu(void)
 {
     for (int i = 0; i < count; ++i)
         if (serves(networks[i].t, shmemi_world.gpu_route))

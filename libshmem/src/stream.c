@@ -28,9 +28,14 @@ int shmemi_stream_reaches(const char *call, const int *pes, int n)
 {
     for (int i = 0; i < n; ++i)
         if (!shmemi_node.on_host[pes[i]])
-            return shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                               "PE %d is on another host: its GPU memory is reached by kernels alone",
-                               pes[i]);
+            return shmemi_fail(
+                SHMEMX_ERR_UNSUPPORTED, call,
+                "PE %d is on another host: streams work on GPU memory that is mapped; its own is "
+                "reached by %s",
+                pes[i],
+                shmemi_route_is(pes[i], SHMEMI_SEGMENT_DEVICE)
+                    ? "kernels and by shmem_put, shmem_get and the like"
+                    : "kernels alone");
     return SHMEMX_SUCCESS;
 }
 

@@ -8,7 +8,7 @@
  *
  * Common to all slots
  *   callers   have checked initialization, PE number, address range, alignment of atomics, n > 0.
- *   threads   any thread may be in any slot but open, address, connect, expose, learn and close.
+ *   threads   any thread may be in any slot but open, address, connect, expose, learn, withdraw and close.
  *   errors    return 0 or a negative SHMEMX_ERR_*, logged where detected with peer, offset, bytes and status.
  *   buffers   belong to the caller. A blocking slot is done with the local buffer when it returns; an nbi one
  *             when quiet returns.
@@ -92,12 +92,16 @@ struct shmemi_transport {
     int (*connect)(int pe, int segment, const void *card, size_t n);
     /* Makes [offset, offset + n) of this PE's copy of a segment fit to be put to and got from, and the local side of its own
      * puts and gets: registers the memory, and writes what peers need for it, its key: at most `room` bytes, returns how
-     * many; negative = it cannot, and holds nothing for the range. All PEs call it with equal arguments, range after
-     * range without gaps, the first one after connect. Until close the pages of the range stay the same ones. NULL =
-     * memory needs no introduction. */
+     * many; 0 = peers need nothing, and it holds nothing, so GPU memory of the range may be given back; negative = it cannot,
+     * and holds nothing for the range. All PEs call it with equal arguments, range after
+     * range without gaps, the first one after connect. Until close the pages of a range that it holds stay the same ones.
+     * NULL = memory needs no introduction. */
     int (*expose)(int segment, uint64_t offset, size_t n, void *key, size_t room);
     /* What that PE's expose of the same range wrote. Once for each PE it serves, after expose; local. */
     int (*learn)(int pe, int segment, uint64_t offset, size_t n, const void *key, size_t key_bytes);
+    /* The segment has gone again, though the transport stays open: what was connected and exposed of it is forgotten. Nothing
+     * of it is under way. Local; NULL = nothing is kept for a segment that close does not free. */
+    void (*withdraw)(int segment);
     /* Local. Frees all; peers may be gone already. */
     void (*close)(void);
     /* A pointer through which this process loads and stores that PE's copy, NULL = not mapped. Never blocks. */

@@ -24,6 +24,8 @@ struct shmemi_world {
         *route; /* [npes] for host memory on both sides; tables with no NULL slot */
     const struct shmemi_transport *
         *gpu_route; /* [npes] where GPU memory is on either side; NULL = no GPU heap yet */
+    bool
+        fence_waits; /* host and GPU memory of some PE are reached by different networks, which know no order of each other's */
     const struct shmemi_transport
         *atomics; /* the one that owns all atomics on host memory; NULL = none does */
     const struct shmemi_transport *open[8]; /* those in use, for fence and quiet */
@@ -152,10 +154,10 @@ static inline void *shmemi_map(int pe, struct shmemi_place p)
     return shmemi_route(pe, p.segment, NULL)->map(pe, p.segment, p.offset);
 }
 
-/* The same where GPU memory is on the other side: a pointer that the device and the driver's copies can use. */
+/* A place in GPU memory of a PE of this host, as the device and the driver's copies reach it: mapped, whatever its route is. */
 static inline void *shmemi_map_gpu(int pe, struct shmemi_place p)
 {
-    return shmemi_world.gpu_route[pe]->map(pe, p.segment, p.offset);
+    return shmemi_copy_at(&shmemi_world.segments[SHMEMI_SEGMENT_DEVICE], pe) + p.offset;
 }
 
 /* What a void call does with its error: all have been logged and had no effect; but after a lost peer or a deadline
@@ -194,6 +196,8 @@ void shmemi_network_close(void);
 bool shmemi_route_has_networks(void);
 /* Does a network hold the GPU heap's memory, so that none of it may be given back? */
 bool shmemi_route_keeps_gpu(void);
+/* Does a network reach GPU memory of some PE? */
+bool shmemi_route_serves_gpu(void);
 /* Makes a range of the segment fit for networks; all PEs in step, ranges without gaps. Nothing without networks. */
 int shmemi_route_expose(const char *call, int segment, uint64_t offset, size_t n);
 /* One line a transport, and one line for PEs in a row that the same transport serves, for shmemx_info. */

@@ -336,7 +336,8 @@ def _dmabuf() -> Result:
         )  # fmt: skip
         os.close(fd.value)
     except DriverError as error:
-        advice = "NVIDIA's open kernel modules and Linux 5.12 or newer; else modprobe nvidia_peermem"
+        advice = "NVIDIA's open kernel modules and Linux 5.12 or newer; else modprobe nvidia_peermem. "
+        advice += "Without either, other hosts' GPU memory is reached over ucx, which copies by the driver"
         return NONE, f"{error}; the attribute says {said}", advice, {}
     finally:
         d.call("cuMemFree_v2", address)
@@ -446,8 +447,8 @@ ITEMS: dict[str, tuple[str, Callable[[], Result]]] = {
     "GPU-CPU-GPU ping-pong": ("proxy", _pingpong),
     "atomics with a CPU": ("nothing", _atomics),
     "I/O memory registered": ("ibgda", _io_registered),
-    "dmabuf export": ("proxy and ibgda to GPU memory", _dmabuf),
-    "GPUDirect RDMA": ("proxy and ibgda to GPU memory", _rdma),
+    "dmabuf export": ("proxy over verbs, ibgda", _dmabuf),
+    "GPUDirect RDMA": ("proxy over verbs, ibgda", _rdma),
     "nvidia_peermem": ("the same, without dmabuf", _peermem),
     "stream memory operations": ("nothing yet", _stream_ops),
 }

@@ -1,6 +1,7 @@
 /* A libcuda.so.1 without a GPU, for tests of the GPU heap's host side: "device memory" is shared memory of this machine,
  * so that descriptors of VMM chunks and IPC handles work between processes. Copies are done at once; streams and events
- * are numbers; a launch fails, or calls what the test has given to fake_cuda_on_launch. Stricter than it need be: what the real driver refuses is refused here, so
+ * are numbers; a launch calls what the test has given to fake_cuda_on_launch. Without that, the kernels by which transports do
+ * atomics and signals are executed by the processor, and all others fail. Stricter than it need be: what the real driver refuses is refused here, so
  * that a call out of turn is seen. It has the functions of DRIVER in base/cuda_driver.h; the library's message names one
  * that is missing here. The environment says what device it is:
  *
@@ -21,6 +22,7 @@
 
 #include "base/cuda_driver.h"
 #include "device/state.h"
+#include "transport/amo_cpu.h"
 
 enum {
     OK = 0,
@@ -130,7 +132,7 @@ API int fake_cuda_ranges(void)
     return n;
 }
 
-/* For tests: what stands for all kernels, called by each launch with the kernel's name; NULL = launches fail. */
+/* For tests: what stands for all kernels, called by each launch with the kernel's name. */
 typedef void kernel_fn(const char *name, unsigned blocks, unsigned threads, unsigned shared,
                        void **arguments);
 static kernel_fn *kernel;
@@ -459,11 +461,20 @@ API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *at, void *p, unsigned fla
 
 /* ---- copies, streams, modules ------------------------------------------------------------------------------------ */
 
+/* An aligned word goes whole, and what was copied before is seen with it. */
+static void move(void *to, const void *from, size_t n)
+{
+    if (n == 8 && ((uintptr_t)to | (uintptr_t)from) % 8 == 0)
+        __atomic_store_n((uint64_t *)to, __atomic_load_n((uint64_t *)from, __ATOMIC_ACQUIRE),
+                         __ATOMIC_RELEASE);
+    else
+        memmove(to, from, n);
+}
 API CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t n, void *stream)
 {
     (void)stream;
     MAY_FAIL;
-    memmove((void *)(uintptr_t)to, (void *)(uintptr_t)from, n);
+    move((void *)(uintptr_t)to, (void *)(uintptr_t)from, n);
     return current ? OK : INVALID_CONTEXT;
 }
 API CUresult cuMemcpy2DAsync_v2(const CUmemcpy2D *r, void *stream)
@@ -542,18 +553,45 @@ API CUresult cuModuleGetGlobal_v2(CUdeviceptr *at, size_t *bytes, void *module, 
     *bytes = sizeof symbol;
     return name ? OK : INVALID_VALUE;
 }
+/* Where that PE's copy of an address of this one's is. */
+static void *copy_of(void *mine, int pe)
+{
+    uint64_t copy = symbol.heap + (uint64_t)pe * symbol.stride;
+    if (symbol.bases)
+        memcpy(&copy, (char *)(uintptr_t)symbol.bases + (size_t)pe * sizeof copy, sizeof copy);
+    return (char *)mine + (copy - symbol.copy);
+}
+
+/* gpu/kernels.cu: the arguments of shmem_k_atomic and shmem_k_signal. */
+static bool run_words(const char *name, void **a)
+{
+    struct shmemi_amo amo = {.size = 8};
+    bool atomic = strcmp(name, "shmem_k_atomic") == 0;
+    if (atomic) {
+        amo = (struct shmemi_amo){*(int *)a[0], (size_t)*(int *)a[1], *(uint64_t *)a[3], *(uint64_t *)a[4],
+                                  *(void **)a[6]};
+    } else if (strcmp(name, "shmem_k_signal") == 0) {
+        amo.op = *(int *)a[2] == SHMEM_SIGNAL_SET ? SHMEMX_AMO_SET : SHMEMX_AMO_ADD;
+        amo.value = *(uint64_t *)a[1];
+    } else {
+        return false;
+    }
+    shmemi_amo_cpu(copy_of(*(void **)a[atomic ? 2 : 0], *(int *)a[atomic ? 5 : 3]), &amo);
+    return true;
+}
+
 API CUresult cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
                             unsigned bz, unsigned shared, void *stream, void **arguments, void **extra)
 {
     (void)stream, (void)extra;
     MAY_FAIL;
-    if (!kernel)
-        return NOT_SUPPORTED;
     if (!current)
         return INVALID_CONTEXT;
     if (!f || gx < 1 || gy != 1 || gz != 1 || bx < 1 || bx > 1024 || by != 1 || bz != 1 ||
         shared > PLAIN_SHARED)
         return INVALID_VALUE;
+    if (!kernel)
+        return run_words(f, arguments) ? OK : NOT_SUPPORTED;
     kernel(f, gx, bx, shared, arguments);
     return OK;
 }

@@ -64,13 +64,19 @@ static inline void dawdle(void)
     }
 }
 
-static inline void pes_begin(void)
+/* After the program's own call of init. */
+static inline void pes_joined(void)
 {
-    shmem_init();
     me = shmem_my_pe();
     npes = shmem_n_pes();
     own_state = 1000u + (uint64_t)me;
     check_pe = me;
+}
+
+static inline void pes_begin(void)
+{
+    shmem_init();
+    pes_joined();
 }
 
 static inline int pes_end(void)
@@ -101,10 +107,13 @@ static inline void pes_teams_destroy(shmem_team_t teams[SOME_TEAMS])
         shmem_team_destroy(teams[i]);
 }
 
-/* Zeroed symmetric memory; without it no test can go on. */
+/* Zeroed symmetric memory; without it no test can go on. With PES_MEMORY=gpu of the GPU heap on the fake driver (fake_cuda.c),
+ * whose memory the test's own loads and stores reach. */
 static inline void *pes_alloc(size_t bytes)
 {
-    void *p = shmem_calloc(1, bytes);
+    const char *where = getenv("PES_MEMORY");
+    bool gpu = where && strcmp(where, "gpu") == 0;
+    void *p = shmemx_calloc(1, bytes, gpu ? SHMEMX_MEM_DEVICE : SHMEMX_MEM_HOST);
     if (p == NULL) {
         fprintf(stderr, "no symmetric memory for %zu bytes: %s\n", bytes, shmemx_last_error());
         shmem_global_exit(3);

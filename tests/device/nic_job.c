@@ -1,6 +1,5 @@
 #include "nic_job.h"
 
-#include <dlfcn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -8,7 +7,6 @@
 #include "gpu/gpu_state.h"
 #include "gpu_nic.h"
 #include "team.h"
-#include "transport/amo_cpu.h"
 #include "transport/ibgda.h"
 
 enum { SLOT_BYTES = 2048, AREA_BYTES = 64 << 10 };
@@ -138,29 +136,8 @@ void nic_job_log(int on)
 
 /* ---- the GPU heap ---------------------------------------------------------------------------------------- */
 
-/* The kernels by which transport cuda does atomics and signals, on the fake device. */
-static void launched(const char *name, unsigned blocks, unsigned threads, unsigned shared, void **a)
-{
-    (void)blocks, (void)threads, (void)shared;
-    const struct shmemi_segment *s = &shmemi_world.segments[SHMEMI_SEGMENT_DEVICE];
-    if (strcmp(name, "shmem_k_atomic") == 0) {
-        struct shmemi_amo amo = {*(int *)a[0], (size_t)*(int *)a[1], *(uint64_t *)a[3], *(uint64_t *)a[4],
-                                 *(void **)a[6]};
-        shmemi_amo_cpu(shmemi_copy_at(s, *(int *)a[5]) + (*(char **)a[2] - s->base), &amo);
-    } else if (strcmp(name, "shmem_k_signal") == 0) {
-        uint64_t *word = (void *)(shmemi_copy_at(s, *(int *)a[3]) + (*(char **)a[0] - s->base));
-        if (*(int *)a[2] == SHMEM_SIGNAL_SET)
-            __atomic_store_n(word, *(uint64_t *)a[1], __ATOMIC_RELEASE);
-        else
-            __atomic_fetch_add(word, *(uint64_t *)a[1], __ATOMIC_RELEASE);
-    }
-}
-
 static struct shmemx_device_state *open_gpu(unsigned long bytes, void **user, double timeout)
 {
-    void (*on_launch)(void (*)(const char *, unsigned, unsigned, unsigned, void **));
-    *(void **)&on_launch = dlsym(dlopen("libcuda.so.1", RTLD_NOW), "fake_cuda_on_launch");
-    on_launch(launched);
     job.symmetric = *user = shmemx_malloc(bytes, SHMEMX_MEM_DEVICE);
     must(job.symmetric ? 0 : SHMEMX_ERR_NO_MEMORY, "GPU heap");
     memset(job.symmetric, 0, bytes);

@@ -72,6 +72,13 @@ conformance() {
     done
 }
 
+# The GPU heap between hosts, which map none of it, on the driver without a GPU; messages take two networks in turn.
+gpu_memory() {
+    local -x LD_LIBRARY_PATH=$bin/fake_cuda PES_A_HOST=1
+    UCX_NET_DEVICES=eth0,eth1 UCX_MAX_EAGER_RAILS=2 UCX_WARN_UNUSED_ENV_VARS=n \
+        passes "GPU memory: 2 hosts, 2 networks" 2 60 fake_ucx
+}
+
 no_library() {
     wanted "no libucp" || return 0
     SHMEM_UCX_LIB=$scratch/libucp.so.0 job 2 20 test_sync
@@ -214,6 +221,7 @@ fi
 grep -ho 'UCX [0-9.]* from .*' "$scratch/out" | sort -u
 
 conformance
+gpu_memory
 no_library
 killed
 link_cut

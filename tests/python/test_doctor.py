@@ -90,3 +90,15 @@ def test_roce_v1_alone(tmp_path: Path) -> None:
     write(tmp_path, port([(V4, "IB/RoCE v1")]) | {"sys/class/net/eth4/mtu": "9000"})
     found = look(tmp_path)["port mlx5_0:1"]
     assert found.state == "warn" and "RoCE v2" in found.advice
+
+
+@pytest.mark.parametrize(
+    ("ucx", "state"), [("available (UCX 1.20.1, libucp.so.0)", "ok"), ("not available (none)", "none")]
+)
+def test_gpu_memory_over_ucx_needs_no_rdma(tmp_path: Path, ucx: str, state: str) -> None:
+    write(tmp_path, DRIVER)
+    lines = ["transport verbs: not available (none)", f"ucx: {ucx}; UCX: TCP"]
+    libraries = {"libibverbs.so.1": {"found": None}, "libcuda.so.1": {"found": "libcuda.so.1"}}
+    found = {check.name: check for check in doctor.machine(libraries, lines, tmp_path)}
+    assert found["GPU memory over ucx"].state == state
+    assert "RDMA of GPU memory" not in found  # no device, so nothing to say of it

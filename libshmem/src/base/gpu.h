@@ -81,6 +81,11 @@ shmemi_stream_t shmemi_gpu_stream(void);
 /* A second one, for what a call does beside its stream: joined to it before, and it to this after. Only there, so that a
  * capture of the caller's stream leaves nothing behind in the library's. */
 int shmemi_gpu_side_stream(const char *call, shmemi_stream_t *stream);
+/* One of a caller's own, like the library's; it outlives nothing that was issued to it. */
+int shmemi_gpu_stream_create(const char *call, shmemi_stream_t *stream);
+void shmemi_gpu_stream_destroy(shmemi_stream_t stream);
+/* A thread of the library's own calls this once: what it waits for is no part of a capture that another thread makes. */
+void shmemi_gpu_outside_captures(void);
 /* Kernels of the library: PTX text in, function out; arguments as cuLaunchKernel takes them. */
 int shmemi_gpu_load(const char *call, const char *ptx, void **module);
 void shmemi_gpu_unload(void *module);

@@ -1,5 +1,5 @@
-/* What NICs need of a GPU, over the CUDA driver: its memory as a dmabuf, their registers in its address space. Functions
- * that old drivers lack are looked up when they are first needed. */
+/* What networks need of a GPU, over the CUDA driver: its memory as a dmabuf, NICs' registers in its address space, streams of
+ * their own. Functions that old drivers lack are looked up when they are first needed. */
 #include <stdio.h>
 #include <string.h>
 
@@ -10,6 +10,7 @@ enum {
     REGISTER_IO = 4, /* CU_MEMHOSTREGISTER_IOMEMORY */
     RANGE_DMABUF = 1,
     REGISTER_PAGE = 4096,
+    NOT_INITIALIZED = 3,
 };
 
 static const char *text_of(CUresult code)
@@ -27,7 +28,7 @@ int shmemi_gpu_alloc(const char *call, size_t bytes, char **p)
     CUresult (*alloc)(CUdeviceptr *, size_t);
     CUdeviceptr at = 0;
     *(void **)&alloc = shmemi_gpu_driver("cuMemAlloc_v2");
-    CUresult code = alloc ? alloc(&at, bytes) : 3; /* not initialized */
+    CUresult code = alloc ? alloc(&at, bytes) : NOT_INITIALIZED;
     if (code)
         return shmemi_fail(SHMEMX_ERR_NO_MEMORY, call, "%zu bytes of GPU memory: CUDA error %d, %s", bytes,
                            code, text_of(code));
@@ -104,4 +105,34 @@ void shmemi_gpu_unmap_register(void *p)
     *(void **)&unregister = shmemi_gpu_driver("cuMemHostUnregister");
     if (unregister)
         unregister(page_of(p));
+}
+
+int shmemi_gpu_stream_create(const char *call, shmemi_stream_t *stream)
+{
+    CUresult (*create)(CUstream *, unsigned);
+    CUstream made = NULL;
+    *(void **)&create = shmemi_gpu_driver("cuStreamCreate");
+    CUresult code = create ? create(&made, STREAM_NON_BLOCKING) : NOT_INITIALIZED;
+    if (code)
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "cuStreamCreate: CUDA error %d, %s", code, text_of(code));
+    *stream = made;
+    return SHMEMX_SUCCESS;
+}
+
+void shmemi_gpu_stream_destroy(shmemi_stream_t stream)
+{
+    CUresult (*destroy)(CUstream);
+    *(void **)&destroy = stream ? shmemi_gpu_driver("cuStreamDestroy_v2") : NULL;
+    if (destroy)
+        destroy(stream);
+}
+
+void shmemi_gpu_outside_captures(void)
+{
+    enum { RELAXED = 2 }; /* CU_STREAM_CAPTURE_MODE_RELAXED */
+    CUresult (*exchange)(int *);
+    int mode = RELAXED;
+    *(void **)&exchange = shmemi_gpu_driver("cuThreadExchangeStreamCaptureMode");
+    if (exchange)
+        exchange(&mode);
 }

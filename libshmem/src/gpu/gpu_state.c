@@ -218,7 +218,7 @@ static int write_device(const char *call, void *to, const void *from, size_t byt
 static const struct shmemi_kernel_memory gpu_memory = {SHMEMI_SEGMENT_DEVICE, pin, shmemi_gpu_host_free,
                                                        write_device};
 
-/* The kernels by which transport cuda does atomics and signals are loaded now: once other kernels run that wait for what
+/* The kernels by which transports do atomics and signals are loaded now: once other kernels run that wait for what
  * these do, loading would wait for those. */
 static int load_words(const char *call)
 {
@@ -272,12 +272,13 @@ int shmemi_gpu_state_open(const char *call)
         gpu.state.flags |= SHMEMX_DEVICE_POSTS;
     if (rc == 0)
         rc = write_device(call, mine(state_at()), &gpu.state, sizeof gpu.state);
-    if (rc == 0 && gpu.state.nic)
-        rc = load_words(call);
     for (int slot = 0; slot < SHMEMI_TEAMS && rc == 0; ++slot) {
         struct shmemi_team *t = shmemi_team_in_slot(slot);
         rc = t ? write_team(call, slot, t) : 0;
     }
+    /* kernels find copies by the world's tables, so not before those are written */
+    if (rc == 0 && (gpu.state.nic || shmemi_route_serves_gpu()))
+        rc = load_words(call);
     gpu.open = rc == 0;
     return rc;
 }

@@ -71,8 +71,8 @@ void shmemi_ucx_unlock(void)
 
 void shmemi_ucx_lose(struct ucx_peer *p, ucx_status status)
 {
-    bool under_way =
-        p->dirty || p->unanswered || p->flushes.issued != p->flushes.done || p->words.issued != p->words.done;
+    bool under_way = p->dirty || p->unanswered || p->flushes.issued != p->flushes.done ||
+                     p->words.issued != p->words.done || p->gpu.issued != p->gpu.done || p->wants;
     if (!p->status && under_way) {
         p->owes = true;
         ucx.owing++;
@@ -121,10 +121,15 @@ static void ping_all(void)
     if (now < next)
         return;
     next = now + PING_SECONDS;
-    for (int pe = 0; pe < ucx.job->npes; pe++)
-        if (ucx.peers[pe].ep && !ucx.peers[pe].status &&
-            ucx.peers[pe].words.issued == ucx.peers[pe].words.done)
+    for (int pe = 0; pe < ucx.job->npes; pe++) {
+        const struct ucx_peer *p = &ucx.peers[pe];
+        if (!p->ep || p->status)
+            continue;
+        if (p->words.issued == p->words.done)
             shmemi_ucx_ping(pe);
+        if (ucx.gpu && p->gpu.issued == p->gpu.done && ucx.segment[SHMEMI_SEGMENT_HOST].n == 0)
+            shmemi_ucx_gpu_ping(pe);
+    }
 }
 
 /* With the lock held. */
@@ -356,6 +361,7 @@ static void ucx_close(void)
         pthread_join(ucx.thread, NULL);
         ucx.running = false;
     }
+    shmemi_ucx_gpu_close();
     if (ucx.stop >= 0)
         close(ucx.stop);
     if (ucx.worker) {
@@ -367,6 +373,7 @@ static void ucx_close(void)
     if (ucx.context)
         ucx.u.cleanup(ucx.context);
     shmemi_ucx_words_close();
+    shmemi_ucx_gpu_free();
     for (int i = 0; i < ucx.nprocesses; i++)
         if (ucx.processes[i].fd >= 0)
             close(ucx.processes[i].fd);
@@ -450,9 +457,15 @@ static bool same_version(const char *theirs)
 static int ucx_connect(int pe, int segment, const void *card, size_t n)
 {
     struct ucx_card theirs;
-    if (segment != SHMEMI_SEGMENT_HOST || n <= sizeof theirs)
-        return 0;
+    bool gpu = segment == SHMEMI_SEGMENT_DEVICE;
+    if (n <= sizeof theirs || (gpu && (ucx.job->local_of[pe] >= 0 || !ucx.job->segments[segment].base)))
+        return 0; /* GPU memory of one node is mapped */
     memcpy(&theirs, card, sizeof theirs);
+    if (!same_version(theirs.version) && gpu) {
+        shmemi_debug("GPU memory of PE %d: not over UCX, which is %s there and %s here", pe, theirs.version,
+                     ucx.u.version());
+        return 0;
+    }
     if (!same_version(theirs.version))
         return shmemi_fail(SHMEMX_ERR_MISMATCH, call,
                            "PE %d has UCX %s, this PE %s: give all PEs one version (SHMEM_UCX_LIB)", pe,
@@ -464,14 +477,17 @@ static int ucx_connect(int pe, int segment, const void *card, size_t n)
                                    .address = (const char *)card + sizeof theirs,
                                    .on_error = {on_error, p}};
     shmemi_ucx_lock();
-    ucx_status status = p->ep ? UCX_OK : ucx.u.ep_create(ucx.worker, &params, &p->ep);
+    bool known = p->ep != NULL;
+    ucx_status status = known ? UCX_OK : ucx.u.ep_create(ucx.worker, &params, &p->ep);
     if (status)
         p->ep = NULL;
-    else
+    else if (!known)
         watch_process(pe, &theirs);
     shmemi_ucx_unlock();
-    if (status == UCX_OK)
-        return 1;
+    if (status == UCX_OK) {
+        int rc = gpu ? shmemi_ucx_gpu_open(call) : SHMEMX_SUCCESS;
+        return rc ? rc : 1;
+    }
     return shmemi_fail(
         SHMEMX_ERR_SYSTEM, call,
         "UCX %s finds no way to PE %d: %s; are its TCP ports open (UCX_TCP_PORT_RANGE), the devices right "
@@ -502,6 +518,10 @@ static int pack_key(void *memory, uint64_t base, void *key, size_t room)
 
 static int ucx_expose(int segment, uint64_t offset, size_t n, void *key, size_t room)
 {
+    if (segment == SHMEMI_SEGMENT_DEVICE) { /* no key: peers name offsets */
+        shmemi_ucx_gpu_expose(offset + n);
+        return 0;
+    }
     char *base = ucx.job->segments[segment].base + offset;
     struct ucx_map_params params = {.mask = UCX_MAP_ADDRESS | UCX_MAP_BYTES, .address = base, .bytes = n};
     struct ucx_chunk fresh = {.offset = offset, .n = n};
@@ -548,6 +568,15 @@ static int ucx_learn(int pe, int segment, uint64_t offset, size_t n, const void 
                        pe, n, (unsigned long long)offset, key_bytes, ucx.u.text(status));
 }
 
+/* Nothing has been asked for yet: an opening that failed. */
+static void ucx_withdraw(int segment)
+{
+    if (segment != SHMEMI_SEGMENT_DEVICE)
+        return;
+    shmemi_ucx_gpu_close();
+    shmemi_ucx_gpu_free();
+}
+
 const struct shmemi_transport shmemi_transport_ucx = {
     .name = "ucx",
     .probe = ucx_probe,
@@ -556,6 +585,7 @@ const struct shmemi_transport shmemi_transport_ucx = {
     .connect = ucx_connect,
     .expose = ucx_expose,
     .learn = ucx_learn,
+    .withdraw = ucx_withdraw,
     .close = ucx_close,
     .put = shmemi_ucx_put,
     .get = shmemi_ucx_get,

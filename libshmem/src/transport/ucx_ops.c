@@ -10,6 +10,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/gpu.h"
 #include "base/wait.h"
 #include "shmem.h"
 #include "shmemx.h"
@@ -143,6 +144,8 @@ int shmemi_ucx_fence(int pe, unsigned context)
             break; /* it has issued nothing */
         m->fenced_flush = m->flush;
         m->fenced_word = m->word;
+        m->fenced_gpu = m->gpu;
+        m->gpu_fence = m->gpu > 0;
         (void)see_to(i, m->flush, 0);
     }
     shmemi_ucx_unlock();
@@ -167,6 +170,7 @@ int shmemi_ucx_quiet(int pe, unsigned context)
         struct ucx_mark m = *find_mark(i, context); /* other threads may go on with it */
         rc = shmemi_ucx_drain(call, i, &p->flushes, m.flush);
         rc = rc ? rc : shmemi_ucx_drain(call, i, &p->words, m.word);
+        rc = rc || !m.gpu ? rc : shmemi_ucx_gpu_quiet(call, i, find_mark(i, context), m.gpu);
     }
     /* an endpoint that has just failed flushes at once and without an error; the next progress calls on_error */
     if (flushed && rc == 0)
@@ -174,7 +178,7 @@ int shmemi_ucx_quiet(int pe, unsigned context)
     /* what was lost is told once; a later quiet that concerns only the living succeeds */
     for (int i = first; i < end && rc == 0 && ucx.owing > 0; i++) {
         const struct ucx_mark *m = find_mark(i, context);
-        if (!ucx.peers[i].owes || (m != &ucx.peers[i].own && m->flush == 0 && m->word == 0))
+        if (!ucx.peers[i].owes || (m != &ucx.peers[i].own && m->flush == 0 && m->word == 0 && m->gpu == 0))
             continue;
         rc = shmemi_ucx_dead(call, i);
         ucx.peers[i].owes = false;
@@ -200,8 +204,7 @@ static int wait_request(const char *call, int pe, size_t n, ucx_request request)
     return shmemi_ucx_refused(call, pe, n, status);
 }
 
-/* Bulk that was flushed by the context's fence has arrived, its words and messages before it have run. */
-static int after_fence(const char *call, int pe, const struct ucx_mark *m)
+int shmemi_ucx_after_fence(const char *call, int pe, const struct ucx_mark *m)
 {
     struct ucx_peer *p = &ucx.peers[pe];
     int rc = see_to(pe, m->fenced_flush, m->fenced_word);
@@ -233,7 +236,8 @@ static int bulk(const char *call, enum ucx_kind kind, int pe, int segment, uint6
     struct ucx_peer *p = &ucx.peers[pe];
     shmemi_ucx_lock();
     struct ucx_mark *m = shmemi_ucx_mark(call, pe, shmemi_context(how));
-    int rc = m ? after_fence(call, pe, m) : SHMEMX_ERR_SYSTEM;
+    int rc = m ? shmemi_ucx_after_fence(call, pe, m) : SHMEMX_ERR_SYSTEM;
+    rc = rc ? rc : shmemi_ucx_gpu_fenced(call, pe, m);
     rc = rc ? rc : take_turn(pe, shmemi_context(how), n);
     while (n > 0 && rc == 0) {
         struct ucx_chunk *c = shmemi_ucx_chunk(segment, offset);
@@ -272,6 +276,8 @@ static bool is_word(uint64_t offset, size_t n)
 
 int shmemi_ucx_put(int pe, int segment, uint64_t offset, const void *source, size_t n, unsigned how)
 {
+    if (SHMEMI_UNLIKELY(ucx.gpu && shmemi_ucx_is_gpu(segment, source)))
+        return shmemi_ucx_gpu_put("shmem_put", UCX_PUT, pe, segment, offset, source, n, 0, 0, NULL, how);
     if (!is_word(offset, n))
         return bulk("shmem_put", UCX_PUT, pe, segment, offset, (char *)(uintptr_t)source, n, how);
     struct shmemi_amo a = {.op = SHMEMX_AMO_SET, .size = n};
@@ -281,6 +287,8 @@ int shmemi_ucx_put(int pe, int segment, uint64_t offset, const void *source, siz
 
 int shmemi_ucx_get(int pe, int segment, uint64_t offset, void *dest, size_t n, unsigned how)
 {
+    if (SHMEMI_UNLIKELY(ucx.gpu && shmemi_ucx_is_gpu(segment, dest)))
+        return shmemi_ucx_gpu_get("shmem_get", pe, segment, offset, dest, n, how);
     if (!is_word(offset, n))
         return bulk("shmem_get", UCX_GET, pe, segment, offset, dest, n, how);
     struct shmemi_amo a = {.op = SHMEMX_AMO_FETCH, .size = n, .fetched = dest};
@@ -289,6 +297,8 @@ int shmemi_ucx_get(int pe, int segment, uint64_t offset, void *dest, size_t n, u
 
 int shmemi_ucx_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, unsigned how)
 {
+    if (SHMEMI_UNLIKELY(segment == SHMEMI_SEGMENT_DEVICE))
+        return shmemi_ucx_gpu_amo(pe, offset, a, how);
     return shmemi_ucx_word("shmem_atomic", UCX_AMO, pe, segment, offset, a, how);
 }
 
@@ -297,6 +307,11 @@ int shmemi_ucx_put_signal(int pe, int segment, uint64_t offset, const void *sour
 {
     struct shmemi_amo a = {
         .op = sig_op == SHMEM_SIGNAL_SET ? SHMEMX_AMO_SET : SHMEMX_AMO_ADD, .size = 8, .value = signal};
+    if (SHMEMI_UNLIKELY(ucx.gpu &&
+                        (sig_segment == SHMEMI_SEGMENT_DEVICE || shmemi_ucx_is_gpu(segment, source) ||
+                         (n && shmemi_gpu_owns(source))))) /* any GPU memory may be the source */
+        return shmemi_ucx_gpu_put("shmem_put_signal", UCX_PUT_SIGNAL, pe, segment, offset, source, n,
+                                  sig_segment, sig_offset, &a, how);
     int rc = shmemi_ucx_message(pe, segment, offset, source, n, sig_segment, sig_offset, &a, how);
     if (rc)
         return rc > 0 ? SHMEMX_SUCCESS : rc;

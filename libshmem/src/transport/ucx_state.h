@@ -1,5 +1,5 @@
 /* Transport ucx, inside: what its files share. ucx_lib.c finds the library, ucx.c opens and closes, knows peers, memory
- * and the service thread, ucx_ops.c moves bytes. */
+ * and the service thread, ucx_ops.c and ucx_words.c move host memory, ucx_gpu.c and ucx_gpu_serve.c GPU memory. */
 #ifndef SHMEMI_TRANSPORT_UCX_STATE_H
 #define SHMEMI_TRANSPORT_UCX_STATE_H
 
@@ -19,9 +19,11 @@ struct ucx_count {
 
 /* How far a context has come with a peer: when the flush and the word of these numbers have ended, all that it issued has.
  * The number after `issued` is that of the next one, which is not on its way yet. A fence notes both, and the context's next
- * operation of the other kind waits for that (ucx_ops.c). */
+ * operation of another kind waits for that (ucx_ops.c). `gpu`: the last request about GPU memory (ucx_gpu.c). */
 struct ucx_mark {
-    uint64_t flush, word, fenced_flush, fenced_word;
+    uint64_t flush, word, fenced_flush, fenced_word, gpu, fenced_gpu;
+    bool gpu_fence; /* none has been sent since the fence */
+    bool gpu_lost;  /* some have failed, or are not executed after one that has, and nobody has been told */
 };
 enum { UCX_SEVERAL = SHMEMI_CONTEXTS };
 
@@ -39,6 +41,18 @@ struct ucx_peer {
     struct ucx_mark own; /* of the default context */
     enum ucx_kind last;  /* what was issued last, for messages */
     size_t last_bytes;
+    struct ucx_count gpu;       /* requests about GPU memory */
+    uint64_t gpu_out, gpu_back; /* their bytes, and those that have been answered */
+    struct ucx_want *wants;     /* gets and fetches among them */
+    struct {
+        bool stands; /* nobody has been told */
+        int code;
+        char text[200];
+    } gpu_error;
+    uint32_t gpu_epoch; /* counts errors that have been told */
+    /* at the target */
+    uint64_t asked;         /* the last request that is in order */
+    struct ucx_work *early; /* those that came before their turn */
 };
 
 /* An exposed range and what peers said of theirs. */
@@ -53,6 +67,7 @@ struct ucx_chunk {
 };
 
 struct ucx_word;
+struct ucx_gpu;
 
 /* All under `lock`, but for what is atomic and what only open and close change. */
 extern struct shmemi_ucx_state {
@@ -71,6 +86,7 @@ extern struct shmemi_ucx_state {
     } segment[SHMEMI_SEGMENT_COUNT];
     struct ucx_word *free_words, *word_blocks; /* and the allocations they came in */
     int notes;                                 /* messages that UCX holds */
+    struct ucx_gpu *gpu;                       /* NULL = the GPU heap is not served */
     pthread_mutex_t lock;
     atomic_int wanted;           /* threads that wait for the lock */
     atomic_uint attended;        /* counts looks of waiting callers */
@@ -103,6 +119,8 @@ int shmemi_ucx_step(struct shmemi_wait *w, unsigned *rounds);
 int shmemi_ucx_drain(const char *call, int pe, const struct ucx_count *c, uint64_t until);
 /* A context's mark; NULL, and logged, where there is no memory for it. */
 struct ucx_mark *shmemi_ucx_mark(const char *call, int pe, unsigned context);
+/* Bulk that was flushed by the context's fence has arrived, its words and messages before it have run. */
+int shmemi_ucx_after_fence(const char *call, int pe, const struct ucx_mark *m);
 
 /* ucx_words.c; the lock is not held. An atomic, which is also a put or a get of one aligned word; without an answer where
  * nothing is fetched. */
@@ -115,6 +133,26 @@ int shmemi_ucx_message(int pe, int segment, uint64_t offset, const void *source,
 int shmemi_ucx_ping(int pe);
 ucx_status shmemi_ucx_words_open(void);
 void shmemi_ucx_words_close(void);
+
+/* ucx_gpu.c: GPU memory on either side. `word`: an atomic behind the bytes, or NULL. The lock is not held. */
+bool shmemi_ucx_is_gpu(int segment, const void *local);
+int shmemi_ucx_gpu_put(const char *call, enum ucx_kind kind, int pe, int segment, uint64_t offset,
+                       const void *source, size_t n, int word_segment, uint64_t word_offset,
+                       const struct shmemi_amo *word, unsigned how);
+int shmemi_ucx_gpu_get(const char *call, int pe, int segment, uint64_t offset, void *dest, size_t n,
+                       unsigned how);
+int shmemi_ucx_gpu_amo(int pe, uint64_t offset, const struct shmemi_amo *a, unsigned how);
+/* With the lock held. What the context's fence saw has been executed. */
+int shmemi_ucx_gpu_fenced(const char *call, int pe, const struct ucx_mark *m);
+/* All of the context up to that number has; what failed is told. */
+int shmemi_ucx_gpu_quiet(const char *call, int pe, struct ucx_mark *m, uint64_t number);
+/* A request that changes nothing, so that a peer that is gone is noticed. */
+void shmemi_ucx_gpu_ping(int pe);
+/* Starts, unless it has; extends what peers may ask for; ends. */
+int shmemi_ucx_gpu_open(const char *call);
+void shmemi_ucx_gpu_expose(uint64_t bytes);
+void shmemi_ucx_gpu_close(void);
+void shmemi_ucx_gpu_free(void);
 
 /* ucx_ops.c: slots of the transport. */
 int shmemi_ucx_put(int pe, int segment, uint64_t offset, const void *source, size_t n, unsigned how);

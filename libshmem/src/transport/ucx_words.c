@@ -144,6 +144,7 @@ static int fetch(const char *call, enum ucx_kind kind, int pe, uint64_t remote, 
 {
     struct ucx_peer *p = &ucx.peers[pe];
     int rc = shmemi_ucx_drain(call, pe, &p->flushes, m->fenced_flush);
+    rc = rc ? rc : shmemi_ucx_gpu_fenced(call, pe, m);
     if (rc || p->status)
         return rc ? rc : shmemi_ucx_dead(call, pe);
     struct ucx_word *w = take_word();
@@ -214,6 +215,7 @@ static int message(const char *call, enum ucx_kind kind, int pe, uint64_t to, co
     struct ucx_peer *p = &ucx.peers[pe];
     struct ucx_mark *mark = shmemi_ucx_mark(call, pe, context);
     int rc = mark ? shmemi_ucx_drain(call, pe, &p->flushes, mark->fenced_flush) : SHMEMX_ERR_SYSTEM;
+    rc = rc ? rc : shmemi_ucx_gpu_fenced(call, pe, mark);
     struct shmemi_wait w = SHMEMI_WAIT_FOR(call, pe, NULL);
     unsigned rounds = 0;
     while (ucx.notes >= NOTES && rc == 0 && !p->status)
