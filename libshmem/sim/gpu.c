@@ -19,7 +19,7 @@ typedef uint64_t device_pointer;
     X(cuPointerGetAttribute, (void *data, int attribute, device_pointer p))                                  \
     X(cuCtxGetCurrent, (context * c))                                                                        \
     X(cuCtxSetCurrent, (context c))                                                                          \
-    X(cuStreamCreate, (stream * s, unsigned flags))                                                          \
+    X(cuStreamCreateWithPriority, (stream * s, unsigned flags, int priority))                                \
     X(cuStreamSynchronize, (stream s))                                                                       \
     X(cuMemAllocHost_v2, (void **p, size_t n))                                                               \
     X(cuMemcpyHtoDAsync_v2, (device_pointer to, const void *from, size_t n, stream s))                       \
@@ -61,7 +61,9 @@ static struct {
 
 static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER; /* of the first use; after that nothing changes */
 
-enum { MEMORY_TYPE = 2, TYPE_DEVICE = 2, IS_MANAGED = 8, NON_BLOCKING = 1 };
+/* FIRST: of the priorities that there are the driver takes the highest, so that a program's streams of the usual one, whose
+ * kernels wait for this NIC, are not in front of it in a queue of the GPU's. */
+enum { MEMORY_TYPE = 2, TYPE_DEVICE = 2, IS_MANAGED = 8, NON_BLOCKING = 1, FIRST = -1000 };
 
 static bool find(void)
 {
@@ -91,7 +93,7 @@ bool sim_gpu_owns(uint64_t address)
     pthread_mutex_lock(&guard);
     if (!gpu.ready) {
         gpu.ready = gpu.cuCtxGetCurrent(&gpu.context) == 0 && gpu.context &&
-                    gpu.cuStreamCreate(&gpu.stream, NON_BLOCKING) == 0 &&
+                    gpu.cuStreamCreateWithPriority(&gpu.stream, NON_BLOCKING, FIRST) == 0 &&
                     gpu.cuMemAllocHost_v2((void **)&gpu.pinned, STAGE + 64) == 0;
         if (gpu.ready)
             memset(gpu.pinned + STAGE, 0, 64);

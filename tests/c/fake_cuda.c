@@ -492,9 +492,9 @@ API CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char byte, size_t n, void 
     memset((void *)(uintptr_t)to, byte, n);
     return current ? OK : INVALID_CONTEXT;
 }
-API CUresult cuStreamCreate(void **stream, unsigned flags)
+API CUresult cuStreamCreateWithPriority(void **stream, unsigned flags, int priority)
 {
-    (void)flags;
+    (void)flags, (void)priority;
     *stream = &lock;
     return current ? OK : INVALID_CONTEXT;
 }

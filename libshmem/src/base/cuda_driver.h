@@ -48,6 +48,9 @@ enum {
     ACCESS_READ_WRITE = 3,
     GRANULARITY_RECOMMENDED = 1,
     STREAM_NON_BLOCKING = 1,
+    /* The driver takes the highest priority that there is: what kernels wait for is not to stand behind their program's own
+     * work in a queue of the GPU's, where a stream of the usual priority may be put. */
+    STREAM_FIRST = -1000,
     POINTER_MEMORY_TYPE = 2, /* CU_POINTER_ATTRIBUTE_MEMORY_TYPE */
     MEMORY_TYPE_DEVICE = 2,
     MEMORY_TYPE_UNIFIED = 4,
@@ -104,7 +107,7 @@ enum {
     X(copy, cuMemcpyAsync, (CUdeviceptr, CUdeviceptr, size_t, CUstream))                                     \
     X(copy_rows, cuMemcpy2DAsync_v2, (const CUmemcpy2D *, CUstream))                                         \
     X(fill, cuMemsetD8Async, (CUdeviceptr, unsigned char, size_t, CUstream))                                 \
-    X(stream_create, cuStreamCreate, (CUstream *, unsigned))                                                 \
+    X(stream_create, cuStreamCreateWithPriority, (CUstream *, unsigned, int))                                \
     X(stream_destroy, cuStreamDestroy_v2, (CUstream))                                                        \
     X(stream_sync, cuStreamSynchronize, (CUstream))                                                          \
     X(event_create, cuEventCreate, (void **, unsigned))                                                      \

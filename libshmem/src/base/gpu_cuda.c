@@ -136,7 +136,8 @@ static int open_device(const char *call, int local_rank)
     CHECKED(call, "cuDevicePrimaryCtxRetain", cu.primary_retain(&gpu.context, gpu.device));
     if (!current)
         CHECKED(call, "cuCtxSetCurrent", cu.context_set(gpu.context));
-    CHECKED(call, "cuStreamCreate", cu.stream_create(&gpu.stream, STREAM_NON_BLOCKING));
+    CHECKED(call, "cuStreamCreateWithPriority",
+            cu.stream_create(&gpu.stream, STREAM_NON_BLOCKING, STREAM_FIRST));
     CUmemAllocationProp p = properties();
     gpu.granularity = 2u << 20; /* the driver's large page */
     if (!gpu.lacks)
@@ -493,9 +494,9 @@ int shmemi_gpu_side_stream(const char *call, shmemi_stream_t *stream)
 {
     ENTER(call);
     pthread_mutex_lock(&gpu.lock);
-    CUresult code = gpu.side ? 0 : cu.stream_create(&gpu.side, STREAM_NON_BLOCKING);
+    CUresult code = gpu.side ? 0 : cu.stream_create(&gpu.side, STREAM_NON_BLOCKING, 0);
     pthread_mutex_unlock(&gpu.lock);
-    CHECKED(call, "cuStreamCreate", code);
+    CHECKED(call, "cuStreamCreateWithPriority", code);
     *stream = gpu.side;
     return SHMEMX_SUCCESS;
 }

@@ -109,12 +109,13 @@ void shmemi_gpu_unmap_register(void *p)
 
 int shmemi_gpu_stream_create(const char *call, shmemi_stream_t *stream)
 {
-    CUresult (*create)(CUstream *, unsigned);
+    CUresult (*create)(CUstream *, unsigned, int);
     CUstream made = NULL;
-    *(void **)&create = shmemi_gpu_driver("cuStreamCreate");
-    CUresult code = create ? create(&made, STREAM_NON_BLOCKING) : NOT_INITIALIZED;
+    *(void **)&create = shmemi_gpu_driver("cuStreamCreateWithPriority");
+    CUresult code = create ? create(&made, STREAM_NON_BLOCKING, STREAM_FIRST) : NOT_INITIALIZED;
     if (code)
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "cuStreamCreate: CUDA error %d, %s", code, text_of(code));
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "cuStreamCreateWithPriority: CUDA error %d, %s", code,
+                           text_of(code));
     *stream = made;
     return SHMEMX_SUCCESS;
 }

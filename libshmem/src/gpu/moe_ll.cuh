@@ -348,8 +348,10 @@ template <bool Lines> struct ll {
             return true;
         bool ok = true;
         // acquire; observers: the NIC, which has written the slot before, and this warp, or its block behind a barrier
-        while (arch::load_acquire(word(round, m, number)) < round && ok)
+        while (arch::load_acquire(word(round, m, number)) < round && ok) {
+            arch::give_way(); // a NIC takes its time
             ok = !left.over();
+        }
         return arch::all(warp, ok);
     }
 
