@@ -413,7 +413,9 @@ SHMEMX_DEVICE_FN void part(const dispatching &d, bool failed)
     for (unsigned j = 0; ok && lane == 0 && j < d.ranks; ++j)
         if (j != d.me) // relaxed: by the thread of the fence above; observers: all blocks of this launch, and rank j below
             tell(d.o, d.m, j, d.o.arrived, d.me, d.round);
-    (void)settle_far(d.o, d.m); // if that has failed the waits below end at once
+    // Nobody waits for these words to be complete. They have no source in memory; and the next ones, which another block may
+    // post, come when all ranks have begun that round, so have seen these. That all before them has arrived was just seen: one
+    // that fails alone is found by the next wait for its queue pair, here or on the host.
     for (unsigned j = lane; ok && j < d.ranks; j += width)
         if (j != d.me)
             detail::wait_for(SHMEMX_DEVICE_CALL_MOE_DISPATCH, at<const u64>(d.o.arrived) + j, ge, d.round,
