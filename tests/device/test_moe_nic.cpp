@@ -317,6 +317,7 @@ int main(int argc, char **argv)
     const bool alone = what == "alone" || what == "late";
     const auto rounds = what == "late" ? 2u : alone ? 1u : static_cast<unsigned>(std::atoi(what.c_str()));
     using shmem::arch::pace;
+    shmem::arch::weak_stores() = what == "late";
     for (pace how : {pace::at_once, pace::any}) {
         shmem::arch::engine_pace() = how;
         if (how == pace::at_once && (alone || rounds == 1))
