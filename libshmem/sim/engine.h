@@ -120,6 +120,7 @@ struct sim_qp {
     uint32_t sequence, reads;
     bool stopped;      /* fetches no more: a WQE of it has failed */
     bool stalled;      /* by a fault */
+    uint64_t late;     /* by a fault: ns, it sends nothing before */
     uint64_t progress; /* ns: when the peer last gave a sign */
     uint64_t rnr_until;
     uint8_t rnr_left;
@@ -199,6 +200,7 @@ struct sim_link {
     X(nak_syndrome, "0x14, remote operation error, unless set")                                              \
     X(slow_cqe_us, "completion queue entries come that much later")                                          \
     X(reorder, "queue pairs take turns at random, N is the seed; order within each stays")                   \
+    X(late_us, "a queue pair that gets work when it had none begins that much later, every other time")      \
     X(deaf, "from the N-th request of peers on the NIC answers none, as if its host were dead")              \
     X(kill, "the process ends by SIGKILL when the N-th request of peers comes")                              \
     X(unresolved, "the first N queue pairs to a peer find no address for it (ETIMEDOUT)")                    \

@@ -45,6 +45,10 @@ static bool told(struct sim_nic *nic, struct sim_qp *qp, uint16_t index)
 {
     if (qp->state != SIM_RTS || (int16_t)(index - qp->producer) <= 0)
         return false;
+    /* a NIC owes nobody any haste: it may read a source, and write at the peer, long after the doorbell */
+    if (nic->faults.late_us && qp->first == qp->last && qp->fetched == qp->producer &&
+        sim_random(nic) % 2 == 0)
+        qp->late = nic->now + nic->faults.late_us * 1000;
     qp->producer = index;
     if ((uint16_t)(index - completed(qp)) > qp->sq_blocks) {
         sim_violation(
@@ -302,7 +306,7 @@ static bool send_some(struct sim_nic *nic, struct sim_qp *qp)
         struct sim_wqe *w = in_flight(qp, qp->next_sent);
         if (failed_before(qp))
             break;
-        if (qp->sent == 0 && !w->done && !may_begin(nic, qp, w))
+        if (qp->sent == 0 && !w->done && (nic->now < qp->late || !may_begin(nic, qp, w)))
             break;
         if (w->done) { /* failed, or, when a refused message is sent again, done before */
             sent_whole(qp);

@@ -1,4 +1,4 @@
-"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest ac1329c6e0438692e02e11c2b6f44900.
+"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest c6ec6cb33ca56964a088b2cddc37a626.
 
 How Triton's kernels post to a NIC themselves (device/ibgda.h); src/gpu/triton.cu says what the functions do.
 `state` is the address of struct shmemx_device_state. Of results the largest of all threads is the program's.

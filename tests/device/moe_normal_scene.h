@@ -354,6 +354,8 @@ class job_of_ranks
     {
         CHECK(quiet_now, "a kernel has reported something");
         for (unsigned me = 0; me < n; ++me) {
+            if (!has_results(me))
+                continue;
             const rank_side &r = ranks[me];
             const shmemi_moen_result &got = r.result[h.result];
             const std::size_t rows = r.from.size();
@@ -436,10 +438,10 @@ class job_of_ranks
         run_combine(b, args);
         CHECK(job_is_quiet(), "a kernel has reported something");
         for (unsigned me = 0; me < n; ++me)
-            for (unsigned t = 0; t < ranks[me].tokens && has_sums(me); ++t)
+            for (unsigned t = 0; t < ranks[me].tokens && has_results(me); ++t)
                 check_sum(b, me, t, y, bias[me], weights, out[me], out_weights[me]);
     }
-    virtual bool has_sums(unsigned) const // run_combine has brought them for this rank
+    virtual bool has_results(unsigned) const // the kernels have run for this rank
     {
         return true;
     }

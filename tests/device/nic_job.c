@@ -6,6 +6,7 @@
 
 #include "gpu/gpu_state.h"
 #include "gpu_nic.h"
+#include "nic_late.h"
 #include "team.h"
 #include "transport/ibgda.h"
 
@@ -154,12 +155,9 @@ static struct shmemx_device_state *open_gpu(unsigned long bytes, void **user, do
     return &job.state;
 }
 
-struct shmemx_device_state *nic_job_open(unsigned long bytes, void **user, double timeout)
+static struct shmemx_device_state *open_host(unsigned long bytes, void **user, double timeout)
 {
-    const char *call = "nic_job_open", *where = getenv("NIC_JOB_MEMORY");
-    job.gpu = where && strcmp(where, "gpu") == 0;
-    if (job.gpu)
-        return open_gpu(bytes, user, timeout);
+    const char *call = "nic_job_open";
     struct shmemi_world *w = &shmemi_world;
     const struct shmemi_segment *s = &w->segments[SHMEMI_SEGMENT_HOST];
     job.symmetric = shmem_align(4096, NIC_JOB_TEAMS * AREA_BYTES + bytes);
@@ -192,6 +190,16 @@ struct shmemx_device_state *nic_job_open(unsigned long bytes, void **user, doubl
     job.state.world_slot_bytes = job.teams[0].slot_bytes;
     shmem_barrier_all();
     return &job.state;
+}
+
+struct shmemx_device_state *nic_job_open(unsigned long bytes, void **user, double timeout)
+{
+    const char *where = getenv("NIC_JOB_MEMORY"), *late = getenv("NIC_JOB_LATE_US");
+    job.gpu = where && strcmp(where, "gpu") == 0;
+    struct shmemx_device_state *state = (job.gpu ? open_gpu : open_host)(bytes, user, timeout);
+    if (late)
+        nic_late_open((unsigned)atoi(late));
+    return state;
 }
 
 void nic_job_meet(void)
@@ -269,6 +277,7 @@ void nic_job_give(void *p)
 
 void nic_job_close(void)
 {
+    nic_late_close();
     if (!job.gpu)
         shmemi_gpu_nic_close();
     shmem_free(job.symmetric);

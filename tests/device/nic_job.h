@@ -1,6 +1,7 @@
 /* A job of processes whose "kernels" are CPU threads: what kernels know of it, with the PEs of other nodes unmapped, so that
  * the device API takes the path of SHMEM_GPU_NIC. For the tests of those paths. The memory is the host heap, or, with
- * NIC_JOB_MEMORY=gpu in the environment, the GPU heap on tests/c/fake_cuda.c, whose memory CPU threads reach. */
+ * NIC_JOB_MEMORY=gpu in the environment, the GPU heap on tests/c/fake_cuda.c, whose memory CPU threads reach. With
+ * NIC_JOB_LATE_US=N the proxy's transport takes its time: nic_late.h. */
 #ifndef NIC_JOB_H
 #define NIC_JOB_H
 

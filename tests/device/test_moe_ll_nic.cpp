@@ -4,6 +4,7 @@
 //     test_moe_ll_nic          every format, many rounds, two dispatches under way
 //     test_moe_ll_nic few      the same with two shapes and fewer rounds
 //     test_moe_ll_nic one      with one
+//     test_moe_ll_nic late     with one, and stores as a GPU makes them, for a NIC or a transport that takes its time
 //     test_moe_ll_nic alone    with one, compared with nothing: for ThreadSanitizer
 //     test_moe_ll_nic dead     the last PE is killed between two rounds, the others go on without it
 #include "moe_ll_scene.h"
@@ -147,6 +148,7 @@ int main(int argc, char **argv)
         {128, 8, 3, 5, moe::as_bf16, moe::as_bf16, 128, 0, true, false, false},
         {128, 5, 2, 33, moe::as_fp8, moe::as_int8, 64, 1, false, true, true},
     };
+    arch::weak_stores() = what == "late";
     const unsigned n = what.empty() ? 4 : what == "few" ? 2 : 1, rounds = what.empty() ? 7 : 2;
     for (unsigned i = 0; i < n; ++i)
         compare<true>(shapes[i], what == "few" && i > 0 ? 1 : rounds, what == "alone");

@@ -5,9 +5,13 @@
 //     test_moe_nic [rounds]     all formats, on one level or, where nodes have several PEs, on two; 2 and more: with both paces of
 //                               the copy engine, and on one level whose nodes have several PEs, too
 //     test_moe_nic alone        for the sanitizers: a round without the kernels beside it
+//     test_moe_nic late         two of those, for a NIC or a transport that takes its time (late_us=N, NIC_JOB_LATE_US=N): call
+//                               follows call at once, so what was not waited for is seen
 //     test_moe_nic absent       the last PE does not come
 //     test_moe_nic dead         the last PE is killed while the others' kernels wait for it
 //     test_moe_nic broken       the path from PE 0 fails; with SHMEM_SIM_FAULTS each PE's, as that says
+//     test_moe_nic cut          all paths fail from the second dispatch's first word on; cut-back, cut-add: from the combine's,
+//                               of blocks that send or add, and that do both
 #include "moe_nodes_scene.h"
 
 #include "nic_job.h"
@@ -74,16 +78,12 @@ class job_with_nic : public job_of_nodes
     rank_side own{};
     bool compares = true, alone = false; // alone: no kernels beside, for all ranks
 
-    void check_rows(const shmemi_moen_result &is)
+    void stay_alone()
     {
-        const rank_side &like = ranks[me];
-        bool all = *pointer<int>(is.rows) == static_cast<int>(like.from.size());
-        for (std::size_t i = 0; all && i < like.from.size(); ++i)
-            all = same(is.x + i * s.hidden * 2,
-                       address(ranks[like.from[i].first].x.data() + like.from[i].second * std::size_t{s.hidden}), s.hidden * 2);
-        CHECK(all, "rows are not the tokens");
+        alone = true;
+        ranks[me].result = own.result;
+        ranks[me].host.swap(own.host);
     }
-
     rank_of_nodes own_launches()
     {
         own.routing.resize(ranks[me].routing.size(), 0xee);
@@ -111,8 +111,6 @@ class job_with_nic : public job_of_nodes
         a.routing = address(routing_of(own));
         if (me != h.absent)
             own_launches().dispatch(a, h, [] {});
-        if (alone && h.format == SHMEMI_MOEN_BF16)
-            check_rows(own.result[h.result]);
         if (!compares || alone)
             return;
         const rank_side &like = ranks[me];
@@ -129,7 +127,7 @@ class job_with_nic : public job_of_nodes
                   "ids and weights");
         CHECK(same(is.per_source, want.per_source, 4ull * n), "rows of each source");
     }
-    bool has_sums(unsigned rank) const override
+    bool has_results(unsigned rank) const override
     {
         return !alone || rank == me;
     }
@@ -174,26 +172,31 @@ class job_with_nic : public job_of_nodes
 static void test_rounds(scene &job, unsigned nodes, sizes s, unsigned rounds, bool alone)
 {
     job_with_nic ranks(job, s, nodes);
-    ranks.alone = alone;
+    if (alone)
+        ranks.stay_alone();
     const routing_kind kinds[] = {spread, some_empty, skewed, one_expert, nowhere, spread};
     const unsigned rooms[] = {65536, 0, 2 * s.hidden + 1500, 8 * s.hidden + 4096};
     unsigned ticket = 0;
+    const auto dispatch = [&](const job_of_ranks::how &h) {
+        ranks.dispatch(h, ++ticket);
+        if (alone) // else it is compared with what the kernels beside bring
+            ranks.check_dispatch(h, ticket);
+    };
     for (unsigned round = 0; round < rounds; ++round) {
         const unsigned room = rooms[round % 4], group = round % 3 == 0 ? 32 : round % 3 == 1 ? 0 : 64;
-        ranks.make_tokens(kinds[round % 6]);
+        ranks.make_tokens(alone ? spread : kinds[round % 6]);
         ranks.layout(round % 2 == 0);
         auto h = made(SHMEMI_MOEN_BF16, 0, round % 2, room);
         h.wide = round % 2 != 0;
         h.worst_case = round % 2 != 0;
         ranks.dispatch(h, ++ticket);
-        if (!alone)
-            ranks.check_dispatch(h, ticket);
+        ranks.check_dispatch(h, ticket);
         job_of_ranks::back b;
         b.room = room;
         ranks.combine(b);
         h = made(SHMEMI_MOEN_INT8, group, 1 - round % 2, rooms[(round + 1) % 4]);
         h.cached = true;
-        ranks.dispatch(h, ++ticket);
+        dispatch(h);
         b.weighted = b.weights = true;
         b.wide = round % 2 != 0;
         b.biases = round % 3;
@@ -202,12 +205,17 @@ static void test_rounds(scene &job, unsigned nodes, sizes s, unsigned rounds, bo
         b.group = group;
         b.room = rooms[(round + 2) % 4];
         ranks.combine(b);
+        b.room = 0; // all blocks send
+        for (unsigned i = 0; alone && i < 4 * round; ++i) {
+            b.format = i % 2 != 0 ? SHMEMI_MOEN_INT8 : SHMEMI_MOEN_BF16;
+            ranks.combine(b); // upon the mirror of the one before
+        }
         h = made(SHMEMI_MOEN_FP8, group, 1, rooms[(round + 2) % 4]);
-        ranks.dispatch(h, ++ticket);
+        dispatch(h);
         h = made(SHMEMI_MOEN_BYTES, 0, 0, room);
         h.groups = round % 2 == 0 ? s.hidden / s.group : 1;
         h.strided = round % 2 != 0;
-        ranks.dispatch(h, ++ticket);
+        dispatch(h);
         ranks.check_staged();
     }
     nic_job_meet();
@@ -244,7 +252,7 @@ static void test_limit(scene &job)
 // What goes wrong: every kernel ends, and who knows why says so.
 [[noreturn]] static void test_trouble(scene &job, const std::string &what)
 {
-    const bool absent = what == "absent", dead = what == "dead";
+    const bool absent = what == "absent", dead = what == "dead", cut = what.rfind("cut", 0) == 0;
     job_with_nic ranks(job, sizes{64, 8, 3, 20, 80}, 1);
     ranks.make_tokens(spread);
     ranks.layout(true);
@@ -262,8 +270,17 @@ static void test_limit(scene &job)
     }
     if (breaks)
         nic_job_break(1, SHMEMX_ERR_SYSTEM);
+    if (cut) {
+        nic_job_unregister();
+        nic_job_meet();
+    }
     h.cached = true;
-    ranks.dispatch(h, 2);
+    job_of_ranks::back b;
+    b.room = what == "cut-back" ? b.room : 0;
+    if (cut && what != "cut")
+        ranks.combine(b);
+    else
+        ranks.dispatch(h, 2);
     char text[600] = "";
     const int rc = nic_job_error(text, sizeof text);
     const shmemx_device_error *note = nic_job_note();
@@ -274,11 +291,13 @@ static void test_limit(scene &job)
               "kind %u, call %u, PE %d: %s", note->kind, note->call, note->pe, text);
     else if (dead)
         CHECK(rc == SHMEMX_ERR_PEER_DEAD, "%d: %s", rc, text);
+    else if (cut) // the NIC's cause, not that the others did not come
+        CHECK(rc == SHMEMX_ERR_SYSTEM && note->kind == SHMEMX_DEVICE_NIC, "%d: kind %u: %s", rc, note->kind, text);
     else if (breaks || (faults && ranks.me == 1)) // PE 1 sends more
         CHECK(rc == SHMEMX_ERR_SYSTEM && text[0] != 0, "%d: %s", rc, text);
     else
         CHECK(rc == SHMEMX_ERR_SYSTEM || note->kind == SHMEMX_DEVICE_TIMEOUT, "kind %u", note->kind);
-    CHECK(ranks.me == h.absent || ranks.own.host[0][0] >> 32 == 2, "the host was not told");
+    CHECK(ranks.me == h.absent || (cut && what != "cut") || ranks.own.host[0][0] >> 32 == 2, "the host was not told");
     std::printf("trouble: PE %u: %s\n", ranks.me, rc != 0 ? text : "no error of the path");
     std::fflush(stdout);
     usleep(700000); // the others' waits end before this PE leaves
@@ -288,24 +307,25 @@ static void test_limit(scene &job)
 int main(int argc, char **argv)
 {
     const std::string what = argc > 1 ? argv[1] : "4";
-    const bool trouble = what == "absent" || what == "broken" || what == "dead";
+    const bool trouble = what == "absent" || what == "broken" || what == "dead" || what.rfind("cut", 0) == 0;
     if (nic_job_init() != 0)
         return 1;
     void *symmetric;
     state = nic_job_open(memory_bytes, &symmetric, trouble && what != "dead" ? 0.5 : 60);
     memory = static_cast<unsigned char *>(symmetric);
     const int n = state->npes, each = pointer<shmemx_device_team>(state->teams)[shmem::shared].n;
-    const bool alone = what == "alone";
-    const auto rounds = alone ? 1u : static_cast<unsigned>(std::atoi(what.c_str()));
+    const bool alone = what == "alone" || what == "late";
+    const auto rounds = what == "late" ? 2u : alone ? 1u : static_cast<unsigned>(std::atoi(what.c_str()));
     using shmem::arch::pace;
+    shmem::arch::weak_stores() = what == "late";
     for (pace how : {pace::at_once, pace::any}) {
         shmem::arch::engine_pace() = how;
-        if (how == pace::at_once && rounds == 1)
+        if (how == pace::at_once && (alone || rounds == 1))
             continue;
         scene job(n, true, 60000000000ull, each);
         if (trouble)
             test_trouble(job, what);
-        if (each == 1 || rounds > 1) // with several on a node, some are mapped
+        if (each == 1 || (rounds > 1 && !alone)) // with several on a node, some are mapped
             test_rounds(job, 1, n == 2 ? sizes{128, 7, 3, 40, 80} : sizes{64, 10, 4, 20, 80}, rounds, alone);
         if (each > 1)
             test_rounds(job, static_cast<unsigned>(n / each), sizes{64, 10, 4, 20, 80}, rounds, alone);

@@ -338,6 +338,23 @@ static void faults(void)
     finish();
 
     begin((struct options){0});
+    a.nic->faults.late_us = 20000;
+    unsigned late = 0;
+    for (unsigned i = 0; i < 8;
+         ++i) { /* each when the one before is done: some begin late, and read the source late */
+        a.memory[0] = (unsigned char)i;
+        post(&a, write_wqe(&a, &b, 0, i, 1, SIGNALLED));
+        (void)(sim_step(a.nic) | sim_step(a.nic));
+        a.memory[0] = 99;
+        run_to_entry(&a);
+        SUCCESS(&a, i);
+        CHECK(b.memory[i] == i || b.memory[i] == 99, "write %u brought %u", i, b.memory[i]);
+        late += b.memory[i] == 99;
+    }
+    CHECK(late > 0 && late < 8, "%u of 8 began late", late);
+    finish();
+
+    begin((struct options){0});
     a.nic->faults.stall = 2;
     for (int i = 0; i < 2; ++i)
         post(&a, wqe(&a, SHMEMX_MLX5_NOP, 0, SIGNALLED));

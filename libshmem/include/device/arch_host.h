@@ -15,6 +15,8 @@
 #include <thread>
 #include <vector>
 
+#include "arch_host_weak.h"
+
 #define SHMEMX_DEVICE_FN inline
 #define SHMEMX_DEVICE_BOTH inline
 #define SHMEMX_DEVICE_CALL inline
@@ -79,6 +81,7 @@ struct block_shared {
     std::vector<u32> lanes;            // what a shuffle passes from one lane to another
     bulk_engine *engine;               // of the launch: see arch_host_bulk.h
     std::vector<unsigned> words;       // addresses of completion words that were opened
+    store_buffer stores;               // where they are weak
 };
 
 struct lane_state {
@@ -154,6 +157,51 @@ inline unsigned quotient(unsigned a, unsigned b)
     return a / b;
 }
 
+/* ---- stores that wait, where they are weak -------------------------------------------------------------- */
+
+inline store_buffer *waiting_stores()
+{
+    return weak_stores() && here().block != nullptr ? &here().block->stores : nullptr;
+}
+inline bool waits(const void *p)
+{
+    if (!weak_stores())
+        return false;
+    const block_shared *b = here().block;
+    return b != nullptr && !on_my_stack(p) &&
+           reinterpret_cast<std::uintptr_t>(p) - reinterpret_cast<std::uintptr_t>(b->memory.data()) >=
+               b->memory.size();
+}
+inline void show_block()
+{
+    if (store_buffer *b = waiting_stores())
+        b->meet(here().thread);
+}
+inline void show_all()
+{
+    if (store_buffer *b = waiting_stores())
+        b->publish(here().thread);
+}
+/* Before an atomic, which does not wait. */
+template <class Word> inline Word *in_memory(Word *p)
+{
+    if (store_buffer *b = waiting_stores())
+        b->publish(p, sizeof *p);
+    return p;
+}
+/* true: it waits. */
+template <class Word> inline bool put_off(Word *p, const Word &v)
+{
+    if (!waits(p))
+        return false;
+    waiting_stores()->store(p, &v, sizeof v, here().thread);
+    return true;
+}
+template <class Word> inline bool look_up(const Word *p, Word &v)
+{
+    return waits(p) && waiting_stores()->load(p, &v, sizeof v, here().thread);
+}
+
 /* ---- barriers of a scope ------------------------------------------------------------------------------- */
 
 inline bool all(thread_scope, bool ok)
@@ -164,10 +212,12 @@ inline void jitter(); // lanes of a warp do not keep step
 inline bool all(warp_scope, bool ok)
 {
     jitter();
+    show_block();
     return here().block->warps[thread_index() / warp_width]->all(ok);
 }
 inline bool all(block_scope, bool ok)
 {
+    show_block();
     return here().block->everybody.all(ok);
 }
 template <class Scope> inline void sync(Scope scope)
@@ -221,27 +271,34 @@ constexpr int relaxed_store = __ATOMIC_RELAXED;
 
 template <class Word> inline Word load_relaxed(const Word *p)
 {
-    return __atomic_load_n(p, __ATOMIC_RELAXED);
+    Word v;
+    return look_up(p, v) ? v : __atomic_load_n(p, __ATOMIC_RELAXED);
 }
 template <class Word> inline Word load_acquire(const Word *p)
 {
-    return __atomic_load_n(p, __ATOMIC_ACQUIRE);
+    Word v;
+    return look_up(p, v) ? v : __atomic_load_n(p, __ATOMIC_ACQUIRE);
 }
 template <class Word> inline void store_relaxed(Word *p, Word v)
 {
-    __atomic_store_n(p, v, relaxed_store);
+    if (!put_off(p, v))
+        __atomic_store_n(p, v, relaxed_store);
 }
 template <class Word> inline void store_release(Word *p, Word v)
 {
-    __atomic_store_n(p, v, __ATOMIC_RELEASE);
+    show_all();
+    if (!put_off(p, v))
+        __atomic_store_n(p, v, __ATOMIC_RELEASE);
 }
 inline void add_release(u64 *p, u64 v)
 {
-    (void)__atomic_fetch_add(p, v, __ATOMIC_RELEASE);
+    show_all();
+    (void)__atomic_fetch_add(in_memory(p), v, __ATOMIC_RELEASE);
 }
 /* Observers: lanes of other PEs that read, with an acquire, what this lane stores later. */
 inline void fence()
 {
+    show_all();
 #ifndef __SANITIZE_THREAD__
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 #endif
@@ -260,7 +317,8 @@ inline vec16 make_vec16(u64 a, u64 b)
 template <class Word> inline Word load_plain(const Word *p)
 {
     Word v;
-    std::memcpy(&v, static_cast<const void *>(p), sizeof v);
+    if (!look_up(p, v))
+        std::memcpy(&v, static_cast<const void *>(p), sizeof v);
     return v;
 }
 template <class Word> inline Word load_remote(const Word *p)
@@ -269,26 +327,27 @@ template <class Word> inline Word load_remote(const Word *p)
 }
 template <class Word> inline void store_plain(Word *p, Word v)
 {
-    std::memcpy(static_cast<void *>(p), &v, sizeof v);
+    if (!put_off(p, v))
+        std::memcpy(static_cast<void *>(p), &v, sizeof v);
 }
 
 /* ---- atomics; each returns the old value --------------------------------------------------------------- */
 
 template <class Word> inline Word fetch_add(Word *p, Word v)
 {
-    return __atomic_fetch_add(p, v, __ATOMIC_ACQ_REL);
+    return __atomic_fetch_add(in_memory(p), v, __ATOMIC_ACQ_REL);
 }
 template <class Word> inline Word fetch_and(Word *p, Word v)
 {
-    return __atomic_fetch_and(p, v, __ATOMIC_ACQ_REL);
+    return __atomic_fetch_and(in_memory(p), v, __ATOMIC_ACQ_REL);
 }
 template <class Word> inline Word fetch_or(Word *p, Word v)
 {
-    return __atomic_fetch_or(p, v, __ATOMIC_ACQ_REL);
+    return __atomic_fetch_or(in_memory(p), v, __ATOMIC_ACQ_REL);
 }
 template <class Word> inline Word fetch_xor(Word *p, Word v)
 {
-    return __atomic_fetch_xor(p, v, __ATOMIC_ACQ_REL);
+    return __atomic_fetch_xor(in_memory(p), v, __ATOMIC_ACQ_REL);
 }
 template <class Word> inline void add_relaxed(Word *p, Word v)
 {
@@ -308,11 +367,11 @@ template <class Word> inline void xor_relaxed(Word *p, Word v)
 }
 template <class Word> inline Word swap(Word *p, Word v)
 {
-    return __atomic_exchange_n(p, v, __ATOMIC_ACQ_REL);
+    return __atomic_exchange_n(in_memory(p), v, __ATOMIC_ACQ_REL);
 }
 template <class Word> inline Word compare_swap(Word *p, Word condition, Word v)
 {
-    __atomic_compare_exchange_n(p, &condition, v, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+    __atomic_compare_exchange_n(in_memory(p), &condition, v, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
     return condition;
 }
 
@@ -331,6 +390,8 @@ inline u64 nanoseconds()
 /* There are more lanes than cores: whoever waits gives way at once. */
 inline void relax()
 {
+    if (store_buffer *b = waiting_stores())
+        b->age();
     std::this_thread::yield();
 }
 inline void nap() {}
@@ -347,18 +408,19 @@ inline void line_store(void *p, bool here, u64 a, u64 b, bool flag_lane)
 {
     u64 *word = static_cast<u64 *>(p);
     if (here) {
-        store_relaxed(word, a);
+        __atomic_store_n(word, a, relaxed_store);
         if (!flag_lane)
-            store_relaxed(word + 1, b);
+            __atomic_store_n(word + 1, b, relaxed_store);
     }
     sync(warp_scope{}); // the other lanes' words come before the flag
     if (here && flag_lane)
-        store_release(word + 1, b); // observer: the flag lane of the receiver, in lines_load
+        __atomic_store_n(word + 1, b,
+                         __ATOMIC_RELEASE); // observer: the flag lane of the receiver, in lines_load
 }
 inline void pair_store(void *p, u64 a, u64 b)
 {
-    store_relaxed(static_cast<u64 *>(p), a);
-    store_relaxed(static_cast<u64 *>(p) + 1, b);
+    __atomic_store_n(static_cast<u64 *>(p), a, relaxed_store);
+    __atomic_store_n(static_cast<u64 *>(p) + 1, b, relaxed_store);
 }
 template <unsigned N, class Patience>
 inline bool lines_load(vec16 (&v)[N], const unsigned char *const (&from)[N], const bool (&wanted)[N],
@@ -413,6 +475,7 @@ void launch(const shmemx_device_state &state, unsigned blocks, unsigned threads,
                 arch::here() = arch::lane_state{&state, block, t, threads, b, blocks};
                 kernel();
                 arch::my_bulk().end();
+                block->stores.end(t);
             });
     }
     for (std::thread &lane : lanes)

@@ -36,15 +36,16 @@ inline void fence_gpu()
 {
     fence();
 }
-inline void max_release(u64 *p, u64 v)
-{
-    for (u64 seen = load_relaxed(p); seen < v;)
-        if (__atomic_compare_exchange_n(p, &seen, v, true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
-            return;
-}
 inline void max_relaxed(u64 *p, u64 v)
 {
-    max_release(p, v);
+    for (u64 seen = load_relaxed(p); seen < v;)
+        if (__atomic_compare_exchange_n(in_memory(p), &seen, v, true, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED))
+            return;
+}
+inline void max_release(u64 *p, u64 v)
+{
+    show_all();
+    max_relaxed(p, v);
 }
 
 /* Lanes of a warp that have called together, with one key. */

@@ -171,7 +171,10 @@ template <class Scope> SHMEMX_DEVICE_SLOW void far_fence(Scope scope)
 
 template <class Scope> SHMEMX_DEVICE_SLOW void far_fence(Scope scope, int pe)
 {
-    SHMEMX_BY_PATH(pe, fence, scope, pe);
+    if (path_to(pe) == SHMEMX_NIC_BOTH) // neither path knows of what the other has under way
+        (void)far_quiet(scope, pe);
+    else
+        SHMEMX_BY_PATH(pe, fence, scope, pe);
 }
 
 /* The following are for PEs that are far. wait: on return src may be written again, or dst has the data. */

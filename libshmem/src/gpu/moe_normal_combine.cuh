@@ -188,7 +188,9 @@ SHMEMX_DEVICE_FN bool meet_back(const combining &c)
         for (unsigned j = arch::lane(block); j < c.ranks; j += arch::width(block))
             // relaxed: what this PE's stream did before, like reading the buffer, is complete
             tell(c.o, c.m, j, c.o.back_begun, c.me, c.round);
-        (void)settle_far(c.o, c.m); // as in announce_far
+        // as in announce_far, where this block adds as well; else it finds an error at its end, while the others still wait
+        if (c.a.ring.senders == 0)
+            (void)settle_far(c.o, c.m);
     }
     return await(c.m, SHMEMX_DEVICE_CALL_MOE_COMBINE, at<const u64>(c.o.back_begun), c.ranks, 1, c.round - 1);
 }
@@ -261,7 +263,8 @@ SHMEMX_DEVICE_FN void combine(const shmemi_moen &o, const shmemi_moen_combine &a
                        lists + (mine - senders) * (ranks + 2));
     }
     arch::sync(block);
-    (void)settle_far(o, m); // the owners wait in vain for what has failed; reported
+    // The next combine writes to the mirror without a word from the owners. And they wait in vain for what has failed; reported.
+    (void)settle_far(o, m);
     if (lane == 0 && arch::fetch_add(&local->finished[1], 1u) == arch::blocks() - 1) {
         arch::store_relaxed(&local->finished[1], 0u);
         arch::store_relaxed(&local->taken, 0u);

@@ -187,13 +187,14 @@ SHMEMX_DEVICE_CALL void count_tile(dispatching d, unsigned tile, unsigned warps)
     bool last = true;
     if (arch::lane(warp) == 0) {
         u32 *staged = at<u32>(d.o.mirror.staged) + tile;
-        // observers: this warp, which has written to the mirror, and the one that puts it
-        arch::fence();
+        // observers: this warp, which has written to the mirror, and the one that puts it; of this GPU: a post has a fence for the NIC
+        arch::fence_gpu();
         last = arch::fetch_add(staged, 1u) == here - 1;
-        // observers: the warps that have counted before, and this one, which puts
-        arch::fence();
-        if (last)
+        if (last) {
+            // observers: the warps that have counted before, and this one, which puts
+            arch::fence_gpu();
             arch::store_relaxed(staged, 0u);
+        }
     }
     if (!arch::all(warp, last))
         return;
@@ -404,7 +405,8 @@ SHMEMX_DEVICE_FN void part(const dispatching &d, bool failed)
         arch::fence();
         last = arch::fetch_add(&local->finished[0], 1u) == arch::blocks() - 1;
         // observers: the blocks that have counted before, and this one, which tells
-        arch::fence();
+        if (last)
+            arch::fence();
     }
     if (!arch::all(block, last))
         return;
@@ -413,7 +415,9 @@ SHMEMX_DEVICE_FN void part(const dispatching &d, bool failed)
     for (unsigned j = 0; ok && lane == 0 && j < d.ranks; ++j)
         if (j != d.me) // relaxed: by the thread of the fence above; observers: all blocks of this launch, and rank j below
             tell(d.o, d.m, j, d.o.arrived, d.me, d.round);
-    (void)settle_far(d.o, d.m); // if that has failed the waits below end at once
+    // Nobody waits for these words to be complete. They have no source in memory; and the next ones, which another block may
+    // post, come when all ranks have begun that round, so have seen these. That all before them has arrived was just seen: one
+    // that fails alone is found by the next wait for its queue pair, here or on the host.
     for (unsigned j = lane; ok && j < d.ranks; j += width)
         if (j != d.me)
             detail::wait_for(SHMEMX_DEVICE_CALL_MOE_DISPATCH, at<const u64>(d.o.arrived) + j, ge, d.round,

@@ -8,7 +8,8 @@
  * says that all rows are there is sent by the last block when each has waited for its own posts, and a chunk's by the warp that
  * has put the chunk.
  *
- * Reuse. No block ends before what it has posted is complete. So the next kernel may write to the mirror, whichever it is. */
+ * Reuse. No block ends before what it has posted from the mirror is complete. So the next kernel may write there, whichever it
+ * is. Rows of a dispatch have arrived before that is said; a combine waits at its end. */
 #ifndef SHMEMI_GPU_MOE_NORMAL_FAR_CUH
 #define SHMEMI_GPU_MOE_NORMAL_FAR_CUH
 
@@ -39,13 +40,13 @@ SHMEMX_DEVICE_FN void tell_behind(const shmemi_moen &o, const members &m, unsign
     tell(o, m, rank, words, i, value);
 }
 
-/* The block's posts are complete; false: some have failed, which is reported. Begins with a barrier of the block. */
+/* The block's posts are complete; false: some have failed, which is reported. The block has met since it posted, but for what
+ * the lane with a rank's number has posted to that rank. Ends with a barrier of the block. */
 SHMEMX_DEVICE_FN bool settle_far(const shmemi_moen &o, const members &m)
 {
     if (!detail::some_far() || o.mirror.far == 0)
         return true;
     bool ok = true;
-    arch::sync(block);
     for (unsigned j = arch::lane(block); j < static_cast<unsigned>(m.n); j += arch::width(block))
         if (far(o, j))
             ok = detail::far_quiet(thread, detail::world_pe(m, static_cast<int>(j))) && ok;
