@@ -1,4 +1,4 @@
-"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest c6ec6cb33ca56964a088b2cddc37a626.
+"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest 5d7ba1e6fb2f060d1d022c9d231c144e.
 
 How Triton's kernels post to a NIC themselves (device/ibgda.h); src/gpu/triton.cu says what the functions do.
 `state` is the address of struct shmemx_device_state. Of results the largest of all threads is the program's.

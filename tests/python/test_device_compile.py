@@ -133,7 +133,7 @@ def _fields(struct: str, header: str = "state.h") -> list[tuple[str, int, int]]:
 
 
 def test_no_lambda_of_any_type():
-    """Older NVRTC takes the body of one for a function of the host, unless told otherwise, as Numba does not."""
+    """Older NVRTC takes its body for a function of the host, unless told otherwise, as Numba does not."""
     for header in sorted((_HEADERS / "device").glob("*.h")):
         text = _header(header.name)
         assert not re.search(r"\[[&=]?\]\s*\([^)]*\bauto\b", text), header.name
@@ -469,7 +469,7 @@ if importlib.util.find_spec("triton") is not None:
             assert getattr(proxy, f"RING_{name.upper()}") == known[name], name
         assert known["look"] + 11 == proxy.RING_SIZE  # 4 bytes, and room[21] of 4 each is the last
         known = places("shmemx_proxy_answer", "proxy_state.h")
-        assert known["low"] == 0 and known["high"] == 1 and 4 == proxy.ANSWER_SIZE  # room[2] is the last
+        assert known["low"] == 0 and known["high"] == 1 and proxy.ANSWER_SIZE == 4  # room[2] is the last
         header = _header("proxy_state.h")
         operations = re.findall(r"\bSHMEMX_PROXY_(\w+)", header[header.index("enum shmemx_proxy_op") :])
         for number, name in enumerate(operations[:8], 1):
