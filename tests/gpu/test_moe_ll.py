@@ -40,6 +40,7 @@ def rows_per_expert(loads, shape, me):
 
 def check_rows(got, loads, shape, me, compare):
     """Counts, sources in order, and `compare` for every expert's rows."""
+    torch.cuda.synchronize()  # no copy to the host stands behind a kernel that waits for the software NIC
     wanted = rows_per_expert(loads, shape, me)
     counts = got.recv_count.cpu().numpy()
     assert counts.tolist() == [len(w) for w in wanted]
@@ -72,6 +73,7 @@ def wanted_sum(mine, weights=None):
 
 
 def check_out(out, total, tolerance):
+    torch.cuda.synchronize()  # as above
     found = out.cpu().to(torch.float64).numpy()
     assert found.shape == total.shape
     error, size = np.linalg.norm(found - total, axis=1), np.linalg.norm(total, axis=1)

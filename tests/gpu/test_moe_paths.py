@@ -31,6 +31,7 @@ T, H, E, K = 96, 1024, 16, 4
 lines = []
 
 def say(name, *arrays):
+    torch.cuda.synchronize()  # no copy to the host stands behind a kernel that waits for the software NIC
     bits = b"".join(a.contiguous().view(torch.uint8).cpu().numpy().tobytes() for a in arrays if a is not None)
     lines.append(f"PE {me} {name} {hashlib.sha256(bits).hexdigest()[:16]}")
 
