@@ -43,8 +43,12 @@ def elements(i, j, f, d, b, out, pe):
     out[5] = shmem_numba.n_pes()
     out[6] = shmem_numba.team_my_pe(shmem_numba.world)
     out[7] = shmem_numba.team_n_pes(shmem_numba.world)
+
+
+@cuda.jit
+def through_peer(d, pe):
     there = shmem_numba.peer(d, pe)
-    there[1] = me + 7
+    there[0] = shmem_numba.my_pe() + 7
 
 
 @cuda.jit

@@ -103,7 +103,10 @@ def test_elements_and_peers(job, kernels, around, meet):
     meet()
     assert out.tolist() == [me + 1, me + 1, me + 1.5, me + 1.25, me + 1, n, me, n]
     assert [float(a[0]) for a in arrays] == [before + 1, before + 1, before + 1.5, before + 1.25, before + 1]
-    assert float(arrays[3][1]) == before + 7  # through peer()
+    meet()
+    kernels.through_peer[1, 1](arrays[3], after)
+    meet()
+    assert float(arrays[3][0]) == before + 7
 
 
 @pytest.mark.parametrize("dtype", ["int32", "uint32", "int64", "uint64"])

@@ -211,6 +211,7 @@ def _numba_kernels() -> list[tuple[object, tuple[object, ...]]]:
     return [
         (tests.rma, (n, f4, f4, f4, u8, n)),
         (tests.elements, (i4, i8, f4, f8, u1, f8, n)),
+        (tests.through_peer, (f8, n)),
         *((tests.count, (kind,)) for kind in (i4, u4, i8, u8)),
         *((tests.values, (kind, kind, n)) for kind in (i4, u4, i8, u8)),
         (tests.together, (i8, u8, f4, f4, f4, n)),
