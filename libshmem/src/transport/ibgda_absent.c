@@ -77,7 +77,7 @@ int shmemi_ibgda_renew(const char *call, int pe, uint32_t psn)
 
 int shmemi_ibgda_view(const char *call, struct shmemx_device_nic *view, struct shmemx_device_ways *ways)
 {
-    (void)call, (void)view;
+    (void)call, (void)view, (void)ways;
     return SHMEMX_ERR_UNSUPPORTED;
 }
 
