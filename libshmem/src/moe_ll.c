@@ -86,8 +86,8 @@ static unsigned blocks(unsigned each, unsigned shared)
     return shmemi_gpu_processors() * (room < 1 ? 1 : room < each ? room : each);
 }
 
-/* The kernel for what is mapped, or the one behind it, which knows a NIC's path. That leaves room for a block: where the
- * proxy's transport is `cuda`, the signals that the kernel waits for are kernels. */
+/* The kernel for what is mapped, or the one behind it, which knows a NIC's path. What that waits for is bytes and words that
+ * are set: no kernels, but for copies within one GPU that several PEs have, for which it leaves the room of a block. */
 static int launch(const char *call, const struct shmemx_moe_ll *m, int kernel, unsigned each, unsigned shared,
                   void *args, void *stream)
 {

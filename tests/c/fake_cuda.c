@@ -6,7 +6,7 @@
  * that is missing here. The environment says what device it is:
  *
  *   FAKE_CUDA_LACKS    vmm | fd: an attribute that the device does not have; "vmm@1" where RANK is 1. unified: it sees
- *                      pinned memory at other addresses than the CPU
+ *                      pinned memory at other addresses than the CPU; words: streams store none
  *   FAKE_CUDA_BYTES    its memory in bytes, 16 GiB by default
  *   FAKE_CUDA_FAIL     name of a function that returns an error; "cuMemMap@1" where RANK is 1 */
 #define _GNU_SOURCE
@@ -182,6 +182,7 @@ API CUresult cuDeviceGetAttribute(int *value, int attribute, int device)
 {
     *value = attribute == 102   ? !says("FAKE_CUDA_LACKS", "vmm")
              : attribute == 103 ? !says("FAKE_CUDA_LACKS", "fd")
+             : attribute == 122 ? !says("FAKE_CUDA_LACKS", "words")
                                 : 1;
     return device == 0 ? OK : INVALID_VALUE;
 }
@@ -492,6 +493,18 @@ API CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char byte, size_t n, void 
     memset((void *)(uintptr_t)to, byte, n);
     return current ? OK : INVALID_CONTEXT;
 }
+#define WRITE_VALUE(NAME, T)                                                                                 \
+    API CUresult NAME(void *stream, CUdeviceptr at, T value, unsigned flags)                                 \
+    {                                                                                                        \
+        (void)stream;                                                                                        \
+        MAY_FAIL;                                                                                            \
+        if (at % sizeof value || flags || says("FAKE_CUDA_LACKS", "words"))                                  \
+            return INVALID_VALUE;                                                                            \
+        __atomic_store_n((T *)(uintptr_t)at, value, __ATOMIC_RELEASE);                                       \
+        return current ? OK : INVALID_CONTEXT;                                                               \
+    }
+WRITE_VALUE(cuStreamWriteValue32_v2, uint32_t)
+WRITE_VALUE(cuStreamWriteValue64_v2, uint64_t)
 API CUresult cuStreamCreateWithPriority(void **stream, unsigned flags, int priority)
 {
     (void)flags, (void)priority;

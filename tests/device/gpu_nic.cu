@@ -183,6 +183,22 @@ __global__ void check_signals(unsigned char *heap, verdict *v, unsigned rounds)
     }
 }
 
+/* The same with blocks that leave no room for a kernel beside them: what they wait for is bytes and signals that are set. */
+__global__ void check_full(unsigned char *heap, verdict *v, unsigned rounds)
+{
+    const int me = shmem::my_pe(), n = shmem::n_pes(), next = (me + 1) % n, before = (me + n - 1) % n;
+    auto *sig = reinterpret_cast<u64 *>(heap + counters_at + 131072) + blockIdx.x * 2;
+    auto *src = reinterpret_cast<u64 *>(heap + sources_at) + blockIdx.x, *dst = src + (targets_at - sources_at) / sizeof *src;
+    for (u64 round = 1; round <= rounds && threadIdx.x == 0; ++round) {
+        *src = round << 32 | blockIdx.x << 8 | static_cast<unsigned>(me);
+        shmem::put_signal(shmem::thread, dst, src, sizeof *src, sig, round, shmem::signal_set, next);
+        expect(shmem::signal_wait_until(shmem::thread, sig, shmem::ge, round), v, 350);
+        expect(*reinterpret_cast<volatile u64 *>(dst) == (round << 32 | blockIdx.x << 8 | static_cast<unsigned>(before)), v, 351);
+        shmem::atomic_set(sig + 1, round, before); // it may write again
+        expect(shmem::signal_wait_until(shmem::thread, sig + 1, shmem::ge, round), v, 352);
+    }
+}
+
 __global__ void check_collectives(unsigned char *heap, verdict *v)
 {
     const int me = shmem::my_pe(), n = shmem::n_pes();
@@ -442,14 +458,19 @@ int main(int argc, char **argv)
     int failed = 0;
     if (std::strcmp(what, "check") == 0 || std::strcmp(what, "all") == 0) {
         constexpr unsigned blocks = 32, threads = 256, rounds = 10;
-        const char *names[] = {"moves", "atomics", "signals", "collectives"};
-        for (int k = 0; k < 4; ++k) {
+        int processors = 0, each = 0;
+        CUDA(cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, me % devices));
+        CUDA(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, check_full, threads, 0));
+        const char *names[] = {"moves", "atomics", "signals", "a full GPU", "collectives"};
+        for (int k = 0; k < 5; ++k) {
             if (k == 0)
                 check_moves<<<blocks, threads>>>(heap, v);
             else if (k == 1)
                 check_atomics<<<blocks, threads>>>(heap, v, rounds);
             else if (k == 2)
                 check_signals<<<16, threads>>>(heap, v, 30);
+            else if (k == 3)
+                check_full<<<processors * each, threads>>>(heap, v, 10);
             else
                 check_collectives<<<1, threads>>>(heap, v);
             CUDA(cudaDeviceSynchronize());

@@ -73,6 +73,16 @@ def around(job: ModuleType) -> tuple[int, int, int, int]:
     return me, n, (me + 1) % n, (me - 1) % n
 
 
+@pytest.fixture
+def own_stream(job: ModuleType) -> Iterator[None]:
+    """PyTorch's work goes to a stream of its own. In the default one a copy to the host behind a kernel that
+    waits for a NIC's path keeps back the copies by which that path moves bytes between GPUs of one machine."""
+    import torch
+
+    with torch.cuda.stream(torch.cuda.Stream()):
+        yield
+
+
 class Meet:
     """Ends what this PE's kernels do, raises what they reported, and waits for the other PEs."""
 

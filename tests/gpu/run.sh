@@ -62,7 +62,9 @@ for n in "${sizes[@]}"; do
 done
 # The other way of sharing the heap.
 SHMEM_DEVICE_SHARING=ipc tests ipc-2 2 tests/gpu/test_{rma,kernels,heap,triton}.py
-# Nodes whose memory is not mapped: kernels go through the proxy, or post to the software NIC.
+# Nodes whose memory is not mapped: kernels go through the proxy, or post to the software NIC. There a kernel that is loaded
+# when it is first launched would wait for those that run, and the driver's copies for it.
+export CUDA_MODULE_LOADING=EAGER
 SHMEM_NODE_ID=/2 SHMEM_GPU_NIC=proxy tests nodes-proxy-4 4 tests/gpu/test_moe_nodes.py
 SHMEM_NODE_ID=/2 SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=sim tests nodes-ibgda-4 4 tests/gpu/test_moe_nodes.py
 # Each PE a node, what is between them through a NIC's path.

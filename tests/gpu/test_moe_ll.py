@@ -14,6 +14,8 @@ torch = pytest.importorskip("torch")
 from pyshmem.errors import ShmemError  # noqa: E402
 from pyshmem.moe import LowLatency  # noqa: E402
 
+pytestmark = pytest.mark.usefixtures("own_stream")
+
 # tokens, hidden, experts, topk
 SMALL, WIDE, UNEVEN = (32, 256, 8, 3), (64, 7168, 32, 8), (17, 136, 7, 2)
 
@@ -40,7 +42,6 @@ def rows_per_expert(loads, shape, me):
 
 def check_rows(got, loads, shape, me, compare):
     """Counts, sources in order, and `compare` for every expert's rows."""
-    torch.cuda.synchronize()  # no copy to the host stands behind a kernel that waits for the software NIC
     wanted = rows_per_expert(loads, shape, me)
     counts = got.recv_count.cpu().numpy()
     assert counts.tolist() == [len(w) for w in wanted]
@@ -73,7 +74,6 @@ def wanted_sum(mine, weights=None):
 
 
 def check_out(out, total, tolerance):
-    torch.cuda.synchronize()  # as above
     found = out.cpu().to(torch.float64).numpy()
     assert found.shape == total.shape
     error, size = np.linalg.norm(found - total, axis=1), np.linalg.norm(total, axis=1)
@@ -303,8 +303,10 @@ def test_cupy_arrays(make, around, cp):
     x = cp.asarray(ref.bits(loads[me].x).view(np.uint16))
     got = ll.dispatch(x, cp.asarray(loads[me].idx), cp.asarray(loads[me].weights))
     assert type(got.recv_x) is cp.ndarray
+    torch.cuda.synchronize()  # CuPy is in its default stream
     assert got.recv_count.get().tolist() == [len(w) for w in rows_per_expert(loads, SMALL, me)]
     out = ll.combine(got.recv_x, got)
+    torch.cuda.synchronize()
     back = torch.from_numpy(cp.asnumpy(out.view(np.int16))).view(torch.bfloat16)
     w = np.where(loads[me].idx >= 0, loads[me].weights.astype(np.float64), 0).sum(1, keepdims=True)
     check_out(back, loads[me].values * w, 0.02)

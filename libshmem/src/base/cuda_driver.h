@@ -64,10 +64,11 @@ enum {
     IPC_LAZY_PEER_ACCESS = 1,
     POINTER_DEVICE = 9, /* CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
     MEMORY_TYPE_HOST = 1,
-    ALREADY_REGISTERED = 712, /* CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED */
-    ATTRIBUTE_VMM = 102,      /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
-    ATTRIBUTE_RDMA = 110,     /* ..GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED */
-    ATTRIBUTE_POSIX_FD = 103, /* ..HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED */
+    ALREADY_REGISTERED = 712,  /* CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED */
+    ATTRIBUTE_VMM = 102,       /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
+    ATTRIBUTE_RDMA = 110,      /* ..GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED */
+    ATTRIBUTE_STREAM_64 = 122, /* ..CAN_USE_64_BIT_STREAM_MEM_OPS */
+    ATTRIBUTE_POSIX_FD = 103,  /* ..HANDLE_TYPE_POSIX_FILE_DESCRIPTOR_SUPPORTED */
 };
 
 /* X(member, exported name, parameters) */
@@ -127,5 +128,36 @@ enum {
     X(host_register, cuMemHostRegister_v2, (void *, size_t, unsigned))                                       \
     X(host_unregister, cuMemHostUnregister, (void *))                                                        \
     X(host_device_pointer, cuMemHostGetDevicePointer_v2, (CUdeviceptr *, void *, unsigned))
+
+/* Loaded when the driver is first asked for (gpu_cuda.c). */
+struct shmemi_cuda {
+#define X(member, name, parameters) CUresult(*member) parameters;
+    DRIVER(X)
+#undef X
+};
+extern struct shmemi_cuda shmemi_cuda;
+
+SHMEMI_COLD int shmemi_cuda_failed(const char *call, const char *what, CUresult code);
+#define CHECKED(call, what, expression)                                                                      \
+    do {                                                                                                     \
+        CUresult code_ = (expression);                                                                       \
+        if (SHMEMI_UNLIKELY(code_ != 0))                                                                     \
+            return shmemi_cuda_failed(call, what, code_);                                                    \
+    } while (0)
+/* A thread without a context gets the device's primary one; a thread that has one keeps it: memory and streams of a
+ * device are reachable from any of its contexts in this process only when that is the primary one, which is what every
+ * framework uses. */
+int shmemi_cuda_enter(const char *call);
+#define ENTER(call)                                                                                          \
+    do {                                                                                                     \
+        int rc_ = shmemi_cuda_enter(call);                                                                   \
+        if (SHMEMI_UNLIKELY(rc_ != 0))                                                                       \
+            return rc_;                                                                                      \
+    } while (0)
+
+static inline CUdeviceptr address(const void *p)
+{
+    return (CUdeviceptr)(uintptr_t)p;
+}
 
 #endif

@@ -73,6 +73,9 @@ int shmemi_gpu_copy(const char *call, void *dest, const void *source, size_t n, 
 int shmemi_gpu_copy_rows(const char *call, void *dest, size_t dpitch, const void *source, size_t spitch,
                          size_t width, size_t rows, shmemi_stream_t stream);
 int shmemi_gpu_fill(const char *call, void *dest, int byte, size_t n, shmemi_stream_t stream);
+/* The 4 or 8 low bytes of `value` to GPU memory, aligned, of this device or mapped from another: whoever sees them sees
+ * all that the stream did before. The value is the call's; no kernel, so one that fills the GPU and waits for it gets it. */
+int shmemi_gpu_store(const char *call, void *dest, uint64_t value, size_t bytes, shmemi_stream_t stream);
 int shmemi_gpu_sync(const char *call, shmemi_stream_t stream);
 /* What comes later in `stream` waits for what `other` holds now. */
 int shmemi_gpu_join(const char *call, shmemi_stream_t stream, shmemi_stream_t other);

@@ -12,11 +12,8 @@
 
 #include "cuda_driver.h"
 
-static struct {
-#define X(member, name, parameters) CUresult(*member) parameters;
-    DRIVER(X)
-#undef X
-} cu;
+struct shmemi_cuda shmemi_cuda;
+#define cu shmemi_cuda
 
 struct pinned {
     void *memory;
@@ -38,20 +35,13 @@ static struct {
     struct pinned *pinned; /* host memory of this job */
 } gpu = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static SHMEMI_COLD int failed(const char *call, const char *what, CUresult code)
+int shmemi_cuda_failed(const char *call, const char *what, CUresult code)
 {
     const char *text = NULL;
     if (cu.error_string)
         cu.error_string(code, &text);
     return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "%s: CUDA error %d, %s", what, code, text ? text : "unknown");
 }
-#define CHECKED(call, what, expression)                                                                      \
-    do {                                                                                                     \
-        CUresult code_ = (expression);                                                                       \
-        if (SHMEMI_UNLIKELY(code_ != 0))                                                                     \
-            return failed(call, what, code_);                                                                \
-    } while (0)
-
 /* ---- opening --------------------------------------------------------------------------------------------------- */
 
 static bool load(void)
@@ -239,10 +229,7 @@ size_t shmemi_gpu_total_bytes(void)
     return gpu.total;
 }
 
-/* A thread without a context gets the device's primary one; a thread that has one keeps it: memory and streams of a
- * device are reachable from any of its contexts in this process only when that is the primary one, which is what every
- * framework uses. */
-static int enter(const char *call)
+int shmemi_cuda_enter(const char *call)
 {
     CUcontext current = NULL;
     CHECKED(call, "cuCtxGetCurrent", cu.context_current(&current));
@@ -250,24 +237,12 @@ static int enter(const char *call)
         CHECKED(call, "cuCtxSetCurrent", cu.context_set(gpu.context));
     return SHMEMX_SUCCESS;
 }
-#define ENTER(call)                                                                                          \
-    do {                                                                                                     \
-        int rc_ = enter(call);                                                                               \
-        if (SHMEMI_UNLIKELY(rc_ != 0))                                                                       \
-            return rc_;                                                                                      \
-    } while (0)
-
 void *shmemi_gpu_driver(const char *name)
 {
-    return gpu.open && enter("libshmem") == 0 ? dlsym(gpu.lib, name) : NULL;
+    return gpu.open && shmemi_cuda_enter("libshmem") == 0 ? dlsym(gpu.lib, name) : NULL;
 }
 
 /* ---- memory ------------------------------------------------------------------------------------------------------ */
-
-static CUdeviceptr address(const void *p)
-{
-    return (CUdeviceptr)(uintptr_t)p;
-}
 
 size_t shmemi_gpu_granularity(void)
 {
@@ -312,7 +287,7 @@ int shmemi_gpu_chunk_create(const char *call, size_t bytes, shmemi_chunk_t *chun
     code = cu.export_handle(fd, handle, HANDLE_FD, 0);
     if (code != 0) {
         cu.release(handle);
-        return failed(call, "cuMemExportToShareableHandle", code);
+        return shmemi_cuda_failed(call, "cuMemExportToShareableHandle", code);
     }
     fcntl(*fd, F_SETFD, FD_CLOEXEC);
     *chunk = handle;
@@ -339,12 +314,12 @@ int shmemi_gpu_chunk_map(const char *call, char *at, size_t bytes, shmemi_chunk_
     if (code == 0)
         return SHMEMX_SUCCESS;
     cu.unmap(address(at), bytes);
-    return failed(call, "cuMemSetAccess (can this device reach the peer's?)", code);
+    return shmemi_cuda_failed(call, "cuMemSetAccess (can this device reach the peer's?)", code);
 }
 
 void shmemi_gpu_chunk_unmap(char *at, size_t bytes, shmemi_chunk_t chunk)
 {
-    if (enter("libshmem") != 0)
+    if (shmemi_cuda_enter("libshmem") != 0)
         return;
     cu.context_sync();
     cu.unmap(address(at), bytes);
@@ -353,7 +328,7 @@ void shmemi_gpu_chunk_unmap(char *at, size_t bytes, shmemi_chunk_t chunk)
 
 void shmemi_gpu_chunk_release(shmemi_chunk_t chunk)
 {
-    if (enter("libshmem") == 0)
+    if (shmemi_cuda_enter("libshmem") == 0)
         cu.release(chunk);
 }
 
@@ -367,7 +342,7 @@ int shmemi_gpu_shared_alloc(const char *call, size_t bytes, char **base, struct 
     code = cu.ipc_handle(handle, p);
     if (code != 0) {
         cu.free(p);
-        return failed(call, "cuIpcGetMemHandle", code);
+        return shmemi_cuda_failed(call, "cuIpcGetMemHandle", code);
     }
     *base = (char *)(uintptr_t)p;
     return SHMEMX_SUCCESS;
@@ -375,7 +350,7 @@ int shmemi_gpu_shared_alloc(const char *call, size_t bytes, char **base, struct 
 
 void shmemi_gpu_shared_free(char *base)
 {
-    if (base && enter("libshmem") == 0)
+    if (base && shmemi_cuda_enter("libshmem") == 0)
         cu.free(address(base));
 }
 
@@ -392,7 +367,7 @@ int shmemi_gpu_shared_open(const char *call, const struct shmemi_gpu_handle *han
 
 void shmemi_gpu_shared_close(char *base)
 {
-    if (base && enter("libshmem") == 0) {
+    if (base && shmemi_cuda_enter("libshmem") == 0) {
         cu.context_sync();
         cu.ipc_close(address(base));
     }
@@ -407,7 +382,7 @@ int shmemi_gpu_host_alloc(const char *call, size_t bytes, void **p)
     CUresult code = cu.host_alloc(p, bytes, HOST_PORTABLE_MAPPED);
     if (code != 0) {
         free(item);
-        return failed(call, "cuMemHostAlloc", code);
+        return shmemi_cuda_failed(call, "cuMemHostAlloc", code);
     }
     pthread_mutex_lock(&gpu.lock);
     *item = (struct pinned){*p, gpu.pinned};
@@ -418,7 +393,7 @@ int shmemi_gpu_host_alloc(const char *call, size_t bytes, void **p)
 
 void shmemi_gpu_host_free(void *p)
 {
-    if (!p || enter("libshmem") != 0)
+    if (!p || shmemi_cuda_enter("libshmem") != 0)
         return;
     pthread_mutex_lock(&gpu.lock);
     for (struct pinned **link = &gpu.pinned; *link; link = &(*link)->next)
@@ -466,7 +441,7 @@ int shmemi_gpu_host_register(const char *call, void *p, size_t bytes)
     if (code == 0 && seen == address(p))
         return 1;
     cu.host_unregister(p);
-    return code ? failed(call, "cuMemHostGetDevicePointer", code)
+    return code ? shmemi_cuda_failed(call, "cuMemHostGetDevicePointer", code)
                 : shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
                               "%s sees host memory at other addresses than the CPU (%p at 0x%llx)", gpu.name,
                               p, seen);
@@ -474,7 +449,7 @@ int shmemi_gpu_host_register(const char *call, void *p, size_t bytes)
 
 void shmemi_gpu_host_unregister(void *p)
 {
-    if (enter("libshmem") == 0)
+    if (shmemi_cuda_enter("libshmem") == 0)
         cu.host_unregister(p);
 }
 
@@ -498,98 +473,5 @@ int shmemi_gpu_side_stream(const char *call, shmemi_stream_t *stream)
     pthread_mutex_unlock(&gpu.lock);
     CHECKED(call, "cuStreamCreateWithPriority", code);
     *stream = gpu.side;
-    return SHMEMX_SUCCESS;
-}
-
-int shmemi_gpu_copy(const char *call, void *dest, const void *source, size_t n, shmemi_stream_t stream)
-{
-    ENTER(call);
-    CHECKED(call, "cuMemcpyAsync", cu.copy(address(dest), address(source), n, stream));
-    return SHMEMX_SUCCESS;
-}
-
-int shmemi_gpu_copy_rows(const char *call, void *dest, size_t dpitch, const void *source, size_t spitch,
-                         size_t width, size_t rows, shmemi_stream_t stream)
-{
-    const CUmemcpy2D rectangle = {
-        .source = {.type = MEMORY_TYPE_UNIFIED, .device = address(source), .pitch = spitch},
-        .dest = {.type = MEMORY_TYPE_UNIFIED, .device = address(dest), .pitch = dpitch},
-        .width = width,
-        .height = rows,
-    };
-    ENTER(call);
-    CHECKED(call, "cuMemcpy2DAsync", cu.copy_rows(&rectangle, stream));
-    return SHMEMX_SUCCESS;
-}
-
-int shmemi_gpu_fill(const char *call, void *dest, int byte, size_t n, shmemi_stream_t stream)
-{
-    ENTER(call);
-    CHECKED(call, "cuMemsetD8Async", cu.fill(address(dest), (unsigned char)byte, n, stream));
-    return SHMEMX_SUCCESS;
-}
-
-int shmemi_gpu_sync(const char *call, shmemi_stream_t stream)
-{
-    ENTER(call);
-    CHECKED(call, "cuStreamSynchronize", cu.stream_sync(stream));
-    return SHMEMX_SUCCESS;
-}
-
-int shmemi_gpu_join(const char *call, shmemi_stream_t stream, shmemi_stream_t other)
-{
-    void *event;
-    ENTER(call);
-    CHECKED(call, "cuEventCreate", cu.event_create(&event, EVENT_DISABLE_TIMING));
-    CUresult code = cu.event_record(event, other);
-    if (code == 0)
-        code = cu.stream_wait_event(stream, event, 0);
-    cu.event_destroy(event); /* freed when the wait is over */
-    return code ? failed(call, "cuStreamWaitEvent", code) : SHMEMX_SUCCESS;
-}
-
-/* ---- kernels --------------------------------------------------------------------------------------------------------- */
-
-int shmemi_gpu_load(const char *call, const char *ptx, void **module)
-{
-    ENTER(call);
-    CHECKED(call, "loading libshmem's kernels", cu.module_load(module, ptx));
-    return SHMEMX_SUCCESS;
-}
-
-void shmemi_gpu_unload(void *module)
-{
-    if (module && gpu.open && enter("libshmem") == 0) {
-        cu.context_sync();
-        cu.module_unload(module);
-    }
-}
-
-int shmemi_gpu_function(const char *call, void *module, const char *name, void **function)
-{
-    CHECKED(call, name, cu.module_function(function, module, name));
-    return SHMEMX_SUCCESS;
-}
-
-int shmemi_gpu_global(const char *call, void *module, const char *name, char **at, size_t *bytes)
-{
-    CUdeviceptr p;
-    CHECKED(call, name, cu.module_global(&p, bytes, module, name));
-    *at = (char *)(uintptr_t)p;
-    return SHMEMX_SUCCESS;
-}
-
-int shmemi_gpu_allow_shared(const char *call, void *function, unsigned bytes)
-{
-    CHECKED(call, "cuFuncSetAttribute", cu.function_attribute(function, FUNCTION_DYNAMIC_SHARED, (int)bytes));
-    return SHMEMX_SUCCESS;
-}
-
-int shmemi_gpu_launch(const char *call, void *function, unsigned blocks, unsigned threads,
-                      unsigned shared_bytes, void **arguments, shmemi_stream_t stream)
-{
-    ENTER(call);
-    CHECKED(call, "cuLaunchKernel",
-            cu.launch(function, blocks, 1, 1, threads, 1, 1, shared_bytes, stream, arguments, NULL));
     return SHMEMX_SUCCESS;
 }

@@ -1,5 +1,5 @@
-/* What networks need of a GPU, over the CUDA driver: its memory as a dmabuf, NICs' registers in its address space, streams of
- * their own. Functions that old drivers lack are looked up when they are first needed. */
+/* What networks need of a GPU, over the CUDA driver: its memory as a dmabuf, NICs' registers in its address space.
+ * Functions that old drivers lack are looked up when they are first needed. */
 #include <stdio.h>
 #include <string.h>
 
@@ -105,35 +105,4 @@ void shmemi_gpu_unmap_register(void *p)
     *(void **)&unregister = shmemi_gpu_driver("cuMemHostUnregister");
     if (unregister)
         unregister(page_of(p));
-}
-
-int shmemi_gpu_stream_create(const char *call, shmemi_stream_t *stream)
-{
-    CUresult (*create)(CUstream *, unsigned, int);
-    CUstream made = NULL;
-    *(void **)&create = shmemi_gpu_driver("cuStreamCreateWithPriority");
-    CUresult code = create ? create(&made, STREAM_NON_BLOCKING, STREAM_FIRST) : NOT_INITIALIZED;
-    if (code)
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "cuStreamCreateWithPriority: CUDA error %d, %s", code,
-                           text_of(code));
-    *stream = made;
-    return SHMEMX_SUCCESS;
-}
-
-void shmemi_gpu_stream_destroy(shmemi_stream_t stream)
-{
-    CUresult (*destroy)(CUstream);
-    *(void **)&destroy = stream ? shmemi_gpu_driver("cuStreamDestroy_v2") : NULL;
-    if (destroy)
-        destroy(stream);
-}
-
-void shmemi_gpu_outside_captures(void)
-{
-    enum { RELAXED = 2 }; /* CU_STREAM_CAPTURE_MODE_RELAXED */
-    CUresult (*exchange)(int *);
-    int mode = RELAXED;
-    *(void **)&exchange = shmemi_gpu_driver("cuThreadExchangeStreamCaptureMode");
-    if (exchange)
-        exchange(&mode);
 }

@@ -2,6 +2,8 @@
  * address space, so a put or a get is one copy by the driver, which finds the way: NVLink, PCIe, or within one GPU.
  * Either side may be host memory. All copies go through the library's own stream, in order; so fence has nothing to do
  * and quiet waits for the stream. */
+#include <string.h>
+
 #include "transport.h"
 
 #include "base/gpu.h"
@@ -53,10 +55,23 @@ static int finish(const char *call, unsigned how)
     return shmemi_nbi(how) ? SHMEMX_SUCCESS : shmemi_gpu_sync(call, shmemi_gpu_stream());
 }
 
+/* A word of the host's, as shmem_p and the proxy have it: the stream takes the value along, so nobody waits for a copy. */
+static bool is_word(int segment, uint64_t offset, const void *source, size_t n)
+{
+    return (n == 4 || n == 8) && offset % n == 0 && segment == SHMEMI_SEGMENT_DEVICE &&
+           !shmemi_gpu_owns(source);
+}
+
 static int cuda_put(int pe, int segment, uint64_t offset, const void *source, size_t n, unsigned how)
 {
-    int rc = copy("put to GPU memory", cuda_map(pe, segment, offset), source, n, pe);
-    return rc ? rc : finish("put to GPU memory", how);
+    const char *call = "put to GPU memory";
+    if (is_word(segment, offset, source, n)) {
+        uint64_t value = 0;
+        memcpy(&value, source, n); /* the low bytes come first */
+        return shmemi_gpu_store(call, cuda_map(pe, segment, offset), value, n, shmemi_gpu_stream());
+    }
+    int rc = copy(call, cuda_map(pe, segment, offset), source, n, pe);
+    return rc ? rc : finish(call, how);
 }
 
 static int cuda_get(int pe, int segment, uint64_t offset, void *dest, size_t n, unsigned how)
@@ -99,13 +114,18 @@ static int need_gpu_heap(const char *call, int segment)
                                                           "heap");
 }
 
-/* By a kernel of one thread: the CPU cannot touch GPU memory, and all atomics on a word must go the same way. */
+/* A store by the stream, which goes on beside a kernel that fills the GPU; what reads the word too by a kernel of one
+ * thread: the CPU cannot touch GPU memory, and kernels are atomic to each other. */
 static int cuda_amo(int pe, int segment, uint64_t offset, const struct shmemi_amo *a, unsigned how)
 {
     const char *call = "atomic in GPU memory";
     (void)how; /* the old value comes back through a word that the next call uses again */
     int rc = need_gpu_heap(call, segment);
-    return rc ? rc : shmemi_gpu_atomic(call, a, own(segment, offset), pe);
+    if (rc)
+        return rc;
+    return a->op == SHMEMX_AMO_SET
+               ? shmemi_gpu_store(call, cuda_map(pe, segment, offset), a->value, a->size, shmemi_gpu_stream())
+               : shmemi_gpu_atomic(call, a, own(segment, offset), pe);
 }
 
 static int cuda_put_signal(int pe, int segment, uint64_t offset, const void *source, size_t n,
@@ -117,9 +137,14 @@ static int cuda_put_signal(int pe, int segment, uint64_t offset, const void *sou
         rc = copy(call, cuda_map(pe, segment, offset), source, n, pe);
     if (rc)
         return rc;
-    void *sig = own(sig_segment, sig_offset);
-    void *arguments[] = {&sig, &signal, &sig_op, &pe};
-    rc = shmemi_gpu_kernel(call, SHMEMI_K_SIGNAL, 1, 1, arguments, shmemi_gpu_stream());
+    if (sig_op == SHMEM_SIGNAL_SET) {
+        rc = shmemi_gpu_store(call, cuda_map(pe, sig_segment, sig_offset), signal, sizeof signal,
+                              shmemi_gpu_stream());
+    } else {
+        void *sig = own(sig_segment, sig_offset);
+        void *arguments[] = {&sig, &signal, &sig_op, &pe};
+        rc = shmemi_gpu_kernel(call, SHMEMI_K_SIGNAL, 1, 1, arguments, shmemi_gpu_stream());
+    }
     return rc ? rc : finish(call, how);
 }
 

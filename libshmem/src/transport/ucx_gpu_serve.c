@@ -2,8 +2,8 @@
  * this PE has asked for (ucx_gpu.c). It waits for the driver, and for nothing else; whoever makes progress only hands it
  * the requests, so UCX never waits for a GPU.
  *
- * By copies of the driver go all bytes, loads, and stores of words, SHMEM_SIGNAL_SET among them: the copy engines need no room beside a
- * kernel, so one that fills the GPU and spins on a signal gets it. All other atomics are kernels of one thread, as in transport
+ * By copies of the driver go all bytes and loads, by the stream itself stores of words, SHMEM_SIGNAL_SET among them: neither needs room
+ * beside a kernel, so one that fills the GPU and spins on a signal gets it. All other atomics are kernels of one thread, as in transport
  * cuda: so they are atomic to those of the GPU's own kernels and of the PEs that map this memory, which a read and a write by
  * the driver would not be. They need room for one block; a kernel that leaves none, and waits for one of these, waits until its
  * own deadline, and this thread with it; then both go on. The kernels are loaded when the GPU heap opens (gpu_state.c), since
@@ -229,8 +229,8 @@ static int word_of(struct ucx_work *w)
         return SHMEMX_SUCCESS;
     }
     if (a.op == SHMEMX_AMO_SET && !ask->wanted) {
-        *w->cell = a.value;
-        return copy(w, here, w->cell, a.size);
+        issued = issued ? issued : w;
+        return shmemi_gpu_store(CALL, here, a.value, a.size, serve.stream);
     }
     if (a.op == SHMEMX_AMO_FETCH)
         return copy(w, w->cell, here, a.size);
