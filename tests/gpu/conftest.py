@@ -76,7 +76,7 @@ def around(job: ModuleType) -> tuple[int, int, int, int]:
 @pytest.fixture
 def own_stream(job: ModuleType) -> Iterator[None]:
     """PyTorch's work goes to a stream of its own. In the default one a copy to the host behind a kernel that
-    waits for a NIC's path keeps back the copies by which that path moves bytes between this machine's GPUs."""
+    waits for a NIC's path keeps back the copies by which that path moves bytes between a machine's GPUs."""
     import torch
 
     with torch.cuda.stream(torch.cuda.Stream()):
