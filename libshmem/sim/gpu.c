@@ -43,6 +43,7 @@ static struct {
     stream stream;
     unsigned char *pinned; /* STAGE bytes, then the word `flag` */
     result (*cuStreamBatchMemOp_v2)(stream s, unsigned n, struct operation *o, unsigned flags);
+    result (*cuThreadExchangeStreamCaptureMode)(int *mode);
     /* what has been begun since the last settling */
     struct operation operations[OPERATIONS + 1]; /* not even begun */
     unsigned operation_count, load_count;
@@ -63,7 +64,7 @@ static pthread_mutex_t guard = PTHREAD_MUTEX_INITIALIZER; /* of the first use; a
 
 /* FIRST: of the priorities that there are the driver takes the highest, so that a program's streams of the usual one, whose
  * kernels wait for this NIC, are not in front of it in a queue of the GPU's. */
-enum { MEMORY_TYPE = 2, TYPE_DEVICE = 2, IS_MANAGED = 8, NON_BLOCKING = 1, FIRST = -1000 };
+enum { MEMORY_TYPE = 2, TYPE_DEVICE = 2, IS_MANAGED = 8, NON_BLOCKING = 1, FIRST = -1000, RELAXED = 2 };
 
 static bool find(void)
 {
@@ -75,8 +76,10 @@ static bool find(void)
         CALLS(X)
     }
 #undef X
-    if (lib)
+    if (lib) {
         *(void **)&gpu.cuStreamBatchMemOp_v2 = dlsym(lib, "cuStreamBatchMemOp_v2");
+        *(void **)&gpu.cuThreadExchangeStreamCaptureMode = dlsym(lib, "cuThreadExchangeStreamCaptureMode");
+    }
     bool usable = gpu.usable |= all;
     pthread_mutex_unlock(&guard);
     return usable;
@@ -104,11 +107,16 @@ bool sim_gpu_owns(uint64_t address)
     return true;
 }
 
+/* A thread of the NIC's: what it calls is no part of a capture that the program makes meanwhile, and does not end it. */
 static bool current(void)
 {
     static _Thread_local bool set;
-    if (!set && gpu.ready)
+    int mode = RELAXED;
+    if (!set && gpu.ready) {
         set = gpu.cuCtxSetCurrent(gpu.context) == 0;
+        if (gpu.cuThreadExchangeStreamCaptureMode)
+            (void)gpu.cuThreadExchangeStreamCaptureMode(&mode);
+    }
     return set;
 }
 

@@ -142,7 +142,8 @@ def block(ptx: str, function: Function) -> str:
     )
     if rest is not None:
         raise ValueError(f"{symbol}: {text[rest.start() : rest.start() + 60]!r} cannot be in a block")
-    return f"{{\n.reg .b64 {STATE};\nmov.b64 {STATE}, $1;\n{text}\n}}"
+    # the warp is in one piece again: why is said in pyshmem/device/_triton_core.py
+    return f"{{\n.reg .b64 {STATE};\nmov.b64 {STATE}, $1;\n{text}\nbar.warp.sync 0xffffffff;\n}}"
 
 
 _HEAD = '''"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest {digest}.

@@ -62,14 +62,25 @@ def clock():
     )
 
 
+# What one thread alone does in inline assembly ends with a barrier of its warp. Without it ptxas may let the
+# other threads run ahead to a barrier of the program, where the warp must be in one piece: such kernels did
+# not end (ptxas 12.8, H200).
+_FIRST = tl.constexpr("{ .reg .pred p; .reg .u32 t; mov.u32 t, %tid.x; setp.eq.u32 p, t, 0; ")
+_NONE = tl.constexpr("mov.b64 $0, 0x8000000000000000; ")
+_AGAIN = tl.constexpr(" bar.warp.sync 0xffffffff; }")
+
+
 @triton.jit
-def load_word(pointer):
-    """*pointer, 64 bits that a host may be writing: each thread's own load, acquire."""
+def load_word(pointer, BITS: tl.constexpr = 64):
+    """*pointer, 32 or 64 bits that a host may be writing: in the program's first thread, acquire; the least
+    int64 in the others."""
+    wide: tl.constexpr = "@p ld.acquire.sys.global.u64 $0, [$1];"
+    half: tl.constexpr = ".reg .u32 w; @p ld.acquire.sys.global.u32 w, [$1]; @p cvt.u64.u32 $0, w;"
     return tl.inline_asm_elementwise(
-        "ld.acquire.sys.global.u64 $0, [$1];",
-        "=l,l",
+        _FIRST + _NONE + (wide if BITS == 64 else half) + _AGAIN,
+        "=&l,l",
         [pointer.to(tl.uint64)],
-        dtype=tl.uint64,
+        dtype=tl.int64,
         is_pure=False,
         pack=1,
     )
@@ -79,10 +90,13 @@ def load_word(pointer):
 def store_word(pointer, value, RELEASE: tl.constexpr):
     """*pointer = value, 64 bits that a host looks at, by one thread of the program."""
     how: tl.constexpr = "release" if RELEASE else "relaxed"
-    first: tl.constexpr = "{ .reg .pred p; .reg .u32 t; mov.u32 t, %tid.x; setp.eq.u32 p, t, 0; @p st."
-    then: tl.constexpr = ".sys.global.u64 [$1], $2; mov.u32 $0, 0; }"
     tl.inline_asm_elementwise(
-        first + how + then, "=r,l,l", [pointer.to(tl.uint64), value], dtype=tl.uint32, is_pure=False, pack=1
+        _FIRST + "mov.u32 $0, 0; @p st." + how + ".sys.global.u64 [$1], $2;" + _AGAIN,
+        "=&r,l,l",
+        [pointer.to(tl.uint64), value],
+        dtype=tl.uint32,
+        is_pure=False,
+        pack=1,
     )
 
 
@@ -90,12 +104,8 @@ def store_word(pointer, value, RELEASE: tl.constexpr):
 def compare_swap_word(pointer, condition, value):
     """*pointer, 64 bits of any PE, as it was: in the program's first thread; the least int64 in the others.
     Triton's own does not compile for this size before version 3.6."""
-    first: tl.constexpr = "{ .reg .pred p; .reg .u32 t; mov.u32 t, %tid.x; setp.eq.u32 p, t, 0; "
-    then: tl.constexpr = (
-        "mov.b64 $0, 0x8000000000000000; @p atom.relaxed.sys.global.cas.b64 $0, [$1], $2, $3; }"
-    )
     return tl.inline_asm_elementwise(
-        first + then,
+        _FIRST + _NONE + "@p atom.relaxed.sys.global.cas.b64 $0, [$1], $2, $3;" + _AGAIN,
         "=&l,l,l,l",
         [pointer.to(tl.uint64), condition, value],
         dtype=tl.int64,
@@ -110,6 +120,28 @@ def most(mine):
     loop together."""
     # 1024 = the threads of the largest program: the maximum goes through all warps
     return tl.max(tl.zeros((1024,), tl.int64) + mine, axis=0)
+
+
+@triton.jit
+def look(pointer, BITS: tl.constexpr = 64):
+    """*pointer as `load_word` has it, in all threads."""
+    return most(load_word(pointer, BITS)).to(tl.uint64, bitcast=True)
+
+
+@triton.jit
+def begin_turn(taken):
+    """Whether it is this program's turn to look at a word of the host's, which are served one by one; until
+    `end_turn`. `taken`: a pointer to the word's 32 bits in the GPU's memory (device/nic.h, turn)."""
+    mine = tl.atomic_add(taken, tl.cast(0, tl.uint32), sem="relaxed", scope="gpu") == 0
+    if mine:
+        one = tl.cast(1, tl.uint32)
+        mine = tl.atomic_cas(taken, tl.cast(0, tl.uint32), one, sem="relaxed", scope="gpu") == 0
+    return mine
+
+
+@triton.jit
+def end_turn(taken):
+    tl.atomic_xchg(taken, tl.cast(0, tl.uint32), sem="relaxed", scope="gpu")
 
 
 # ---- notes -------------------------------------------------------------------------------------------------

@@ -1039,6 +1039,7 @@ bra.uni L6;
 L127:
 mov.u64 _rd463, 0;
 mov.b64 $0, _rd463;
+bar.warp.sync 0xffffffff;
 }""",
         "=l,l,l,l,l,r",
         [
@@ -2915,6 +2916,7 @@ bra.uni L6;
 L232:
 mov.u64 _rd993, 0;
 mov.b64 $0, _rd993;
+bar.warp.sync 0xffffffff;
 }""",
         "=l,l,l,l,l,r",
         [
@@ -5214,6 +5216,7 @@ bar.warp.sync _r197;
 L289:
 mov.u64 _rd1033, 0;
 mov.b64 $0, _rd1033;
+bar.warp.sync 0xffffffff;
 }""",
         "=l,l,l,l,l,l,l,r,r",
         [
@@ -5952,6 +5955,7 @@ bar.warp.sync _r13;
 L80:
 mov.u64 _rd382, 0;
 mov.b64 $0, _rd382;
+bar.warp.sync 0xffffffff;
 }""",
         "=l,l,l,l,r,r",
         [
@@ -7007,6 +7011,7 @@ bra.uni L6;
 L127:
 mov.u64 _rd473, 0;
 mov.b64 $0, _rd473;
+bar.warp.sync 0xffffffff;
 }""",
         "=l,l,l,l,r,r",
         [
@@ -8884,6 +8889,7 @@ add.u64 _rd1010, _SPL, 0;
 ld.local.u64 _rd1070, [_rd1010];
 L232:
 mov.b64 $0, _rd1070;
+bar.warp.sync 0xffffffff;
 }""",
         "=l,l,l,r,r",
         [
@@ -10201,6 +10207,7 @@ mov.u32 _r401, 0;
 st.relaxed.sys.global.u32 [_rd645], _r401;
 L153:
 mov.b64 $0, _rd690;
+bar.warp.sync 0xffffffff;
 }""",
         "=l,l,r,r,r,l,l,l,r",
         [
@@ -10664,6 +10671,7 @@ selp.u32 _r139, 1, 0, _p2;
 setp.ne.s32 _p63, _r139, 0;
 selp.u64 _rd202, 1, 0, _p63;
 mov.b64 $0, _rd202;
+bar.warp.sync 0xffffffff;
 }""",
         "=l,l",
         [

@@ -16,10 +16,10 @@ import triton.language as tl
 
 from . import _triton_ibgda as ibgda
 from . import _triton_proxy as proxy
-from ._triton_core import at, most
+from ._triton_core import at, begin_turn, end_turn, look, most
 
 # Places in struct shmemx_device_nic, in units of 8 bytes; tests compare them with the header.
-NIC_PATH, NIC_FAILED = (tl.constexpr(n) for n in (1, 4))
+NIC_PATH, NIC_FAILED, NIC_LOOK = (tl.constexpr(n) for n in (1, 4, 5))
 
 
 @triton.jit
@@ -36,9 +36,16 @@ def far(pe, state):
 
 @triton.jit
 def failed(state):
-    """Whether an error of a path waits for the host to ask."""
-    word = tl.cast(tl.load(at(state.nic) + NIC_FAILED).to(tl.int64), tl.pointer_type(tl.uint32))
-    return most(tl.load(word, volatile=True).to(tl.int64)) != 0
+    """Whether an error of a path waits for the host to ask. False also where it is another program's turn to
+    look: who waits asks again."""
+    word = tl.load(at(state.nic) + NIC_FAILED)
+    taken = (at(state.nic) + NIC_LOOK).to(tl.pointer_type(tl.uint32))
+    bad = word < 0
+    if word != 0:  # noqa: SIM102 - with `and` Triton would take the turn either way
+        if begin_turn(taken):
+            bad = look(at(word), 32) != 0
+            end_turn(taken)
+    return bad
 
 
 @triton.jit

@@ -18,9 +18,10 @@ from ._triton_core import (
     CALL_QUIET,
     PROXY,
     at,
+    begin_turn,
     block_index,
-    load_word,
-    most,
+    end_turn,
+    look,
     publish,
     report,
     store_word,
@@ -30,7 +31,8 @@ from ._triton_core import (
 # the headers.
 NIC_PROXY = tl.constexpr(2)
 PROXY_RINGS, PROXY_CELLS, PROXY_RING, PROXY_ANSWERS, PROXY_TURNS = (tl.constexpr(n) for n in (0, 1, 2, 3, 5))
-RING_TAIL, RING_HEAD_SEEN, RING_HEAD, RING_SLOTS, RING_SIZE = (tl.constexpr(n) for n in (0, 1, 2, 3, 16))
+RING_TAIL, RING_HEAD_SEEN, RING_HEAD, RING_SLOTS, RING_LOOK = (tl.constexpr(n) for n in (0, 1, 2, 3, 5))
+RING_SIZE = tl.constexpr(16)
 WORDS = tl.constexpr(8)
 ANSWER_SIZE = tl.constexpr(4)
 PUT, WORD, GET, PUT_SIGNAL, AMO, FENCE, QUIET = (tl.constexpr(n) for n in (1, 2, 4, 5, 6, 7, 8))
@@ -55,10 +57,13 @@ def _claim(ring, depth):
     number = tl.atomic_add(ring + RING_TAIL, tl.cast(1, tl.uint64), sem="relaxed", scope="gpu")
     # acquire; observers: the thread that will write the slot, and the host, which has zeroed it
     seen = tl.atomic_add(ring + RING_HEAD_SEEN, tl.cast(0, tl.uint64), sem="acquire", scope="gpu")
+    taken = (ring + RING_LOOK).to(tl.pointer_type(tl.uint32))
     while number - seen >= depth:
-        head = most(load_word(at(tl.load(ring + RING_HEAD))).to(tl.int64)).to(tl.uint64)
-        tl.atomic_xchg(ring + RING_HEAD_SEEN, head, sem="release", scope="gpu")
-        seen = head
+        if begin_turn(taken):
+            head = look(at(tl.load(ring + RING_HEAD)))
+            tl.atomic_xchg(ring + RING_HEAD_SEEN, head, sem="release", scope="gpu")
+            end_turn(taken)
+        seen = tl.atomic_add(ring + RING_HEAD_SEEN, tl.cast(0, tl.uint64), sem="acquire", scope="gpu")
     return number & (depth - 1)
 
 
@@ -126,15 +131,15 @@ def _await(answer, call, pe, state):
     proxy = _proxy(state)
     index, turn = answer & 0xFFFFFFFF, answer >> 32
     cell = at(tl.load(proxy + PROXY_ANSWERS)) + index * ANSWER_SIZE
-    low, high = load_word(cell), load_word(cell + 1)
-    late = ((low >> 32 & 0xFFFFFF) != turn) | ((high >> 32 & 0xFFFFFF) != turn)
     # no deadline here: the host's thread ends every command
-    while most(late.to(tl.int64)) != 0:
-        low, high = load_word(cell), load_word(cell + 1)
-        late = ((low >> 32 & 0xFFFFFF) != turn) | ((high >> 32 & 0xFFFFFF) != turn)
+    low = look(cell)
+    while (low >> 32 & 0xFFFFFF) != turn:
+        low = look(cell)
+    high = look(cell + 1)
+    while (high >> 32 & 0xFFFFFF) != turn:
+        high = look(cell + 1)
     status = low >> 56
     value = (low & 0xFFFFFFFF) | high << 32
-    tl.debug_barrier()  # all threads have read it
     turns = tl.cast(tl.load(proxy + PROXY_TURNS).to(tl.int64), tl.pointer_type(tl.uint32))
     tl.atomic_add(turns + index, tl.cast(1, tl.uint32), sem="release", scope="gpu")
     if status != 0:

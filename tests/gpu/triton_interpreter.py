@@ -41,8 +41,10 @@ def clock():
 
 
 @triton.jit
-def load_word(pointer):
-    return tl.load(pointer)
+def load_word(pointer, BITS: tl.constexpr = 64):
+    if BITS == 32:
+        return tl.load(pointer.to(tl.pointer_type(tl.uint32))).to(tl.int64)
+    return tl.load(pointer).to(tl.int64, bitcast=True)
 
 
 @triton.jit

@@ -12,6 +12,7 @@ import importlib.util
 import itertools
 import os
 import re
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -310,9 +311,10 @@ def test_triton_assembly_posts():
     assert set(blocks) == {"put", "get", "put_signal", "signal", "p", "g", "atomic", "quiet"}
     store = re.compile(r"\b(?:st|red|atom)\.\S*global")
     for name, (text, _) in blocks.items():
+        assert text.endswith("bar.warp.sync 0xffffffff;\n}"), name
         before, _, after = text.partition(" bra ")  # who is not the first thread leaves, or takes another way
         if name == "quiet":  # all threads look at queue pairs, and meet
-            assert re.findall(r"bar\S+", text) == ["bar.sync", "bar.red.and.pred"] and "%tid.x" in text
+            assert re.findall(r"bar\.(?!warp)\S+", text) == ["bar.sync", "bar.red.and.pred"] and "%tid.x" in text
             continue
         assert store.search(after) and not store.search(before), name
         assert "%tid.x" in before or name == "get"  # into other memory than the heap all threads bring parts
@@ -324,6 +326,28 @@ def test_triton_assembly_posts():
 
 
 # Its kernels, where it is installed: it is a large package.
+
+
+def _runs_ahead(sass: str) -> list[str]:
+    """Branches by which all but the program's first thread go to its next barrier, and are not joined there
+    before it: the warp meets that barrier in two pieces, which it must not (_triton_core.py)."""
+    lines = [re.sub(r"/\*.*?\*/", "", line).strip() for line in sass.splitlines()]
+    labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
+    found, thread, others = [], set(), set()
+    for line in lines:
+        made = re.match(r"(@\S+ )?(\S+) (\w+)", line)
+        branch = re.match(r"@(P\d) BRA `\((\S+)\)", line)
+        if branch and branch[1] in others:
+            behind = itertools.islice(lines, labels[branch[2]], None)
+            meets = next((x for x in behind if re.search(r"BSYNC|WARPSYNC|BAR\.SYNC|EXIT", x)), "")
+            found += [line] if "BAR.SYNC" in meets else []
+        elif compared := re.match(r"ISETP\.NE\.U32\.AND (P\d), PT, (R\d+), RZ, PT", line):
+            (others.add if compared[2] in thread else others.discard)(compared[1])
+        elif made:
+            (thread.add if line.startswith(f"S2R {made[3]}, SR_TID.X") else thread.discard)(made[3])
+            others.discard(made[3])
+    return found
+
 
 if importlib.util.find_spec("triton") is not None:
 
@@ -337,6 +361,7 @@ if importlib.util.find_spec("triton") is not None:
 
         from pyshmem.device import triton as shmem_triton
 
+        nvdisasm = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "nvdisasm"
         kernels = _load(_ROOT / "tests" / "gpu" / "triton_kernels.py", "triton_kernels")
         example = (
             _load(_ROOT / "examples" / "gpu_triton.py", "gpu_triton") if "torch" in sys.modules else None
@@ -430,6 +455,13 @@ if importlib.util.find_spec("triton") is not None:
             commands = re.search(r"st\.release\.sys\.global\.u64", made.asm["ptx"])
             assert bool(commands) == (way == "proxy" and communicates)
             # what posts is there as often as in what the compiler was given: nothing dropped, nothing doubled
+            if nvdisasm.exists():
+                (tmp_path / "kernel").write_bytes(made.asm["cubin"])
+                command = [nvdisasm, "-c", tmp_path / "kernel"]
+                assert (
+                    _runs_ahead(subprocess.run(command, text=True, check=True, capture_output=True).stdout)
+                    == []
+                )
             block = "mov.b64 shmem_state, "
             assert made.asm["ptx"].count(block) == made.asm["ttir"].count(block)
             assert bool(made.asm["ptx"].count(block)) == (posts and communicates)
@@ -457,16 +489,17 @@ if importlib.util.find_spec("triton") is not None:
             return {field: offset // 8 for field, offset, _ in _fields(name, header)}
 
         known = places("shmemx_device_nic", "nic_state.h")
-        assert [known[name] for name in ("path", "proxy", "failed")] == [
+        assert [known[name] for name in ("path", "proxy", "failed", "look")] == [
             nic.NIC_PATH,
             proxy.NIC_PROXY,
             nic.NIC_FAILED,
+            nic.NIC_LOOK,
         ]
         known = places("shmemx_device_proxy", "proxy_state.h")
         for name in ("rings", "cells", "ring", "answers", "turns"):
             assert getattr(proxy, f"PROXY_{name.upper()}") == known[name], name
         known = places("shmemx_proxy_ring", "proxy_state.h")
-        for name in ("tail", "head_seen", "head", "slots"):
+        for name in ("tail", "head_seen", "head", "slots", "look"):
             assert getattr(proxy, f"RING_{name.upper()}") == known[name], name
         assert known["look"] + 11 == proxy.RING_SIZE  # 4 bytes, and room[21] of 4 each is the last
         known = places("shmemx_proxy_answer", "proxy_state.h")
