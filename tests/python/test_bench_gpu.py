@@ -42,8 +42,8 @@ def ours(op: str, nbytes: int = 0, value: float = 1000.0, group: str = "put", **
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
-def test_kernels_compile(nvrtc: Any, arch: str) -> None:
-    options = [*raw.options_for(), f"-arch={arch}", "-Werror", "all-warnings"]
+def test_kernels_compile(nvrtc: Any, quick: list[str], arch: str) -> None:
+    options = [*raw.options_for(), f"-arch={arch}", "-Werror", "all-warnings", *quick]
     fine, log, ptx = nvrtc.compile(raw.source_for(gpu.KERNELS.read_text()), "k.cu", options)
     assert fine, log
     entries = set(re.findall(rb"\.visible \.entry (\w+)\(", ptx))

@@ -45,8 +45,8 @@ def run_file(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
-def test_kernels_compile(nvrtc: Any, arch: str) -> None:
-    options = [*raw.options_for(), f"-arch={arch}", "-Werror", "all-warnings"]
+def test_kernels_compile(nvrtc: Any, quick: list[str], arch: str) -> None:
+    options = [*raw.options_for(), f"-arch={arch}", "-Werror", "all-warnings", *quick]
     fine, log, ptx = nvrtc.compile(raw.source_for(gpu_nic.KERNELS.read_text()), "k.cu", options)
     assert fine, log
     entries = {name.decode() for name in re.findall(rb"\.visible \.entry (\w+)\(", ptx)}

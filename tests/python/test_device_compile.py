@@ -84,11 +84,11 @@ def all_processors() -> ThreadPoolExecutor:
 
 
 @pytest.fixture(scope="module")
-def compiled(nvrtc, request):
+def compiled(nvrtc, quick, request):
     """What NVRTC makes of each (source, arch) that is asked for, all processors at work."""
 
     def compile_one(source: str, arch: str) -> tuple[bool, str, bytes]:
-        options = [*raw.options_for(["-DSHMEM_DEVICE_CHECKS"]), f"-arch={arch}"]
+        options = [*raw.options_for(["-DSHMEM_DEVICE_CHECKS"]), f"-arch={arch}", *quick]
         return nvrtc.compile(raw.source_for(source), "kernel.cu", options)
 
     wanted = [i.callspec.params for i in request.session.items if i.function is test_kernels_for_nvrtc]
@@ -220,19 +220,23 @@ def _numba_kernels() -> list[tuple[object, tuple[object, ...]]]:
     ]
 
 
-def test_numba_kernels(numba_parts, nvrtc):
+def test_numba_kernels(numba_parts, nvrtc, quick):
     """Everything that a kernel calls is defined, with the parameters that Numba passes."""
     cuda, core = numba_parts
     defined: dict[str, tuple[list[str], list[str]]] = {}
-    options = ["-rdc=true", "-arch=sm_90"]
-    with all_processors() as pool:
+    names = list(core.FUNCTIONS)
+    with all_processors() as pool:  # some in one text: most of the time goes into the header
+        parts = [names[i::8] for i in range(8)]
         made_of = pool.map(
-            lambda name: nvrtc.compile(core.source(name), f"{name}.cu", options), core.FUNCTIONS
+            lambda part: nvrtc.compile(
+                "\n".join(map(core.source, part)), "k.cu", ["-rdc=true", "-arch=sm_90", *quick]
+            ),
+            parts,
         )
-    for name, (fine, log, ptx) in zip(core.FUNCTIONS, made_of, strict=True):
+    for part, (fine, log, ptx) in zip(parts, made_of, strict=True):
         assert fine and not log.strip(), log
         made = _signatures(ptx.decode(), "visible")
-        assert list(made) == [f"shmem_numba_{name}"] and b".weak .const" in ptx
+        assert list(made) == [f"shmem_numba_{name}" for name in part] and b".weak .const" in ptx
         defined |= made
     from numba.cuda import types
 
