@@ -56,14 +56,14 @@ def _claim(ring, depth):
     """The number of a slot that is free."""
     number = tl.atomic_add(ring + RING_TAIL, tl.cast(1, tl.uint64), sem="relaxed", scope="gpu")
     # acquire; observers: the thread that will write the slot, and the host, which has zeroed it
-    seen = tl.atomic_add(ring + RING_HEAD_SEEN, tl.cast(0, tl.uint64), sem="acquire", scope="gpu")
+    seen = look(ring + RING_HEAD_SEEN)
     taken = (ring + RING_LOOK).to(tl.pointer_type(tl.uint32))
     while number - seen >= depth:
         if begin_turn(taken):
             head = look(at(tl.load(ring + RING_HEAD)))
             tl.atomic_xchg(ring + RING_HEAD_SEEN, head, sem="release", scope="gpu")
             end_turn(taken)
-        seen = tl.atomic_add(ring + RING_HEAD_SEEN, tl.cast(0, tl.uint64), sem="acquire", scope="gpu")
+        seen = look(ring + RING_HEAD_SEEN)
     return number & (depth - 1)
 
 
@@ -111,13 +111,13 @@ def _take(state):
     last = (tl.load(proxy + PROXY_CELLS) & 0xFFFFFFFF).to(tl.int64) - 1
     turns = tl.cast(tl.load(proxy + PROXY_TURNS).to(tl.int64), tl.pointer_type(tl.uint32))
     cell = (block_index().to(tl.int64) * 67) & last
-    turn = tl.atomic_add(turns + cell, tl.cast(0, tl.uint32), sem="relaxed", scope="gpu")
+    turn = look(turns + cell, 32).to(tl.uint32)
     taken = turn % 2 == 0
     if taken:
         taken = tl.atomic_cas(turns + cell, turn, turn + 1, sem="acq_rel", scope="gpu") == turn
     while not taken:
         cell = (cell + 1) & last
-        turn = tl.atomic_add(turns + cell, tl.cast(0, tl.uint32), sem="relaxed", scope="gpu")
+        turn = look(turns + cell, 32).to(tl.uint32)
         taken = turn % 2 == 0
         if taken:
             taken = tl.atomic_cas(turns + cell, turn, turn + 1, sem="acq_rel", scope="gpu") == turn

@@ -334,23 +334,21 @@ def test_triton_assembly_posts():
 
 
 def _runs_ahead(sass: str) -> list[str]:
-    """Branches by which all but the program's first thread go to its next barrier, and are not joined there
-    before it: the warp meets that barrier in two pieces, which it must not (_triton_core.py)."""
+    """Branches by which all but the program's first thread pass over what that one does alone (a load, store
+    or atomic of a scope) and go to the program's next barrier, without being joined before it: the warp
+    meets that barrier in two pieces, which it must not (_triton_core.py)."""
     lines = [re.sub(r"/\*.*?\*/", "", line).strip() for line in sass.splitlines()]
     labels = {line[:-1]: i for i, line in enumerate(lines) if line.endswith(":")}
-    found, thread, others = [], set(), set()
-    for line in lines:
-        made = re.match(r"(@\S+ )?(\S+) (\w+)", line)
-        branch = re.match(r"@(P\d) BRA `\((\S+)\)", line)
-        if branch and branch[1] in others:
-            behind = itertools.islice(lines, labels[branch[2]], None)
-            meets = next((x for x in behind if re.search(r"BSYNC|WARPSYNC|BAR\.SYNC|EXIT", x)), "")
-            found += [line] if "BAR.SYNC" in meets else []
-        elif compared := re.match(r"ISETP\.NE\.U32\.AND (P\d), PT, (R\d+), RZ, PT", line):
-            (others.add if compared[2] in thread else others.discard)(compared[1])
-        elif made:
-            (thread.add if line.startswith(f"S2R {made[3]}, SR_TID.X") else thread.discard)(made[3])
-            others.discard(made[3])
+    found = []
+    for i, line in enumerate(lines):
+        branch = re.match(r"@!?P\d BRA `\((\S+)\)", line)
+        if branch is None:
+            continue
+        passed, behind = lines[i + 1 : labels[branch[1]]], lines[labels[branch[1]] :]
+        meets = next((x for x in behind if re.search(r"BSYNC|WARPSYNC|BAR\.SYNC|EXIT", x)), "")
+        alone = any("STRONG" in x for x in passed) and not any("BAR.SYNC" in x for x in passed)
+        if alone and "BAR.SYNC" in meets:
+            found.append(line)
     return found
 
 
