@@ -21,7 +21,7 @@ static void (*on_launch)(kernel_fn *kernel);
 static struct shmemx_device_error *mailbox;
 
 /* Every kernel calls it first. */
-static void count_launch(const char *name, unsigned blocks)
+static inline void count_launch(const char *name, unsigned blocks)
 {
     launches++;
     blocks_of_launch = blocks;
@@ -50,7 +50,7 @@ static void start_with(kernel_fn *kernel)
 }
 
 /* That error, a message with that text, and no launch. */
-static void refused_at(int line, int64_t rc, int code, const char *text)
+static inline void refused_at(int line, int64_t rc, int code, const char *text)
 {
     static unsigned before;
     CHECK(rc == code && strstr(shmemx_last_error(), text), "line %d: gave %lld, not %d with \"%s\": %s", line,

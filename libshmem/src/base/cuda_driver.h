@@ -64,6 +64,7 @@ enum {
     IPC_LAZY_PEER_ACCESS = 1,
     POINTER_DEVICE = 9, /* CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL */
     MEMORY_TYPE_HOST = 1,
+    NOT_READY = 600,           /* CUDA_ERROR_NOT_READY */
     ALREADY_REGISTERED = 712,  /* CUDA_ERROR_HOST_MEMORY_ALREADY_REGISTERED */
     ATTRIBUTE_VMM = 102,       /* CU_DEVICE_ATTRIBUTE_VIRTUAL_MEMORY_MANAGEMENT_SUPPORTED */
     ATTRIBUTE_RDMA = 110,      /* ..GPU_DIRECT_RDMA_WITH_CUDA_VMM_SUPPORTED */
@@ -111,6 +112,7 @@ enum {
     X(stream_create, cuStreamCreateWithPriority, (CUstream *, unsigned, int))                                \
     X(stream_destroy, cuStreamDestroy_v2, (CUstream))                                                        \
     X(stream_sync, cuStreamSynchronize, (CUstream))                                                          \
+    X(stream_query, cuStreamQuery, (CUstream))                                                               \
     X(event_create, cuEventCreate, (void **, unsigned))                                                      \
     X(event_record, cuEventRecord, (void *, CUstream))                                                       \
     X(event_destroy, cuEventDestroy_v2, (void *))                                                            \

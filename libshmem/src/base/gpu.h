@@ -77,6 +77,9 @@ int shmemi_gpu_fill(const char *call, void *dest, int byte, size_t n, shmemi_str
  * all that the stream did before. The value is the call's; no kernel, so one that fills the GPU and waits for it gets it. */
 int shmemi_gpu_store(const char *call, void *dest, uint64_t value, size_t bytes, shmemi_stream_t stream);
 int shmemi_gpu_sync(const char *call, shmemi_stream_t stream);
+/* The same; but a thread of the library's own (the proxy's) gives up at SHMEM_TIMEOUT, with TIMEOUT: what it waits for may
+ * need room that the kernel which waits for this thread does not leave. */
+int shmemi_gpu_sync_in_time(const char *call, shmemi_stream_t stream);
 /* What comes later in `stream` waits for what `other` holds now. */
 int shmemi_gpu_join(const char *call, shmemi_stream_t stream, shmemi_stream_t other);
 /* The library's own stream, not synchronized with the default one. */

@@ -1,8 +1,10 @@
 /* The GPU layer over the CUDA driver API: streams, what they do in order, kernels. */
 #include <pthread.h>
+#include <sched.h>
 
 #include "cuda_driver.h"
 #include "gpu.h"
+#include "wait.h"
 
 /* ---- streams ------------------------------------------------------------------------------------------------------- */
 
@@ -97,6 +99,28 @@ int shmemi_gpu_sync(const char *call, shmemi_stream_t stream)
 {
     ENTER(call);
     CHECKED(call, "cuStreamSynchronize", shmemi_cuda.stream_sync(stream));
+    return SHMEMX_SUCCESS;
+}
+
+int shmemi_gpu_sync_in_time(const char *call, shmemi_stream_t stream)
+{
+    if (!shmemi_wait_in_background || shmemi_env.TIMEOUT <= 0)
+        return shmemi_gpu_sync(call, stream);
+    CUresult code;
+    const double until = shmemi_now() + shmemi_env.TIMEOUT;
+    ENTER(call);
+    for (unsigned looks = 1; (code = shmemi_cuda.stream_query(stream)) == NOT_READY; ++looks) {
+        shmemi_pause();
+        if (looks % 64 != 0)
+            continue;
+        if (shmemi_now() > until)
+            return shmemi_fail(SHMEMX_ERR_TIMEOUT, call,
+                               "the GPU did not do in %g s (SHMEM_TIMEOUT) what it was asked to: a kernel "
+                               "that waits for it may stand in its way (docs/gpu-nic.md)",
+                               shmemi_env.TIMEOUT);
+        sched_yield();
+    }
+    CHECKED(call, "cuStreamQuery", code);
     return SHMEMX_SUCCESS;
 }
 

@@ -424,7 +424,8 @@ int shmemi_gpu_atomic(const char *call, const struct shmemi_amo *a, void *dst, i
     void *arguments[] = {&op, &size, &dst, &value, &cond, &pe, &cell};
     pthread_mutex_lock(&cell_lock);
     int rc = shmemi_gpu_kernel(call, SHMEMI_K_ATOMIC, 1, 1, arguments, shmemi_gpu_stream());
-    if (rc == 0 && cell && (rc = shmemi_gpu_sync(call, shmemi_gpu_stream())) == 0)
+    /* one that comes too late writes the cell before the next one does */
+    if (rc == 0 && cell && (rc = shmemi_gpu_sync_in_time(call, shmemi_gpu_stream())) == 0)
         memcpy(a->fetched, cell, a->size); /* the low bytes come first */
     pthread_mutex_unlock(&cell_lock);
     return rc;

@@ -52,7 +52,7 @@ static int copy(const char *call, void *dest, const void *source, size_t n, int 
 
 static int finish(const char *call, unsigned how)
 {
-    return shmemi_nbi(how) ? SHMEMX_SUCCESS : shmemi_gpu_sync(call, shmemi_gpu_stream());
+    return shmemi_nbi(how) ? SHMEMX_SUCCESS : shmemi_gpu_sync_in_time(call, shmemi_gpu_stream());
 }
 
 /* A word of the host's, as shmem_p and the proxy have it: the stream takes the value along, so nobody waits for a copy. */
@@ -158,7 +158,7 @@ static int cuda_fence(int pe, unsigned context)
 static int cuda_quiet(int pe, unsigned context)
 {
     (void)pe, (void)context; /* one stream */
-    return shmemi_gpu_sync("shmem_quiet", shmemi_gpu_stream());
+    return shmemi_gpu_sync_in_time("shmem_quiet", shmemi_gpu_stream());
 }
 
 /* Host memory is pinned, so that kernels reach it and copies need not wait for the driver's own pinned pages. */
