@@ -450,7 +450,7 @@ ITEMS: dict[str, tuple[str, Callable[[], Result]]] = {
     "dmabuf export": ("proxy over verbs, ibgda", _dmabuf),
     "GPUDirect RDMA": ("proxy over verbs, ibgda", _rdma),
     "nvidia_peermem": ("the same, without dmabuf", _peermem),
-    "stream memory operations": ("nothing yet", _stream_ops),
+    "stream memory operations": ("proxy over cuda, ucx", _stream_ops),
 }
 """By name: the paths that need it, and what measures it. docs/porting.md has a row for each."""
 
