@@ -324,6 +324,14 @@ struct sim_cq *sim_cq_find(struct sim_nic *nic, uint32_t number);
 bool sim_cq_room(const struct sim_cq *cq);
 void sim_cq_add(struct sim_nic *nic, struct sim_cq *cq, const struct sim_qp *qp, const struct sim_entry *e);
 
+/* How far one index of a queue is ahead of another, of 16 bits both: up to a whole queue, the deepest one too, whose 2^15
+ * are no negative number. 0 = it is the same, or behind. */
+static inline unsigned sim_ahead(uint16_t index, uint16_t of)
+{
+    uint16_t blocks = (uint16_t)(index - of);
+    return blocks <= 1u << SIM_LOG_MOST_DEPTH ? blocks : 0;
+}
+
 /* ---- qp.c ---------------------------------------------------------------------------------------------- */
 struct sim_uar *sim_uar_create(struct sim_nic *nic, bool announced);
 void sim_uar_destroy(struct sim_nic *nic, struct sim_uar *uar);

@@ -43,7 +43,7 @@ static void trace_doorbell(struct sim_nic *nic, const struct sim_qp *qp, enum si
  * none is taken from a register. */
 static bool told(struct sim_nic *nic, struct sim_qp *qp, uint16_t index)
 {
-    if (qp->state != SIM_RTS || (int16_t)(index - qp->producer) <= 0)
+    if (qp->state != SIM_RTS || sim_ahead(index, qp->producer) == 0)
         return false;
     /* a NIC owes nobody any haste: it may read a source, and write at the peer, long after the doorbell */
     if (nic->faults.late_us && qp->first == qp->last && qp->fetched == qp->producer &&
@@ -393,9 +393,9 @@ static bool flush(struct sim_nic *nic, struct sim_qp *qp)
     uint16_t receive, send;
     bool moved = false;
     read_record(qp, raw, &receive, &send);
-    if ((int16_t)(send - qp->flushed) > 0 && (uint16_t)(send - qp->flushed) <= qp->sq_blocks) {
+    if (sim_ahead(send, qp->flushed) && sim_ahead(send, qp->flushed) <= qp->sq_blocks) {
         trace_doorbell(nic, qp, SIM_TRACE_RECORD, &(uint64_t){0}, send, true);
-        while ((int16_t)(send - qp->flushed) > 0 && sim_cq_room(qp->send_cq)) {
+        while (sim_ahead(send, qp->flushed) && sim_cq_room(qp->send_cq)) {
             unsigned char head[16];
             sim_copy_out(head, qp->sq + (size_t)(qp->flushed & (qp->sq_blocks - 1)) * SHMEMX_MLX5_BLOCK,
                          sizeof head);
@@ -406,7 +406,7 @@ static bool flush(struct sim_nic *nic, struct sim_qp *qp)
             moved = true;
         }
     }
-    while (qp->rq && (int16_t)(receive - qp->rq_flushed) > 0 && sim_cq_room(qp->receive_cq)) {
+    while (qp->rq && sim_ahead(receive, qp->rq_flushed) && sim_cq_room(qp->receive_cq)) {
         sim_cq_add(nic, qp->receive_cq, qp,
                    &(struct sim_entry){.opcode = SHMEMX_MLX5_CQE_RECEIVE_ERROR,
                                        .syndrome = SHMEMX_MLX5_SYNDROME_FLUSHED,

@@ -81,7 +81,7 @@ static bool take_receive(struct sim_nic *nic, struct sim_qp *qp)
     /* acquire: pairs with the program's release after it has written the receive */
     uint16_t posted = (uint16_t)__builtin_bswap32(
         atomic_load_explicit(&qp->record[SHMEMX_MLX5_RECORD_RECEIVE], memory_order_acquire));
-    if ((int16_t)(posted - qp->rq_taken) <= 0)
+    if (sim_ahead(posted, qp->rq_taken) == 0)
         return false;
     unsigned bytes = qp->rq_stride < sizeof qp->receive ? qp->rq_stride : (unsigned)sizeof qp->receive;
     sim_copy_out(qp->receive, qp->rq + (size_t)(qp->rq_taken & (qp->rq_count - 1)) * qp->rq_stride, bytes);

@@ -21,7 +21,7 @@ static struct {
     unsigned long long *bases; /* [npes] */
     unsigned long long *members[NIC_JOB_TEAMS];
     int *table[NIC_JOB_TEAMS];
-    char *device, *symmetric;
+    char *device, *symmetric, *beyond;
     struct shmemi_transport broken;
     int error;
 } job;
@@ -160,7 +160,11 @@ static struct shmemx_device_state *open_host(unsigned long bytes, void **user, d
     const char *call = "nic_job_open";
     struct shmemi_world *w = &shmemi_world;
     const struct shmemi_segment *s = &w->segments[SHMEMI_SEGMENT_HOST];
+    const char *beyond = getenv("NIC_JOB_BEYOND");
+    if (beyond)
+        must((job.beyond = shmem_malloc(strtoull(beyond, NULL, 0))) ? 0 : SHMEMX_ERR_NO_MEMORY, call);
     job.symmetric = shmem_align(4096, NIC_JOB_TEAMS * AREA_BYTES + bytes);
+    must(job.symmetric ? 0 : SHMEMX_ERR_NO_MEMORY, call);
     memset(job.symmetric, 0, NIC_JOB_TEAMS * AREA_BYTES + bytes);
     *user = job.symmetric + NIC_JOB_TEAMS * AREA_BYTES;
     job.device = aligned_alloc(128, shmemi_gpu_nic_bytes(w->npes));
@@ -281,6 +285,7 @@ void nic_job_close(void)
     if (!job.gpu)
         shmemi_gpu_nic_close();
     shmem_free(job.symmetric);
+    shmem_free(job.beyond);
     free(job.device);
     free(job.bases);
     for (int i = 0; i < NIC_JOB_TEAMS; ++i) {

@@ -1,7 +1,8 @@
 /* A job of processes whose "kernels" are CPU threads: what kernels know of it, with the PEs of other nodes unmapped, so that
  * the device API takes the path of SHMEM_GPU_NIC. For the tests of those paths. The memory is the host heap, or, with
  * NIC_JOB_MEMORY=gpu in the environment, the GPU heap on tests/c/fake_cuda.c, whose memory CPU threads reach. With
- * NIC_JOB_LATE_US=N the proxy's transport takes its time: nic_late.h. */
+ * NIC_JOB_LATE_US=N the proxy's transport takes its time: nic_late.h. With NIC_JOB_BEYOND=N the test's memory in the host heap
+ * lies behind N bytes that nobody touches. */
 #ifndef NIC_JOB_H
 #define NIC_JOB_H
 

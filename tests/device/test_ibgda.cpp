@@ -6,8 +6,10 @@
 using namespace shmem;
 using detail::ibgda;
 
-static constexpr unsigned depth = 32; // 8 lanes with two blocks each are half of it
+static constexpr unsigned depth =
+    SHMEMX_IBGDA_LEAST_DEPTH / 32 * arch::warp_width; // for lanes here what the least one is for a GPU's
 static constexpr u64 nearly_wrapped = 65500;
+void test_sizes(); // test_ibgda_sizes.cpp
 
 // ---- WQEs, byte by byte
 
@@ -338,6 +340,66 @@ static void test_full_queue_ends()
     CHECK(job.boxes[0].kind == SHMEMX_DEVICE_TIMEOUT, "kind %u", job.boxes[0].kind);
     CHECK(nic.at(0, 1).qp->failed == SHMEMX_IBGDA_LEFT, "failed %llu", nic.at(0, 1).qp->failed);
 }
+/* Three reservations: block 0's is published last of all, so block 1's finds a later one to leave its doorbell to, which is a
+ * warp's of 4 blocks a lane, and that one must get its room all the same. */
+static void test_largest_reservation()
+{
+    scene job(2, false, 1000000000ull);
+    mini_nic nic(job, depth, 1, nearly_wrapped);
+    auto &q = *nic.at(0, 1).qp;
+    job.run(3, arch::warp_width, 0, [&] {
+        if (my_pe() != 0)
+            return;
+        const auto reserved = [&q](u64 blocks) {
+            while (arch::load_acquire(&q.reserved) != nearly_wrapped + blocks)
+                arch::give_way();
+        };
+        unsigned char data[SHMEMX_IBGDA_MOST_INLINE];
+        std::memset(data, 1 + static_cast<int>(arch::thread_index()), sizeof data);
+        if (arch::block_index() == 0 && arch::thread_index() == 0) {
+            detail::build_nop(detail::wqe(detail::queue(q), arch::fetch_add(&q.reserved, u64(1))), 0);
+            reserved(2 + 4 * arch::warp_width);
+            arch::store_release(&q.ready, nearly_wrapped + 1);
+        } else if (arch::block_index() == 1 && arch::thread_index() == 0) {
+            reserved(1);
+            ibgda::put(thread, 1, 64, data, 8);
+        } else if (arch::block_index() == 2) {
+            if (arch::thread_index() == 0)
+                reserved(2);
+            arch::sync(warp);
+            ibgda::put_each(warp, ibgda::mine(1), 4096 + 256 * arch::thread_index(), data, sizeof data);
+            CHECK(ibgda::quiet(warp, 1), "quiet");
+        }
+    });
+    for (unsigned i = 0; i < arch::warp_width; ++i)
+        CHECK(job.memory[scene::stride + 4096 + 256 * i + SHMEMX_IBGDA_MOST_INLINE - 1] == 1 + i, "lane %u",
+              i);
+    CHECK(job.boxes[0].kind == 0, "error %u", job.boxes[0].kind);
+}
+/* A thread that had looked at `done`, and then saw nothing of the next 2^16 blocks, takes no entry: it could not say what is
+ * done by it, and nobody else would take it again. */
+static void test_old_done()
+{
+    constexpr u64 first = 70000;
+    scene job(2, false, 500000000);
+    mini_nic nic(job, depth, 1, first);
+    job.run(1, 1, 0, [&] {
+        if (my_pe() != 0)
+            return;
+        const u64 value = 1;
+        auto &q = nic.at(0, 1);
+        ibgda::put(thread, 1, 64, &value, 8);
+        CHECK(nic.drained(q), "the NIC has not seen it");
+        for (u64 old : {first - 65536, first - 65536 + depth - 1})
+            CHECK(detail::ibgda_cq::poll(*q.qp, 0, old, first + 1, SHMEMX_DEVICE_CALL_QUIET) < first &&
+                      q.qp->entries == 0,
+                  "with %llu: entries %llu, done %llu", old, q.qp->entries, q.qp->done);
+        const u64 fresh = first - 65536 + depth; // old, and not too old
+        CHECK(detail::ibgda_cq::poll(*q.qp, 0, fresh, first + 1, SHMEMX_DEVICE_CALL_QUIET) == first + 1,
+              "taken");
+        CHECK(ibgda::quiet(thread, 1), "quiet");
+    });
+}
 /* A failed request is an error with its cause, for whoever waits, however many WQEs are flushed behind it; quiet says so in
  * every build; and what others had under way to other PEs is not touched. */
 static void test_error_has_its_cause()
@@ -437,9 +499,12 @@ int main()
     test_atomics();
     test_put_signal();
     test_warp_posts_together();
+    test_sizes();
     test_shared_queue_and_last_doorbell();
     test_nothing_is_no_completion();
     test_full_queue_ends();
+    test_largest_reservation();
+    test_old_done();
     test_error_has_its_cause();
     test_errors_elsewhere_stop_no_post();
     test_record_is_the_one_for_sends();

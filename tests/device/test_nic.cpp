@@ -3,6 +3,7 @@
 //
 //     test_nic           all operations, and errors that this PE makes itself
 //     test_nic dead      the last PE is killed while the others' kernels wait for it
+//     test_nic deep      more than the deepest queues hold, with numbers that wrap
 //     test_nic speed     figures, by hand
 #include "nic_teams.h"
 #include "nic_triton.h"
@@ -58,7 +59,8 @@ template <class Scope> static void move(const Scope &scope, unsigned salt)
     uchar outside[2048]; // not in the heap; each lane has its own
     for (std::size_t n : sizes)
         for (std::size_t skew : {0, 3}) {
-            uchar *src = at<uchar>(half + skew), *dst = at<uchar>(2 * half + skew), *back = at<uchar>(3 * half + skew);
+            uchar *src = at<uchar>(half + skew), *dst = at<uchar>(2 * half + skew),
+                  *back = at<uchar>(3 * half + skew);
             for (std::size_t i = lane; i < n; i += width)
                 src[i] = pattern(i, salt, me);
             arch::sync(scope);
@@ -265,7 +267,8 @@ static void test_atomics()
         CHECK(atomic_fetch_xor(a, ~0ull, pe) == 0xf000f000f000f00full, "xor");
         CHECK(atomic_fetch_add(a, 1, pe) == 0x0fff0fff0fff0ff0ull, "add");
         CHECK(atomic_compare_swap(a, 5, 6, pe) == 0x0fff0fff0fff0ff1ull, "compare_swap that fails");
-        CHECK(atomic_compare_swap(a, 0x0fff0fff0fff0ff1ull, 6, pe) == 0x0fff0fff0fff0ff1ull, "and one that does not");
+        CHECK(atomic_compare_swap(a, 0x0fff0fff0fff0ff1ull, 6, pe) == 0x0fff0fff0fff0ff1ull,
+              "and one that does not");
         atomic_and(a, 2, pe);
         CHECK(atomic_fetch(a, pe) == 2, "and without the old value");
         atomic_set(b, ~0u, pe);
@@ -426,14 +429,55 @@ static int test_dead()
     return well ? 0 : 1;
 }
 
+/* Turns of the proxy's answers near the ends of their 24 bits and of the word that they are counted in: what is fetched is this
+ * turn's, over all of these. */
+static void test_turns()
+{
+    const auto *nic = reinterpret_cast<const shmemx_device_nic *>(state->nic);
+    if (nic == nullptr || nic->proxy == 0)
+        return;
+    const auto *proxy = reinterpret_cast<const shmemx_device_proxy *>(nic->proxy);
+    auto *turns = reinterpret_cast<u32 *>(proxy->turns);
+    for (unsigned i = 0; i < proxy->cells; ++i)
+        turns[i] = i % 2 ? 0xfffffffcu : 0x01fffffcu;
+    std::memset(memory, 0, 256);
+    nic_job_meet();
+    step(1, 32, [] {
+        u64 *word = at<u64>(8 * arch::thread_index());
+        for (u64 i = 0; i < 5; ++i)
+            CHECK(atomic_fetch_add(word, 1, next_pe()) == i, "fetch %llu", i);
+    });
+    for (unsigned i = 0; i < 8; ++i)
+        CHECK((turns[i] & 0xffffff) < 64 && turns[i] % 2 == 0, "cell %u: 0x%x", i, turns[i]);
+}
+/* 70000 commands of one thread, or 280000 blocks of a send queue, and nobody waits: rings of 2^16 and queues of 2^15 are full
+ * and wrap. The last put to each place is there. */
+static void test_deep()
+{
+    constexpr unsigned puts = 70000, places = 4096, bytes = 200;
+    step(1, 1, [] {
+        uchar data[bytes];
+        for (unsigned i = 0; i < puts; ++i) {
+            std::memset(data, static_cast<int>(i / places), bytes);
+            std::memcpy(data, &i, sizeof i);
+            put_nbi(thread, at<uchar>(i % places * 256), data, bytes, next_pe());
+        }
+        CHECK(quiet(thread), "quiet of %u puts", puts);
+    });
+    for (unsigned i = puts - places, have; i < puts; ++i) {
+        const uchar *p = at<uchar>(i % places * 256);
+        std::memcpy(&have, p, sizeof have);
+        CHECK(have == i && p[sizeof i] == i / places && p[bytes - 1] == i / places, "put %u: %u", i, have);
+    }
+}
+
 static void test_speed()
 {
     using clock = std::chrono::steady_clock;
     auto timed = [](const char *what, unsigned n, auto kernel) {
         const auto start = clock::now();
         run(1, 1, kernel);
-        const double ns =
-            static_cast<double>(std::chrono::nanoseconds(clock::now() - start).count()) / n;
+        const double ns = static_cast<double>(std::chrono::nanoseconds(clock::now() - start).count()) / n;
         if (state->me == 0)
             std::printf("%-24s %8.0f ns\n", what, ns);
     };
@@ -475,17 +519,20 @@ int main(int argc, char **argv)
         std::_Exit(test_dead());
     if (what == "speed") {
         test_speed();
+    } else if (what == "deep") {
+        test_deep();
     } else {
         test_values();
         test_bytes();
         test_signals();
-    test_ways_in_order();
+        test_ways_in_order();
         test_atomics();
         test_teams();
         test_packets();
         test_many();
         test_triton();
         test_errors();
+        test_turns();
         char text[600];
         const int rc = nic_job_error(text, sizeof text);
         CHECK(rc == 0, "an error that nobody made: %s", text);

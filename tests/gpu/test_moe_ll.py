@@ -420,7 +420,7 @@ def test_wrong_constructor(job, cp, options):
 
 _PATHS = {
     "proxy": {"SHMEM_GPU_NIC": "proxy"},
-    "ibgda": {"SHMEM_GPU_NIC": "ibgda", "SHMEM_IBVERBS_LIB": "sim", "SHMEM_IBGDA_DEPTH": "128"},
+    "ibgda": {"SHMEM_GPU_NIC": "ibgda", "SHMEM_IBVERBS_LIB": "sim", "SHMEM_IBGDA_DEPTH": "256"},
 }
 # Each PE prints a digest of what it has received and added up: plain calls, two hooks under way, a graph.
 _ROUNDS = """

@@ -459,6 +459,44 @@ static void relaxed(void)
     finish();
 }
 
+/* M1: the deepest queue, full. That one index is 2^15 ahead of another is no less than none, for doorbells over the wrap, for
+ * a record in the error state, and for receives. */
+static void deepest(void)
+{
+    const unsigned all = 1u << SIM_LOG_MOST_DEPTH;
+    struct options o = {.blocks = all, .ignore_overrun = true};
+    begin(o);
+    for (unsigned turn = 1; turn <= 3; ++turn) {
+        for (unsigned i = 1; i <= all; ++i) {
+            struct wqe w = wqe(&a, SHMEMX_MLX5_NOP, 0, i == all ? SIGNALLED : 0);
+            put(&a, &w);
+        }
+        ring(&a);
+        run();
+        SUCCESS(&a, turn * all - 1);
+    }
+    sim_qp_step(a.nic, a.qp, SIM_ERR);
+    uint32_t before = a.cq->produced;
+    for (unsigned i = 0; i < all; ++i) {
+        struct wqe w = wqe(&a, SHMEMX_MLX5_NOP, 0, 0);
+        put(&a, &w);
+    }
+    set_record(&a, a.head);
+    run();
+    CHECK(a.cq->produced - before == all, "%u of %u blocks are flushed", a.cq->produced - before, all);
+    CHECK(a.nic->violations == 0, "%s", a.nic->violation);
+    finish();
+    begin((struct options){0});
+    post_receive(&b, 0, 8);
+    atomic_store(&b.record[0], __builtin_bswap32(all));
+    struct wqe w = wqe(&a, SHMEMX_MLX5_SEND, 0, SIGNALLED);
+    add_data(&w, a.memory, 8, a.key);
+    uint16_t index = post(&a, w);
+    run();
+    SUCCESS(&a, index);
+    finish();
+}
+
 /* The machine of states. */
 static void states(void)
 {
@@ -509,6 +547,7 @@ int main(void)
     reads_under_way();
     datagrams();
     relaxed();
+    deepest();
     states();
     return check_done();
 }

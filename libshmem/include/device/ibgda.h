@@ -400,6 +400,11 @@ struct ibgda {
 
     /* ---- posting ---- */
 
+    /* A warp's 32 puts within WQEs, each with a signal of two blocks, are one reservation. It waits for room, and the doorbell
+     * of what was published before may be left to it: up to a quarter of the queue, which is done only after that. */
+    static_assert(32 * (blocks_of(inline_ds(SHMEMX_IBGDA_MOST_INLINE)) + 2) <=
+                      SHMEMX_IBGDA_LEAST_DEPTH - (SHMEMX_IBGDA_LEAST_DEPTH / 4 - 1),
+                  "who waits for room would never get it");
     /* The threads of a group each post a batch of before + last blocks; its last WQE has `last`. build(first block, flags of
      * the last WQE) writes it. Returns what `done` will be when the group's WQEs are complete, or `refused`. */
     template <class Build>

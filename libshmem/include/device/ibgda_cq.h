@@ -44,11 +44,11 @@ struct ibgda_cq {
         return true;
     }
 
-  private:
-    static constexpr u64 broken = ~0ull;
     /* Takes what there is of the completion queue from entry `first` on, not much more than is needed for `target`. Returns
      * what is done then, or `broken`: the queue pair has failed. The opcode is read each time: an entry speaks of success
-     * only if it says so. `first` and `done` may be old: what others have taken meanwhile is taken once. */
+     * only if it says so. `first` and `done`, which was loaded before it, may be old: what others have taken meanwhile is
+     * taken once, and with a `done` that is so old that 16 bits cannot say how far an entry's block is ahead nothing is
+     * taken: the entry would be gone, and nobody done by it. */
     SHMEMX_DEVICE_FN static u64 poll(qp &q, u64 first, u64 done, u64 target, unsigned call)
     {
         u64 number = first;
@@ -73,10 +73,16 @@ struct ibgda_cq {
             if (more != 0) // acquire; observers: as above
                 end = end_of(q, done, arch::load_acquire(tail_at(q, number)));
         }
+        // what is under way is at most a queue ahead of `done` as it is now, a load beside that of end_of
+        if (arch::load_relaxed(&q.done) - done > 0xffffu - fixed(q.mask))
+            return done;
         arch::max_relaxed(&q.entries, number + 1); // nobody waits for it to have happened
         arch::max_release(&q.done, end);           // observers: this thread, and who waits for `done`
         return end;
     }
+
+  private:
+    static constexpr u64 broken = ~0ull;
     /* Entries that are looked at beyond the first one. With four a kernel of one `p` had 107 registers, not 97. */
     static constexpr u32 ahead = 2;
     SHMEMX_DEVICE_FN static const u32 *entry_at(const qp &q, u64 number)

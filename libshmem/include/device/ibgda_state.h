@@ -5,7 +5,7 @@
 #define SHMEM_DEVICE_IBGDA_STATE_H
 
 enum {
-    SHMEMX_IBGDA_LEAST_DEPTH = 128,  /* blocks: a warp's 32 WQEs of two blocks are at most half of a queue */
+    SHMEMX_IBGDA_LEAST_DEPTH = 256,  /* blocks: room for a warp's largest reservation, which ibgda.h has */
     SHMEMX_IBGDA_MOST_DEPTH = 32768, /* numbers of blocks have 16 bits, and their order must be clear */
     SHMEMX_IBGDA_ANSWER = 64,        /* bytes of a block's answer: what a fetch or a small get brings */
     SHMEMX_IBGDA_MOST_INLINE = 220   /* bytes in a WQE of four blocks */

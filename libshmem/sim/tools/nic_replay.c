@@ -337,7 +337,7 @@ static void place_flushed(struct pair *p, uint16_t producer)
         uint16_t index = (uint16_t)(e[60] << 8 | e[61]);
         if (!is_flush(e) || (int16_t)(index - p->written) < 0)
             continue;
-        if ((int16_t)(producer - index) <= 0)
+        if (sim_ahead(producer, index) == 0)
             return;
         if (*i + 1 < entries->count && is_flush(entry_at(entries, *i + 1)))
             after = entry_at(entries, *i + 1);
@@ -365,7 +365,7 @@ static void doorbell_event(const struct record *r)
         p->written = p->qp->producer = p->qp->fetched = t->fetched;
     }
     struct numbers *wqes = &p->stream->wqes;
-    for (; wqes->next < wqes->count && (int16_t)(t->producer - p->written) > 0; wqes->next++) {
+    for (; wqes->next < wqes->count && sim_ahead(t->producer, p->written); wqes->next++) {
         const struct record *w = &replay.records[wqes->at[wqes->next]];
         const struct sim_trace_wqe *at = w->body;
         unsigned char raw[SIM_MOST_BLOCKS * SHMEMX_MLX5_BLOCK];
