@@ -434,7 +434,7 @@ static int test_dead()
 static void test_turns()
 {
     const auto *nic = reinterpret_cast<const shmemx_device_nic *>(state->nic);
-    if (nic == nullptr || nic->proxy == 0)
+    if (nic == nullptr || nic->used != 1u << SHMEMX_NIC_PROXY)
         return;
     const auto *proxy = reinterpret_cast<const shmemx_device_proxy *>(nic->proxy);
     auto *turns = reinterpret_cast<u32 *>(proxy->turns);
