@@ -64,7 +64,8 @@ def test_what_cannot_be_a_block_is_refused(body, what):
     ptx = f".visible .func  (.param .b64 func_retval0) shmem_triton_f(\n)\n{{\n{body}\n}}\n"
     if what is None:
         block = tool.block(ptx, function)
-        assert block.splitlines()[-3:] == ["mov.u64 _rd1, 7;", "mov.b64 $0, _rd1;", "}"]
+        lines = ["mov.u64 _rd1, 7;", "mov.b64 $0, _rd1;", "bar.warp.sync 0xffffffff;", "}"]
+        assert block.splitlines()[-4:] == lines
     else:
         with pytest.raises(ValueError, match=what):
             tool.block(ptx, function)
