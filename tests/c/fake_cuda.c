@@ -9,35 +9,17 @@
  *                      pinned memory at other addresses than the CPU; words: streams store none
  *   FAKE_CUDA_BYTES    its memory in bytes, 16 GiB by default
  *   FAKE_CUDA_FAIL     name of a function that returns an error; "cuMemMap@1" where RANK is 1 */
-#define _GNU_SOURCE
+#include "fake_cuda.h"
+
 #include <fcntl.h>
 #include <pthread.h>
-#include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
 #include "base/cuda_driver.h"
-#include "device/state.h"
-#include "transport/amo_cpu.h"
 
-enum {
-    OK = 0,
-    INVALID_VALUE = 1,
-    OUT_OF_MEMORY = 2,
-    INVALID_CONTEXT = 201,
-    MAP_FAILED_ = 205,
-    NOT_REGISTERED = 713,
-    NOT_SUPPORTED = 801
-};
-enum { PAGE = 4096, LARGE_PAGE = 2 << 20, MOST = 4096, PLAIN_SHARED = 48 << 10 };
+enum { PAGE = 4096, LARGE_PAGE = 2 << 20, MOST = 4096 };
 enum kind { FREE, RESERVED, MAPPED, ALLOCATED, OPENED, PINNED };
-
-#define API __attribute__((visibility("default")))
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static struct range {
@@ -46,19 +28,6 @@ static struct range {
     size_t bytes;
     int fd; /* of ALLOCATED */
 } ranges[MOST];
-static struct shmemx_device_state symbol;
-
-/* "word" or "word@RANK" in the variable, for this process. */
-static bool says(const char *variable, const char *word)
-{
-    const char *value = getenv(variable), *rank = getenv("RANK");
-    size_t n = strlen(word);
-    return value && strncmp(value, word, n) == 0 &&
-           (value[n] == 0 || (value[n] == '@' && rank && strcmp(value + n + 1, rank) == 0));
-}
-#define MAY_FAIL                                                                                             \
-    if (says("FAKE_CUDA_FAIL", __func__))                                                                    \
-    return INVALID_VALUE
 
 static struct range *find(const void *p, unsigned kinds)
 {
@@ -133,15 +102,6 @@ API int fake_cuda_ranges(void)
     return n;
 }
 
-/* For tests: what stands for all kernels, called by each launch with the kernel's name. */
-typedef void kernel_fn(const char *name, unsigned blocks, unsigned threads, unsigned shared,
-                       void **arguments);
-static kernel_fn *kernel;
-API void fake_cuda_on_launch(kernel_fn *f)
-{
-    kernel = f;
-}
-
 /* ---- device ------------------------------------------------------------------------------------------------ */
 
 API CUresult cuInit(unsigned flags)
@@ -202,32 +162,32 @@ API CUresult cuDeviceGetP2PAttribute(int *value, int attribute, int from, int to
 }
 API CUresult cuDevicePrimaryCtxRetain(void **context, int device)
 {
-    *context = &symbol;
+    *context = &lock;
     return device == 0 ? OK : INVALID_VALUE;
 }
 API CUresult cuDevicePrimaryCtxRelease_v2(int device)
 {
     return device == 0 ? OK : INVALID_VALUE;
 }
-static _Thread_local void *current;
+_Thread_local void *fake_cuda_current;
 API CUresult cuCtxGetCurrent(void **context)
 {
-    *context = current;
+    *context = fake_cuda_current;
     return OK;
 }
 API CUresult cuCtxSetCurrent(void *context)
 {
-    current = context;
+    fake_cuda_current = context;
     return OK;
 }
 API CUresult cuCtxGetDevice(int *device)
 {
     *device = 0;
-    return current ? OK : INVALID_CONTEXT;
+    return fake_cuda_current ? OK : INVALID_CONTEXT;
 }
 API CUresult cuCtxSynchronize(void)
 {
-    return current ? OK : INVALID_CONTEXT;
+    return fake_cuda_current ? OK : INVALID_CONTEXT;
 }
 
 /* ---- virtual memory ------------------------------------------------------------------------------------------ */
@@ -430,7 +390,7 @@ API CUresult cuMemFreeHost(void *p)
 API CUresult cuMemHostRegister_v2(void *p, size_t bytes, unsigned flags)
 {
     MAY_FAIL;
-    if (!current || flags != 3)
+    if (!fake_cuda_current || flags != 3)
         return INVALID_CONTEXT;
     uintptr_t from = (uintptr_t)p & ~(uintptr_t)(PAGE - 1),
               to = ((uintptr_t)p + bytes + PAGE - 1) & ~(uintptr_t)(PAGE - 1);
@@ -458,160 +418,5 @@ API CUresult cuMemHostGetDevicePointer_v2(CUdeviceptr *at, void *p, unsigned fla
     (void)flags;
     /* a device that sees host memory elsewhere */
     *at = (uintptr_t)p + (says("FAKE_CUDA_LACKS", "unified") ? PAGE : 0);
-    return OK;
-}
-
-/* ---- copies, streams, modules ------------------------------------------------------------------------------------ */
-
-/* An aligned word goes whole, and what was copied before is seen with it. */
-static void move(void *to, const void *from, size_t n)
-{
-    if (n == 8 && ((uintptr_t)to | (uintptr_t)from) % 8 == 0)
-        __atomic_store_n((uint64_t *)to, __atomic_load_n((uint64_t *)from, __ATOMIC_ACQUIRE),
-                         __ATOMIC_RELEASE);
-    else
-        memmove(to, from, n);
-}
-API CUresult cuMemcpyAsync(CUdeviceptr to, CUdeviceptr from, size_t n, void *stream)
-{
-    (void)stream;
-    MAY_FAIL;
-    move((void *)(uintptr_t)to, (void *)(uintptr_t)from, n);
-    return current ? OK : INVALID_CONTEXT;
-}
-API CUresult cuMemcpy2DAsync_v2(const CUmemcpy2D *r, void *stream)
-{
-    (void)stream;
-    for (size_t i = 0; i < r->height; ++i)
-        memcpy((char *)(uintptr_t)r->dest.device + i * r->dest.pitch,
-               (char *)(uintptr_t)r->source.device + i * r->source.pitch, r->width);
-    return current ? OK : INVALID_CONTEXT;
-}
-API CUresult cuMemsetD8Async(CUdeviceptr to, unsigned char byte, size_t n, void *stream)
-{
-    (void)stream;
-    MAY_FAIL;
-    memset((void *)(uintptr_t)to, byte, n);
-    return current ? OK : INVALID_CONTEXT;
-}
-#define WRITE_VALUE(NAME, T)                                                                                 \
-    API CUresult NAME(void *stream, CUdeviceptr at, T value, unsigned flags)                                 \
-    {                                                                                                        \
-        (void)stream;                                                                                        \
-        MAY_FAIL;                                                                                            \
-        if (at % sizeof value || flags || says("FAKE_CUDA_LACKS", "words"))                                  \
-            return INVALID_VALUE;                                                                            \
-        __atomic_store_n((T *)(uintptr_t)at, value, __ATOMIC_RELEASE);                                       \
-        return current ? OK : INVALID_CONTEXT;                                                               \
-    }
-WRITE_VALUE(cuStreamWriteValue32_v2, uint32_t)
-WRITE_VALUE(cuStreamWriteValue64_v2, uint64_t)
-API CUresult cuStreamCreateWithPriority(void **stream, unsigned flags, int priority)
-{
-    (void)flags, (void)priority;
-    *stream = &lock;
-    return current ? OK : INVALID_CONTEXT;
-}
-API CUresult cuStreamDestroy_v2(void *stream)
-{
-    return stream ? OK : INVALID_VALUE;
-}
-/* A test's: no stream gets done with its work. */
-API atomic_bool fake_cuda_stuck;
-API CUresult cuStreamQuery(void *stream)
-{
-    return !stream ? INVALID_VALUE : fake_cuda_stuck ? NOT_READY : OK;
-}
-API CUresult cuStreamSynchronize(void *stream)
-{
-    (void)stream;
-    return current ? OK : INVALID_CONTEXT;
-}
-API CUresult cuEventCreate(void **event, unsigned flags)
-{
-    (void)flags;
-    *event = &lock;
-    return OK;
-}
-API CUresult cuEventRecord(void *event, void *stream)
-{
-    (void)stream;
-    return event ? OK : INVALID_VALUE;
-}
-API CUresult cuEventDestroy_v2(void *event)
-{
-    return event ? OK : INVALID_VALUE;
-}
-API CUresult cuStreamWaitEvent(void *stream, void *event, unsigned flags)
-{
-    (void)stream, (void)flags;
-    return event ? OK : INVALID_VALUE;
-}
-API CUresult cuModuleLoadData(void **module, const void *text)
-{
-    *module = &symbol;
-    return text ? OK : INVALID_VALUE;
-}
-API CUresult cuModuleUnload(void *module)
-{
-    return module ? OK : INVALID_VALUE;
-}
-/* A function is its name, which is a constant of the library's. */
-API CUresult cuModuleGetFunction(void **function, void *module, const char *name)
-{
-    memcpy(function, &name, sizeof name);
-    return module && name ? OK : INVALID_VALUE;
-}
-API CUresult cuFuncSetAttribute(void *function, int attribute, int value)
-{
-    (void)attribute, (void)value;
-    return function ? OK : INVALID_VALUE;
-}
-API CUresult cuModuleGetGlobal_v2(CUdeviceptr *at, size_t *bytes, void *module, const char *name)
-{
-    *at = (uintptr_t)module;
-    *bytes = sizeof symbol;
-    return name ? OK : INVALID_VALUE;
-}
-/* Where that PE's copy of an address of this one's is. */
-static void *copy_of(void *mine, int pe)
-{
-    uint64_t copy = symbol.heap + (uint64_t)pe * symbol.stride;
-    if (symbol.bases)
-        memcpy(&copy, (char *)(uintptr_t)symbol.bases + (size_t)pe * sizeof copy, sizeof copy);
-    return (char *)mine + (copy - symbol.copy);
-}
-
-/* gpu/kernels.cu: the arguments of shmem_k_atomic and shmem_k_signal. */
-static bool run_words(const char *name, void **a)
-{
-    struct shmemi_amo amo = {.size = 8};
-    bool atomic = strcmp(name, "shmem_k_atomic") == 0;
-    if (atomic) {
-        amo = (struct shmemi_amo){*(int *)a[0], (size_t)*(int *)a[1], *(uint64_t *)a[3], *(uint64_t *)a[4],
-                                  *(void **)a[6]};
-    } else if (strcmp(name, "shmem_k_signal") == 0) {
-        amo.op = *(int *)a[2] == SHMEM_SIGNAL_SET ? SHMEMX_AMO_SET : SHMEMX_AMO_ADD;
-        amo.value = *(uint64_t *)a[1];
-    } else {
-        return false;
-    }
-    shmemi_amo_cpu(copy_of(*(void **)a[atomic ? 2 : 0], *(int *)a[atomic ? 5 : 3]), &amo);
-    return true;
-}
-
-API CUresult cuLaunchKernel(void *f, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by,
-                            unsigned bz, unsigned shared, void *stream, void **arguments, void **extra)
-{
-    (void)stream, (void)extra;
-    MAY_FAIL;
-    if (!current)
-        return INVALID_CONTEXT;
-    if (!f || gx < 1 || gy != 1 || gz != 1 || bx < 1 || bx > 1024 || by != 1 || bz != 1 ||
-        shared > PLAIN_SHARED)
-        return INVALID_VALUE;
-    if (!kernel)
-        return run_words(f, arguments) ? OK : NOT_SUPPORTED;
-    kernel(f, gx, bx, shared, arguments);
     return OK;
 }

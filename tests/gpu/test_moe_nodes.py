@@ -19,7 +19,7 @@ from pyshmem.moe import ExpertParallel  # noqa: E402
 # tokens, hidden, experts, topk
 SMALL, WIDE, UNEVEN = (40, 256, 16, 3), (150, 7168, 64, 8), (33, 136, 11, 4)
 
-pytestmark = pytest.mark.npes(min=4)
+pytestmark = [pytest.mark.npes(min=4), pytest.mark.usefixtures("own_stream")]
 
 NODE = os.environ.get("SHMEM_NODE_ID", "")
 # PEs of a node where the job itself has nodes, else 0.

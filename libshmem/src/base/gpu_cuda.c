@@ -232,11 +232,14 @@ size_t shmemi_gpu_total_bytes(void)
 int shmemi_cuda_enter(const char *call)
 {
     CUcontext current = NULL;
+    if (SHMEMI_UNLIKELY(!cu.context_current))
+        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "no GPU is open");
     CHECKED(call, "cuCtxGetCurrent", cu.context_current(&current));
     if (SHMEMI_UNLIKELY(!current))
         CHECKED(call, "cuCtxSetCurrent", cu.context_set(gpu.context));
     return SHMEMX_SUCCESS;
 }
+
 void *shmemi_gpu_driver(const char *name)
 {
     return gpu.open && shmemi_cuda_enter("libshmem") == 0 ? dlsym(gpu.lib, name) : NULL;

@@ -145,7 +145,7 @@ static int cuda_put_signal(int pe, int segment, uint64_t offset, const void *sou
         void *arguments[] = {&sig, &signal, &sig_op, &pe};
         rc = shmemi_gpu_kernel(call, SHMEMI_K_SIGNAL, 1, 1, arguments, shmemi_gpu_stream());
     }
-    return rc ? rc : finish(call, how);
+    return rc || n == 0 ? rc : finish(call, how); /* a signal alone has no source to wait for */
 }
 
 static int cuda_fence(int pe, unsigned context)
