@@ -204,6 +204,7 @@ struct sim_link {
     X(deaf, "from the N-th request of peers on the NIC answers none, as if its host were dead")              \
     X(kill, "the process ends by SIGKILL when the N-th request of peers comes")                              \
     X(unresolved, "the first N queue pairs to a peer find no address for it (ETIMEDOUT)")                    \
+    X(no_key, "from its N-th on, every registration of memory fails (ENOMEM)")                               \
     X(retry_ms, "how long a peer may be silent, instead of what the queue pair says")
 struct sim_faults {
 #define X(name, text) uint64_t name;
@@ -236,7 +237,7 @@ struct sim_nic {
     uint64_t links_looked;
     uint64_t now; /* ns, of this pass */
     struct sim_faults faults;
-    uint64_t doorbells, wqes, requests, unresolved, random; /* counted, for the faults */
+    uint64_t doorbells, wqes, requests, unresolved, keys_made, random; /* counted, for the faults */
     bool deaf;
     bool held; /* packets are unpublished */
     _Atomic uint64_t violations;

@@ -5,6 +5,10 @@
 uint32_t sim_key_create(struct sim_nic *nic, uint32_t pd, uint64_t address, uint64_t bytes, uint32_t access,
                         bool gpu)
 {
+    if (++nic->keys_made >= nic->faults.no_key && nic->faults.no_key) {
+        sim_trace_text(nic, SIM_TRACE_FAULT, 0, "no_key=%llu", (unsigned long long)nic->faults.no_key);
+        return 0;
+    }
     for (unsigned tries = 0; tries < SIM_KEYS; ++tries) {
         uint32_t index = nic->next_key++ % SIM_KEYS, tag = nic->next_key / SIM_KEYS;
         struct sim_key *k = &nic->keys[index];

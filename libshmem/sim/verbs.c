@@ -101,7 +101,7 @@ SIM_EXPORT int shmem_sim_faults(const char *text)
         return nic ? EINVAL : ENODEV;
     sim_lock(nic);
     nic->faults = f;
-    nic->doorbells = nic->wqes = nic->requests = nic->unresolved = 0;
+    nic->doorbells = nic->wqes = nic->requests = nic->unresolved = nic->keys_made = 0;
     nic->deaf = false;
     sim_unlock(nic);
     return 0;

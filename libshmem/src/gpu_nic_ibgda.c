@@ -67,14 +67,17 @@ static int cover(const char *call)
     if (n == 0)
         return SHMEMX_SUCCESS;
     all = malloc(sizeof *all * (size_t)npes);
-    mine.bytes = all ? shmemi_ibgda_expose(from, n, mine.key, sizeof mine.key) : SHMEMX_ERR_SYSTEM;
-    rc = all ? allgather(&mine, all, sizeof mine) : SHMEMX_ERR_SYSTEM;
-    for (int pe = 0; pe < npes && rc == 0; ++pe)
-        rc = all[pe].bytes < 0 ? all[pe].bytes
-                               : shmemi_ibgda_learn(pe, from, n, all[pe].key, (size_t)all[pe].bytes);
-    free(all);
+    mine.bytes = all ? shmemi_ibgda_expose(from, n, mine.key, sizeof mine.key)
+                     : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", npes);
     path.covered = s->bytes;
-    rc = agree(rc, &who);
+    rc = agree(mine.bytes < 0 ? mine.bytes : 0, &who);
+    if (rc == 0) {
+        rc = allgather(&mine, all, sizeof mine);
+        for (int pe = 0; pe < npes && rc == 0; ++pe)
+            rc = shmemi_ibgda_learn(pe, from, n, all[pe].key, (size_t)all[pe].bytes);
+        rc = agree(rc, &who);
+    }
+    free(all);
     if (rc && who != shmemi_world.me)
         return shmemi_fail(
             rc, call, "PE %d cannot register its memory for kernels' queue pairs; its own message says why",

@@ -174,6 +174,36 @@ void shmemi_heap_gpu_close(void)
     memset(&gpu, 0, sizeof gpu);
 }
 
+/* Collective: at least that much more, which every path to it knows; or an error everywhere, and the heap is as before. */
+static int more(const char *call, size_t bytes)
+{
+    size_t before = gpu.alloc.size;
+    int rc = 0;
+    if (before != segment()->bytes)
+        rc = shmemi_fail(
+            SHMEMX_ERR_NO_MEMORY, call,
+            "%zu bytes do not fit in the GPU heap of %zu, which cannot grow any more: a part that "
+            "it grew by could not be registered everywhere, and a network still has it",
+            bytes, before);
+    if ((rc = shmemi_all_well(call, rc)) != 0 || (rc = gpu.sharing->grow(call, bytes)) != 0)
+        return rc;
+    size_t grown = segment()->bytes - before;
+    if (!shmemi_alloc_extend(&gpu.alloc, grown))
+        rc = shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory");
+    if ((rc = shmemi_all_well(call, rc)) == 0 &&
+        (rc = shmemi_route_expose(call, SHMEMI_SEGMENT_DEVICE, before, grown)) == 0)
+        rc = shmemi_all_well(call, shmemi_gpu_nic_resize(call));
+    if (rc == 0)
+        return SHMEMX_SUCCESS;
+    if (shmemi_route_keeps_gpu()) {
+        (void)shmemi_alloc_cut(&gpu.alloc, gpu.alloc.size - before);
+    } else {
+        gpu.sharing->trim(&gpu.alloc);
+        (void)shmemi_gpu_nic_resize(call);
+    }
+    return rc;
+}
+
 /* ---- what heap.c calls ------------------------------------------------------------------------------------------------- */
 
 int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroed, void **ptr)
@@ -183,14 +213,10 @@ int shmemi_heap_gpu_take(const char *call, size_t size, size_t align, bool zeroe
         return rc;
     size_t at = shmemi_alloc_take(&gpu.alloc, size, align);
     if (at == SHMEMI_ALLOC_NONE) {
-        size_t before = segment()->bytes;
         /* the free tail of the heap does not count: a new chunk holds the whole block, aligned */
-        if ((rc = gpu.sharing->grow(call, size > SIZE_MAX - align ? SIZE_MAX : size + align)) != 0 ||
-            (rc = shmemi_route_expose(call, SHMEMI_SEGMENT_DEVICE, before, segment()->bytes - before)) != 0 ||
-            (rc = shmemi_gpu_nic_resize(call)) != 0)
+        if ((rc = more(call, size > SIZE_MAX - align ? SIZE_MAX : size + align)) != 0)
             return rc;
-        if (!shmemi_alloc_extend(&gpu.alloc, segment()->bytes - before) ||
-            (at = shmemi_alloc_take(&gpu.alloc, size, align)) == SHMEMI_ALLOC_NONE)
+        if ((at = shmemi_alloc_take(&gpu.alloc, size, align)) == SHMEMI_ALLOC_NONE)
             return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory");
     }
     *ptr = segment()->base + at;

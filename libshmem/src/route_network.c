@@ -207,11 +207,12 @@ static int expose(const char *call, struct network *net, int segment, uint64_t o
     bool wanted = segment == SHMEMI_SEGMENT_HOST || serves(net->t, shmemi_world.gpu_route);
     int mine =
         wanted && net->here && net->t->expose ? net->t->expose(segment, offset, n, key, sizeof key) : 0;
-    net->holds_gpu |= segment == SHMEMI_SEGMENT_DEVICE && mine > 0;
     int rc = tell(call, "register memory for its peers", mine, &bytes);
+    size_t stride = rc ? 0 : (size_t)largest(bytes);
+    /* the same on all PEs, which shrink the heap together; after an error somebody may have it */
+    net->holds_gpu |= segment == SHMEMI_SEGMENT_DEVICE && (rc != 0 || stride > 0);
     if (rc)
         return rc;
-    size_t stride = (size_t)largest(bytes);
     char *keys = NULL;
     rc = stride ? gather(call, key, stride, &keys) : 0;
     const struct shmemi_transport *const *route =

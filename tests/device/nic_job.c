@@ -7,6 +7,7 @@
 #include "gpu/gpu_state.h"
 #include "gpu_nic.h"
 #include "nic_late.h"
+#include "sim_faults.h"
 #include "team.h"
 #include "transport/ibgda.h"
 
@@ -273,6 +274,25 @@ void *nic_job_more(unsigned long bytes)
     void *p = shmemx_calloc(1, bytes, job.gpu ? SHMEMX_MEM_DEVICE : SHMEMX_MEM_HOST);
     must(p ? 0 : SHMEMX_ERR_NO_MEMORY, "more memory");
     return p;
+}
+int nic_job_no_more(unsigned long bytes, int broken, char *text, unsigned long n)
+{
+    void *p;
+    if (broken && !set_sim_faults("no_key=1"))
+        must(SHMEMX_ERR_UNSUPPORTED, "the software NIC's faults");
+    shmemx_log_errors(0);
+    int rc = shmemx_allocate(&p, bytes, 0, 0, SHMEMX_MEM_DEVICE);
+    shmemx_log_errors(1);
+    snprintf(text, n, "%s", rc ? shmemx_last_error() : "");
+    if (broken)
+        (void)set_sim_faults("");
+    return rc;
+}
+unsigned long nic_job_heap(void)
+{
+    size_t bytes = 0;
+    shmemx_heap_info(SHMEMX_MEM_DEVICE, &bytes, NULL, NULL);
+    return bytes;
 }
 void nic_job_give(void *p)
 {

@@ -44,6 +44,10 @@ void nic_job_break(int pe, int error);
 void nic_job_ways(char *text, unsigned long n);
 /* Collective: more symmetric memory, of the heap that kernels use, zeroed; given back at the end. */
 void *nic_job_more(unsigned long bytes);
+/* Collective: the same where it must fail; this PE's software NIC, if `broken`, registers nothing meanwhile. The error. */
+int nic_job_no_more(unsigned long bytes, int broken, char *text, unsigned long n);
+/* Bytes of that heap. */
+unsigned long nic_job_heap(void);
 void nic_job_give(void *memory);
 void nic_job_close(void);
 

@@ -356,11 +356,13 @@ static void test_errors()
             ok = false;
         });
         expect_error("a fetch beyond the heap", SHMEMX_ERR_ADDRESS, "not allocated", ok);
-        run(1, 1, [&ok, pe] {
-            put(thread, memory, memory, ~0ull >> 2, pe);
-            ok = quiet(thread);
-        });
-        expect_error("an oversized message", SHMEMX_ERR_ADDRESS, "not allocated", ok);
+        for (const u64 bytes : {~0ull >> 2, 1ull << 63 | 8}) {
+            run(1, 1, [&ok, pe, bytes] {
+                put(thread, memory, memory, bytes, pe);
+                ok = quiet(thread);
+            });
+            expect_error("an oversized message", SHMEMX_ERR_ADDRESS, "not allocated", ok);
+        }
         nic_job_break(pe, SHMEMX_ERR_TIMEOUT);
         run(1, 16, [&ok, pe] {
             put_nbi(block, memory, memory + half, 4096, pe);

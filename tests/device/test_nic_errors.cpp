@@ -4,13 +4,14 @@
 //     test_nic_errors            bad keys, addresses and sizes, memory that a peer has freed
 //     test_nic_errors dead       the last PE is killed: SHMEM_SIM_FAULTS=retry_ms=..
 //     test_nic_errors recover    after errors the queue pairs are made anew, and work; SHMEM_IBGDA_QPS=2, 3 PEs
-//     test_nic_errors grow       no error: the GPU heap grows and shrinks by chunks, NIC_JOB_MEMORY=gpu
+//     test_nic_errors grow       the GPU heap grows and shrinks by chunks, and a NIC refuses one, NIC_JOB_MEMORY=gpu
 //     test_nic_errors stall      the NIC stands still: SHMEM_SIM_FAULTS=stall=1
 #include "nic_check.h"
 
 #include <algorithm>
 #include <csignal>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 #include <unistd.h>
 
@@ -326,6 +327,37 @@ static void test_grow()
     CHECK(nic_job_note()->kind == SHMEMX_DEVICE_OK, "note of kind %u", nic_job_note()->kind);
 }
 
+/* One PE's NIC does not register what the heap has grown by: an error on all, the heap as before; it grows again, unless
+ * the other PE's transport keeps what it has registered. */
+static void test_no_growth(bool keeps)
+{
+    const unsigned long before = nic_job_heap();
+    for (int broken = 0; broken < (keeps ? 1 : state->npes); ++broken) {
+        char text[400], whose[20];
+        std::snprintf(whose, sizeof whose, "PE %d ", broken);
+        const int rc = nic_job_no_more(200 << 20, state->me == broken, text, sizeof text);
+        CHECK(rc == SHMEMX_ERR_SYSTEM &&
+                  std::strstr(text, state->me == broken ? "Cannot allocate memory" : whose) != nullptr,
+              "%d: %s", rc, text);
+        CHECK(nic_job_heap() == before, "%lu bytes, %lu before", nic_job_heap(), before);
+    }
+    if (!keeps) {
+        test_grow();
+        return;
+    }
+    char text[400];
+    const int rc = nic_job_no_more(200 << 20, 0, text, sizeof text);
+    CHECK(rc == SHMEMX_ERR_NO_MEMORY && std::strstr(text, "cannot grow any more") != nullptr, "%d: %s", rc,
+          text);
+    void *small = nic_job_more(1000); // what there is goes on working
+    host::launch(*state, 1, 4, 0, [&] {
+        put(block, memory, memory + 64, 64, (state->me + 1) % state->npes);
+        CHECK(quiet(block), "quiet afterwards");
+    });
+    nic_job_meet();
+    nic_job_give(small);
+}
+
 int main(int argc, char **argv)
 {
     const std::string what = argc > 1 ? argv[1] : "";
@@ -342,7 +374,10 @@ int main(int argc, char **argv)
     } else if (what == "recover") {
         test_recover();
     } else if (what == "grow") {
+        const char *path = std::getenv("SHMEM_GPU_NIC");
+        const bool keeps = path != nullptr && std::strcmp(path, "proxy") == 0; // by verbs, which keeps it
         test_grow();
+        test_no_growth(keeps);
     } else {
         test_bad();
     }

@@ -4,12 +4,12 @@
  *
  *     contexts first | burst | atomic     what the context has issued that shall not wait
  */
-#include <dlfcn.h>
 #include <errno.h>
 #include <signal.h>
 
 #include "base/base.h"
 #include "pes.h"
+#include "sim_faults.h"
 
 enum { TARGET = 1, WORDS = 1 << 15, BURST = 100 };
 static const double PATIENCE = 20, SHORT = 0.3; /* seconds */
@@ -18,14 +18,9 @@ static long *words, *source; /* [WORDS] */
 static uint64_t *arrived, *answer;
 static shmem_team_t alone; /* PE 0 */
 
-/* Of this process's software NIC, from now on. */
 static void set_faults(const char *text)
 {
-    void *nic = dlopen(getenv("SHMEM_IBVERBS_LIB"), RTLD_NOW | RTLD_NOLOAD);
-    int (*set)(const char *) = NULL;
-    if (nic)
-        *(void **)&set = dlsym(nic, "shmem_sim_faults");
-    CHECK(set && set(text) == 0, "no software NIC, or no fault %s", text);
+    CHECK(set_sim_faults(text), "no software NIC, or no fault %s", text);
 }
 
 static void issue(shmem_ctx_t ctx, const char *what)

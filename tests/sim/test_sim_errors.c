@@ -311,6 +311,15 @@ static void faults(void)
     finish();
 
     begin((struct options){0});
+    a.nic->keys_made = 0;
+    a.nic->faults.no_key = 2;
+    uint32_t keys[3];
+    for (int i = 0; i < 3; ++i)
+        keys[i] = sim_key_create(a.nic, PD, 4096, 4096, ALL_ACCESS, false);
+    CHECK(keys[0] && !keys[1] && !keys[2], "keys 0x%x, 0x%x, 0x%x", keys[0], keys[1], keys[2]);
+    finish();
+
+    begin((struct options){0});
     a.nic->faults.drop_doorbell = 1;
     post(&a, wqe(&a, SHMEMX_MLX5_NOP, 0, SIGNALLED));
     run();

@@ -87,8 +87,8 @@ struct proxy {
         send(slot, header, SHMEMX_PROXY_AT_VALUE, value);
         send(slot, header, SHMEMX_PROXY_AT_SIGNAL, signal);
         send(slot, header, SHMEMX_PROXY_AT_ANSWER, answer);
-        header |= top(SHMEMX_PROXY_AT_LOCAL, local) | top(SHMEMX_PROXY_AT_VALUE, value) |
-                  top(SHMEMX_PROXY_AT_SIGNAL, signal);
+        header |= top(SHMEMX_PROXY_AT_BYTES, bytes) | top(SHMEMX_PROXY_AT_LOCAL, local) |
+                  top(SHMEMX_PROXY_AT_VALUE, value) | top(SHMEMX_PROXY_AT_SIGNAL, signal);
         if (publish)
             arch::store_release(slot, header); // observer: the host's thread, which passes the memory on
         else
