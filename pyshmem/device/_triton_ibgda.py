@@ -1,4 +1,4 @@
-"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest f99992e4a784cb965067764cd2551491.
+"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest de23ab910a5150f94b6ac251b7f46a50.
 
 How Triton's kernels post to a NIC themselves (device/ibgda.h); src/gpu/triton.cu says what the functions do.
 `state` is the address of struct shmemx_device_state. Of results the largest of all threads is the program's.
