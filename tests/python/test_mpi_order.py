@@ -42,16 +42,22 @@ def _check(program: list[str], order: str, n: int = 2) -> None:
     assert said == [f"PE {pe} of {n}: ok" for pe in range(n)]
 
 
-def _run(program: list[str], n: int) -> subprocess.CompletedProcess[str]:
+def _run(program: list[str], n: int, **more: str) -> subprocess.CompletedProcess[str]:
     env = {k: v for k, v in os.environ.items() if not k.startswith(FOREIGN)}
     env |= {"SHMEM_SYMMETRIC_SIZE": "16M", "SHMEM_TIMEOUT": "30", "OMPI_ALLOW_RUN_AS_ROOT": "1",
-            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # fmt: skip
+            "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", **more}  # fmt: skip
     assert MPIRUN is not None
     flags = [] if _mpich() else ["--oversubscribe", "--bind-to", "none"]
-    return subprocess.run(
-        [MPIRUN, *flags, "-n", str(n), *program],
-        env=env, capture_output=True, text=True, timeout=120, check=False,
-    )  # fmt: skip
+    for _ in range(3):
+        done = subprocess.run(
+            [MPIRUN, *flags, "-n", str(n), *program],
+            env=env, capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        # Open MPI 5.0's MPI_Init crashes, rarely, when another rank is so far ahead that its first message comes
+        # before MPI_COMM_WORLD is known to ob1 (open-mpi/ompi#11438, #13559); nothing of ours has begun then.
+        if not all(name in done.stderr for name in ("mca_pml_ob1_recv_frag_callback_match", "ompi_mpi_init")):
+            break
+    return done
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +71,7 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(
         [MPICC, "-Wall", "-Wextra", str(source), "-o", str(made), f"-I{package / 'include'}",
          f"-L{package / 'lib'}", f"-Wl,-rpath,{package / 'lib'}", f"-Wl,-rpath,{BIN.parent / 'lib'}",
-         "-l:libshmem.so.0"],
+         "-l:libshmem.so.0", "-ldl", "-rdynamic"],
         check=True,
     )  # fmt: skip
     return made
@@ -74,6 +80,27 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("order", ORDERS)
 def test_c(program: Path, order: str) -> None:
     _check([str(program)], order)
+
+
+OPEN_MPI = pytest.mark.skipif(
+    MPIRUN is not None and _mpich(), reason="under MPICH nobody can start after MPI_Finalize"
+)
+
+
+@OPEN_MPI
+@pytest.mark.parametrize(("n", "late"), [(2, 0), (3, 2), (8, 5)])
+def test_a_rank_that_is_late_in_mpi_finalize(program: Path, n: int, late: int) -> None:
+    done = _run([str(program), LATE], n, MPI_ORDER_LATE=str(late))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sorted(done.stdout.split("\n")[:-1]) == [f"PE {pe} of {n}: ok" for pe in range(n)]
+
+
+@OPEN_MPI
+@pytest.mark.parametrize("absent", [0, 1])
+def test_a_rank_that_ends_after_mpi_finalize(program: Path, absent: int) -> None:
+    done = _run([str(program), LATE], 3, MPI_ORDER_ABSENT=str(absent), SHMEM_TIMEOUT="2")
+    assert done.returncode != 0
+    assert f"PE {absent} of 3 did not arrive" in done.stderr, done.stderr
 
 
 PYTHON = """

@@ -538,6 +538,7 @@ def test_a_job_that_fails_is_explained(launcher, tmp_path):
     assert "fault: nak=9" in shown.stdout and "error 0x13/" in shown.stdout, shown.stdout + shown.stderr
 
 
+@pytest.mark.usefixtures("launcher")
 def test_a_program_without_a_nic_says_so():
     shown = invoke("--", "true")
     assert shown.exit_code == 1 and "opened no software NIC" in shown.stderr

@@ -49,7 +49,8 @@ struct pending {
     pthread_mutex_t lock;
     pthread_cond_t changed;
     int holders, left, status;
-    char *arrived; /* probe: one flag a rank */
+    char *arrived;                       /* probe: one flag a rank */
+    unsigned char uid[SHMEMI_UID_BYTES]; /* uid_done: rank 0's, if the status is SUCCESS */
     pmix_info_t info[2];
     pmix_proc_t everybody;
     struct probe {
@@ -179,8 +180,8 @@ static int broken(const char *what, pmix_status_t status)
                        pmix.Error_string(status), status);
 }
 
-/* Puts n bytes under the job's key and returns when everybody has. */
-static int put_and_fence(const struct job *job, const void *mine, size_t n)
+/* Puts n bytes under the job's key. */
+static int put(const struct job *job, const void *mine, size_t n)
 {
     pmix_value_t value = {.type = PMIX_BYTE_OBJECT};
     value.data.bo.bytes = (char *)(uintptr_t)mine;
@@ -188,8 +189,12 @@ static int put_and_fence(const struct job *job, const void *mine, size_t n)
     pmix_status_t status = pmix.Put(PMIX_GLOBAL, job->key, &value);
     if (status != PMIX_SUCCESS)
         return broken("Put", status);
-    if ((status = pmix.Commit()) != PMIX_SUCCESS)
-        return broken("Commit", status);
+    return (status = pmix.Commit()) == PMIX_SUCCESS ? SHMEMX_SUCCESS : broken("Commit", status);
+}
+
+/* Until everybody has. */
+static int fence(const struct job *job)
+{
     struct pending *p = make_pending(1, 0);
     if (p == NULL)
         return shmemi_fail(SHMEMX_ERR_SYSTEM, "shmem_init", "no memory for the bootstrap");
@@ -197,7 +202,7 @@ static int put_and_fence(const struct job *job, const void *mine, size_t n)
     p->everybody = job->me;
     p->everybody.rank = PMIX_RANK_WILDCARD;
     double patience = shmemi_bootstrap_patience();
-    status = pmix.Fence_nb(&p->everybody, 1, p->info, 1, fence_done, p);
+    pmix_status_t status = pmix.Fence_nb(&p->everybody, 1, p->info, 1, fence_done, p);
     if (status != PMIX_SUCCESS) /* then PMIx does not call back, also not for OPERATION_SUCCEEDED */
         one_done(p, status == PMIX_OPERATION_SUCCEEDED ? PMIX_SUCCESS : status);
     bool done = wait_pending(p, patience);
@@ -217,28 +222,60 @@ static int put_and_fence(const struct job *job, const void *mine, size_t n)
     return status == PMIX_SUCCESS ? SHMEMX_SUCCESS : broken("Fence", status);
 }
 
-/* Rank 0's unique id, everywhere. The others put a word, too: it shows that they are there. */
-static int share_uid(const struct job *job, unsigned char uid[SHMEMI_UID_BYTES])
+static void uid_done(pmix_status_t status, pmix_value_t *value, void *data)
 {
-    bool first = job->me.rank == 0;
-    int error = put_and_fence(job, first ? (const void *)uid : "x", first ? SHMEMI_UID_BYTES : 1);
-    if (error != SHMEMX_SUCCESS || first)
-        return error;
+    struct pending *p = data;
+    bool right = status == PMIX_SUCCESS && value && value->type == PMIX_BYTE_OBJECT &&
+                 value->data.bo.size == sizeof p->uid;
+    if (right)
+        memcpy(p->uid, value->data.bo.bytes, sizeof p->uid);
+    one_done(p, right || status != PMIX_SUCCESS ? status : PMIX_ERROR);
+}
+
+/* Rank 0's unique id, asked for until it is there. */
+static int get_uid(const struct job *job, unsigned char uid[SHMEMI_UID_BYTES])
+{
+    static const double AGAIN = 1,
+                        REST = 0.02; /* seconds: a question that is lost; one that was answered with no */
+    double patience = shmemi_bootstrap_patience(), deadline = shmemi_now() + patience, left = patience;
     pmix_proc_t hub = job->me;
     hub.rank = 0;
-    pmix_value_t *value = NULL;
-    pmix_status_t status = pmix.Get(&hub, job->key, NULL, 0, &value);
-    if (status != PMIX_SUCCESS || value == NULL)
-        return broken("Get", status);
-    bool right = value->type == PMIX_BYTE_OBJECT && value->data.bo.size == SHMEMI_UID_BYTES;
-    if (right)
-        memcpy(uid, value->data.bo.bytes, SHMEMI_UID_BYTES);
-    if (value->type == PMIX_BYTE_OBJECT)
-        free(value->data.bo.bytes);
-    free(value);
-    return right ? SHMEMX_SUCCESS
-                 : shmemi_fail(SHMEMX_ERR_BOOTSTRAP, "shmem_init",
-                               "PMIx gave something else for rank 0's unique id");
+    pmix_status_t status = PMIX_ERROR;
+    for (; left > 0; left = deadline - shmemi_now()) {
+        struct pending *p = make_pending(1, 0);
+        if (p == NULL)
+            return shmemi_fail(SHMEMX_ERR_SYSTEM, "shmem_init", "no memory for the bootstrap");
+        status = pmix.Get_nb(&hub, job->key, NULL, 0, uid_done, p);
+        if (status != PMIX_SUCCESS)
+            uid_done(status, NULL, p);
+        bool done = wait_pending(p, left < AGAIN ? left : AGAIN);
+        pthread_mutex_lock(&p->lock);
+        status = done ? p->status : PMIX_ERROR;
+        memcpy(uid, p->uid, sizeof p->uid);
+        pthread_mutex_unlock(&p->lock);
+        release(p, 1);
+        if (status == PMIX_SUCCESS)
+            return SHMEMX_SUCCESS;
+        if (done)
+            usleep((useconds_t)(REST * 1e6));
+    }
+    return shmemi_fail(SHMEMX_ERR_TIMEOUT, "shmem_init",
+                       "PE 0 of %d did not arrive within %g s (SHMEM_TIMEOUT); PMIx_Get: %s (%d)", job->size,
+                       patience, pmix.Error_string(status), status);
+}
+
+/* Rank 0's unique id, everywhere. Where all can meet in a fence, the others put a word, too: it shows that they are there.
+ * Where they may come from MPI_Finalize they cannot: a PE that is still in it leaves PMIx under the fence of others, which
+ * then ends for some of them and not for others (seen with OpenPMIx 5.0). The star names who is missing there. */
+static int share_uid(const struct job *job, unsigned char uid[SHMEMI_UID_BYTES], bool fences)
+{
+    bool first = job->me.rank == 0;
+    int error = SHMEMX_SUCCESS;
+    if (first || fences)
+        error = put(job, first ? (const void *)uid : "x", first ? SHMEMI_UID_BYTES : 1);
+    if (error == SHMEMX_SUCCESS && fences)
+        error = fence(job);
+    return error != SHMEMX_SUCCESS || first ? error : get_uid(job, uid);
 }
 
 /* MPI was here, and with it PMIx: our PMIx_Finalize would be the second. */
@@ -286,7 +323,7 @@ static int speak(const char *space, bool finalize, unsigned char uid[SHMEMI_UID_
                  size->data.uint32 <= INT32_MAX && job.me.rank < size->data.uint32;
     job.size = right ? (int)size->data.uint32 : 0;
     free(size);
-    int error = right ? share_uid(&job, uid)
+    int error = right ? share_uid(&job, uid, !mpi_is_finalized())
                       : shmemi_fail(SHMEMX_ERR_BOOTSTRAP, call,
                                     "the PMIx server does not tell the size of job %.100s: %s (%d)", space,
                                     pmix.Error_string(status), status);

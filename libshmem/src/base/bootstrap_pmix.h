@@ -38,6 +38,7 @@ typedef void (*pmix_value_cbfunc_t)(pmix_status_t status, pmix_value_t *value, v
 
 enum {
     PMIX_SUCCESS = 0,
+    PMIX_ERROR = -1,
     PMIX_PARTIAL_SUCCESS = -52,
     PMIX_LOST_CONNECTION = -61,
     PMIX_OPERATION_SUCCEEDED = -157
