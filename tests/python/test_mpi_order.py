@@ -53,8 +53,8 @@ def _run(program: list[str], n: int, **more: str) -> subprocess.CompletedProcess
             [MPIRUN, *flags, "-n", str(n), *program],
             env=env, capture_output=True, text=True, timeout=120, check=False,
         )  # fmt: skip
-        # Open MPI 5.0's MPI_Init crashes, rarely, when another rank is so far ahead that its first message comes
-        # before MPI_COMM_WORLD is known to ob1 (open-mpi/ompi#11438, #13559); nothing of ours has begun then.
+        # Open MPI 5.0's MPI_Init crashes, rarely, when another rank is so far ahead that its first message
+        # comes before MPI_COMM_WORLD is known to ob1 (open-mpi/ompi#11438, #13559): nothing of ours is in it.
         if not all(name in done.stderr for name in ("mca_pml_ob1_recv_frag_callback_match", "ompi_mpi_init")):
             break
     return done
