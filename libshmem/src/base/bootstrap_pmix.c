@@ -235,8 +235,8 @@ static void uid_done(pmix_status_t status, pmix_value_t *value, void *data)
 /* Rank 0's unique id, asked for until it is there. */
 static int get_uid(const struct job *job, unsigned char uid[SHMEMI_UID_BYTES])
 {
-    static const double AGAIN = 1,
-                        REST = 0.02; /* seconds: a question that is lost; one that was answered with no */
+    /* seconds until it is asked again: a question that is lost, one that was answered with no */
+    static const double AGAIN = 1, REST = 0.02;
     double patience = shmemi_bootstrap_patience(), deadline = shmemi_now() + patience, left = patience;
     pmix_proc_t hub = job->me;
     hub.rank = 0;
