@@ -174,7 +174,8 @@ void shmemi_heap_gpu_close(void)
     memset(&gpu, 0, sizeof gpu);
 }
 
-/* Collective: at least that much more, which every path to it knows; or an error everywhere, and the heap is as before. */
+/* Collective: at least that much more, which every path to it knows; or an error everywhere, and the heap gives out what it gave
+ * out before. */
 static int more(const char *call, size_t bytes)
 {
     size_t before = gpu.alloc.size;

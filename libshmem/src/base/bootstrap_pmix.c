@@ -232,8 +232,8 @@ static void uid_done(pmix_status_t status, pmix_value_t *value, void *data)
     one_done(p, right || status != PMIX_SUCCESS ? status : PMIX_ERROR);
 }
 
-/* Rank 0's unique id, asked for until it is there. */
-static int get_uid(const struct job *job, unsigned char uid[SHMEMI_UID_BYTES])
+/* Rank 0's unique id. `there`: it has put it, and an answer that is none is an error; else it is asked for until it is there. */
+static int get_uid(const struct job *job, unsigned char uid[SHMEMI_UID_BYTES], bool there)
 {
     /* seconds until it is asked again: a question that is lost, one that was answered with no */
     static const double AGAIN = 1, REST = 0.02;
@@ -256,6 +256,8 @@ static int get_uid(const struct job *job, unsigned char uid[SHMEMI_UID_BYTES])
         release(p, 1);
         if (status == PMIX_SUCCESS)
             return SHMEMX_SUCCESS;
+        if (done && there)
+            return broken("Get", status);
         if (done)
             usleep((useconds_t)(REST * 1e6));
     }
@@ -275,7 +277,7 @@ static int share_uid(const struct job *job, unsigned char uid[SHMEMI_UID_BYTES],
         error = put(job, first ? (const void *)uid : "x", first ? SHMEMI_UID_BYTES : 1);
     if (error == SHMEMX_SUCCESS && fences)
         error = fence(job);
-    return error != SHMEMX_SUCCESS || first ? error : get_uid(job, uid);
+    return error != SHMEMX_SUCCESS || first ? error : get_uid(job, uid, fences);
 }
 
 /* MPI was here, and with it PMIx: our PMIx_Finalize would be the second. */
