@@ -1,5 +1,5 @@
-/* One-sided stream-ordered calls (shmemx_stream.h): copies by the driver, everything else by the kernels of gpu/.
- * Collectives: stream_coll.c. */
+/* One-sided stream-ordered calls (shmemx_stream.h): copies, and words that are set, by the driver, all else by the kernels
+ * of gpu/. Collectives: stream_coll.c. */
 #include "stream.h"
 
 /* ---- checks ---------------------------------------------------------------------------------------------------------- */
@@ -86,6 +86,8 @@ int shmemx_put_signal_on_stream(void *dest, const void *source, size_t nbytes, u
                            "sig_op is %d, neither SHMEM_SIGNAL_SET nor SHMEM_SIGNAL_ADD", sig_op);
     if ((rc = shmemx_put_on_stream(dest, source, nbytes, pe, stream)) != 0)
         return rc;
+    if (sig_op == SHMEM_SIGNAL_SET && shmemi_gpu_stores(call)) /* gets past kernels that fill the GPU */
+        return shmemi_gpu_store(call, shmemi_map_gpu(pe, p), signal, sizeof signal, stream);
     void *arguments[] = {&sig_addr, &signal, &sig_op, &pe};
     return shmemi_gpu_kernel(call, SHMEMI_K_SIGNAL, 1, 1, arguments, stream);
 }

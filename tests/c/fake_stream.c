@@ -1,5 +1,5 @@
-/* The host's part of scans of GPU memory without a GPU: which kernel is launched with what, and what is refused. The test
- * stands for the kernels of float32, so that results come back through the host's calls too. */
+/* The host's part of scans of GPU memory and of signals without a GPU: which kernel is launched with what, and what is
+ * refused. The test stands for the kernels of float32, so that results come back through the host's calls too. */
 #define _GNU_SOURCE
 #include "fake_launch.h"
 
@@ -74,6 +74,30 @@ static void test_choice(void)
         npes > 1 ? "shmem_k_reduce_packets" : "shmem_k_reduce");
 }
 
+/* The stream stores a signal that is set, where it can (argument "words" says that it cannot); added is by a kernel. */
+static void test_signals(bool stores)
+{
+    uint64_t *sig = shmemx_calloc(1, 16, SHMEMX_MEM_DEVICE), seen[2] = {0};
+    const unsigned before = launches;
+    shmem_barrier_all();
+    CHECK(shmemx_put_signal_on_stream(x, y, 8, sig + 1, 7, SHMEM_SIGNAL_SET, last - me, NULL) == 0, "%s",
+          shmemx_last_error());
+    CHECK(launches == before + !stores, "%u launches", launches - before);
+    if (stores) {
+        shmem_barrier_all();
+        CHECK(shmemx_get(SHMEM_CTX_DEFAULT, seen, sig, sizeof seen, me) == 0 && seen[0] == 0 && seen[1] == 7,
+              "%llu %llu", (unsigned long long)seen[0], (unsigned long long)seen[1]);
+    }
+    LAUNCHES_KERNEL(shmemx_put_signal_on_stream(x, y, 8, sig, 7, SHMEM_SIGNAL_ADD, last - me, NULL),
+                    "shmem_k_signal");
+    REFUSED(shmemx_put_signal_on_stream(x, y, 8, (uint64_t *)(void *)((char *)sig + 4), 7, SHMEM_SIGNAL_SET,
+                                        0, NULL),
+            ADDRESS, "not aligned to 8");
+    REFUSED(shmemx_put_signal_on_stream(x, y, 8, sig, 7, -3, 0, NULL), ARGUMENT, "sig_op is -3");
+    shmem_barrier_all();
+    shmem_free(sig);
+}
+
 static void test_refused(void)
 {
     static float host[4];
@@ -101,7 +125,7 @@ static void test_refused(void)
     shmem_free(heap);
 }
 
-int main(void)
+int main(int argc, char **argv)
 {
     if (!on_the_fake_driver())
         return check_done();
@@ -111,6 +135,7 @@ int main(void)
     CHECK(x && y, "%s", shmemx_last_error());
     test_results();
     test_choice();
+    test_signals(argc < 2 || strcmp(argv[1], "words") != 0);
     test_refused();
     shmem_finalize();
     return check_done();

@@ -196,8 +196,12 @@ extern "C" __global__ void coll(int call, int scope, float *dst, float *src, u64
             fine = shmem::fcollect(s, shmem::world, dst, src, n);
         else if (call == 2)
             fine = shmem::alltoall(s, shmem::world, dst, src, n);
-        else
+        else if (call == 3)
             fine = shmem::reduce(s, shmem::world, shmem::sum, dst, src, n);
+        else if (call == 4)
+            fine = shmem::sum_inscan(s, shmem::world, dst, src, n);
+        else
+            fine = shmem::sum_exscan(s, shmem::world, dst, src, n);
         if (threadIdx.x == 0)
             *ok = fine;
     };

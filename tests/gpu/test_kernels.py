@@ -165,6 +165,8 @@ def test_collectives(job, cp, modules, around, meet, scope, elements):
         1: np.concatenate([a[:elements] for a in at]),
         2: np.concatenate([a[me * elements : (me + 1) * elements] for a in at]),
         3: np.sum([a[:elements] for a in at], axis=0),
+        4: np.sum([a[:elements] for a in at[: me + 1]], axis=0),
+        5: np.sum([np.zeros(elements, "float32")] + [a[:elements] for a in at[:me]], axis=0),
     }
     for call, result in expected.items():
         dst[...] = 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 
@@ -162,7 +164,7 @@ def test_captured_in_a_graph(job, cp, device, around, meet):
     me, n, after, _ = around
     call = device.stream
     a, b = job.full(1000, me, "int32", device="cuda"), cp.zeros(1000, "int32")
-    total, sig = job.zeros(1000, "int32", device="cuda"), job.zeros(1, "uint64", device="cuda")
+    total, sig = job.zeros(1000, "int32", device="cuda"), job.zeros(2, "uint64", device="cuda")
     stream = cp.cuda.Stream(non_blocking=True)
     with stream:
         call.barrier_on_stream()  # what is set up at the first call of a stream is not captured
@@ -172,20 +174,66 @@ def test_captured_in_a_graph(job, cp, device, around, meet):
         stream.begin_capture()
         cp.copyto(b, a)
         call.barrier_on_stream()
-        call.put_signal_on_stream(a, b, after, sig, 1, job.SIGNAL_ADD)
-        call.signal_wait_on_stream(sig, ">=", 1)
+        call.put_signal_on_stream(a, b, after, sig[:1], 1, job.SIGNAL_ADD)
+        call.signal_wait_on_stream(sig[:1], ">=", 1)
+        call.put_signal_on_stream(a, b, after, sig[1:], 9)  # a node of another kind
+        call.signal_wait_on_stream(sig[1:], "==", 9)
         call.barrier_on_stream()
+        call.put_signal_on_stream(a, a, me, sig[1:], 0, size=0)
         call.sum_reduce_on_stream(total, a)
         graph = stream.end_capture()
     meet()
     for _ in range(3):
         graph.launch(stream)
     device.synchronize(stream)
-    assert (a == (me - 3) % n).all() and (total == n * (n - 1) // 2).all() and int(sig[0]) == 3
+    assert (a == (me - 3) % n).all() and (total == n * (n - 1) // 2).all() and sig.get().tolist() == [3, 0]
     meet()
     del graph
     for x in (a, total, sig):
         job.free(x)
+
+
+FILL = r"""
+extern "C" __global__ void __launch_bounds__(1024) fill(volatile unsigned long long *word, int *missed)
+{
+    if (threadIdx.x == 0) {
+        unsigned long long begin, now;
+        asm volatile("mov.u64 %0, %globaltimer;" : "=l"(begin));
+        while (*word != 5) {
+            asm volatile("mov.u64 %0, %globaltimer;" : "=l"(now));
+            if (now - begin > 5000000000ull) {
+                atomicAdd(missed, 1);
+                break;
+            }
+        }
+    }
+    __syncthreads();
+}
+"""
+
+
+def test_signal_beside_a_kernel_that_fills_the_gpu(job, cp, device, around, meet):
+    """A signal that is set needs no room of a block: the kernel that waits for it may have all."""
+    _, _, after, _ = around
+    fill = cp.RawKernel(FILL, "fill")
+    sig, missed = job.zeros(1, "uint64", device="cuda"), cp.zeros(1, "int32")
+    one, other = cp.cuda.Stream(non_blocking=True), cp.cuda.Stream(non_blocking=True)
+    with one:
+        fill((1,), (1024,), (sig, missed))  # loads it
+        device.stream.put_signal_on_stream(sig, sig, after, sig, 5, size=0, stream=other)
+    meet()
+    sig[...] = 0
+    meet()
+    blocks = 2 * cp.cuda.Device().attributes["MultiProcessorCount"]  # of 2048 threads each has room for
+    with one:
+        fill((blocks,), (1024,), (sig, missed))
+    time.sleep(0.2)  # until all are there
+    device.stream.put_signal_on_stream(sig, sig, after, sig, 5, size=0, stream=other)
+    one.synchronize()
+    other.synchronize()
+    assert int(missed[0]) == 0
+    meet()
+    job.free(sig)
 
 
 def test_team(job, cp, device, around, meet):

@@ -76,6 +76,8 @@ int shmemi_gpu_fill(const char *call, void *dest, int byte, size_t n, shmemi_str
 /* The 4 or 8 low bytes of `value` to GPU memory, aligned, of this device or mapped from another: whoever sees them sees
  * all that the stream did before. The value is the call's; no kernel, so one that fills the GPU and waits for it gets it. */
 int shmemi_gpu_store(const char *call, void *dest, uint64_t value, size_t bytes, shmemi_stream_t stream);
+/* Is it the stream's own store? Without it the call above waits for the stream, which a capture does not allow. */
+bool shmemi_gpu_stores(const char *call);
 int shmemi_gpu_sync(const char *call, shmemi_stream_t stream);
 /* The same; but a thread of the library's own (the proxy's) gives up at SHMEM_TIMEOUT, with TIMEOUT: what it waits for may
  * need room that the kernel which waits for this thread does not leave. */
