@@ -1,4 +1,4 @@
-"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest de23ab910a5150f94b6ac251b7f46a50.
+"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest 28d644e9e2557c6a738d9990a54a9637.
 
 How Triton's kernels post to a NIC themselves (device/ibgda.h); src/gpu/triton.cu says what the functions do.
 `state` is the address of struct shmemx_device_state. Of results the largest of all threads is the program's.

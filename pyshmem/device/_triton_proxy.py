@@ -211,14 +211,15 @@ def atomic(OP: tl.constexpr, NBYTES: tl.constexpr, FETCH: tl.constexpr, offset, 
 
 @triton.jit
 def fence(state):
-    _post(FENCE, _NOTHING, True, -1, 0, 0, 0, 0, 0, 0, 0, state)
+    # no release here and below: the commands before it have their own
+    _post(FENCE, _NOTHING, False, -1, 0, 0, 0, 0, 0, 0, 0, state)
 
 
 @triton.jit
 def quiet(state):
     """What this program has posted is complete; False after an error, which the mailbox has."""
     answer = _take(state)
-    _post(QUIET, _ANSWERED, True, -1, 0, 0, 0, 0, 0, 0, answer, state)
+    _post(QUIET, _ANSWERED, False, -1, 0, 0, 0, 0, 0, 0, answer, state)
     _value, fine = _await(answer, CALL_QUIET, -1, state)
     publish()  # acquire; observers: the host, which saw gets end, and this program
     return fine

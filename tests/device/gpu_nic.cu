@@ -233,7 +233,9 @@ __global__ void check_collectives(unsigned char *heap, verdict *v)
 // ---- timings, by PE 0 to PE 1
 
 enum post_kind { POST_ONE, POST_WARP, POST_NOP };
-/* cycles: [0] to the doorbell, [1] to the register's store, [2] to the return, [3] register to completion */
+/* cycles: [0] to the doorbell, [1] to the register's store, [2] to the return; from the register's store [3] to quiet's
+ * return, [4] to the last look, [5] to the entry */
+constexpr unsigned post_columns = 6;
 __global__ void time_post(u64 offset, const u64 *src, u64 *cycles, unsigned rounds, post_kind kind)
 {
     for (unsigned i = 0; i < rounds; ++i) {
@@ -247,14 +249,17 @@ __global__ void time_post(u64 offset, const u64 *src, u64 *cycles, unsigned roun
         else
             ibgda::nop(q);
         const u64 posted = clock64();
-        const u64 first = *reinterpret_cast<volatile u64 *>(&marks[0]), second = *reinterpret_cast<volatile u64 *>(&marks[1]);
         (void)ibgda::settle_qp(q);
         const u64 end = clock64();
         if (threadIdx.x == 0) {
-            cycles[i * 4] = first - start;
-            cycles[i * 4 + 1] = second - start;
-            cycles[i * 4 + 2] = posted - start;
-            cycles[i * 4 + 3] = end - second;
+            const volatile u64 *mark = marks;
+            u64 *row = cycles + i * post_columns;
+            row[0] = mark[0] - start;
+            row[1] = mark[1] - start;
+            row[2] = posted - start;
+            row[3] = end - mark[1];
+            row[4] = mark[2] - mark[1];
+            row[5] = mark[3] - mark[1];
         }
         __syncwarp();
     }
@@ -347,7 +352,7 @@ static void time_all(unsigned char *heap, u64 offset, double ghz, bool posts)
 {
     constexpr unsigned rounds = 2000;
     u64 *cycles, *words;
-    CUDA(cudaMalloc(&cycles, rounds * 4 * sizeof(u64)));
+    CUDA(cudaMalloc(&cycles, rounds * post_columns * sizeof(u64)));
     CUDA(cudaMallocHost(&words, 4096));
     std::memset(words, 0, 4096);
     std::thread cpu([&] {
@@ -372,11 +377,12 @@ static void time_all(unsigned char *heap, u64 offset, double ghz, bool posts)
             CUDA(cudaDeviceSynchronize());
             const char *who[] = {"one thread's put of 8 bytes", "a warp's 32 puts of 8 bytes", "a NOP"};
             char name[100];
-            double us[4];
-            for (unsigned k = 0; k < 4; ++k)
-                us[k] = median(column(cycles, rounds, 4, k)) / ghz / 1e3;
-            const char *until[] = {"before the doorbell", "with fences and record", "until it returns", "doorbell to completion"};
-            for (unsigned k = 0; k < 4; ++k) {
+            double us[post_columns];
+            for (unsigned k = 0; k < post_columns; ++k)
+                us[k] = median(column(cycles, rounds, post_columns, k)) / ghz / 1e3;
+            const char *until[] = {"before the doorbell", "with fences and record", "until it returns",
+                                   "doorbell to quiet's return", "doorbell to the look that saw it", "doorbell to completion"};
+            for (unsigned k = 0; k < post_columns; ++k) {
                 std::snprintf(name, sizeof name, "ibgda, %s: %s", who[kind], until[k]);
                 figure(name, us[k], "us");
             }
@@ -385,10 +391,10 @@ static void time_all(unsigned char *heap, u64 offset, double ghz, bool posts)
                 continue;
             }
             std::snprintf(name, sizeof name, "ibgda, %s: doorbell to completion against the bare words", who[kind]);
-            figure(name, us[3] / ping, "times");
+            figure(name, us[5] / ping, "times");
             one = us[0];
             if (kind == POST_ONE)
-                figure("ibgda, the same against the bare words and the driver's write", us[3] / (ping + write), "times");
+                figure("ibgda, the same against the bare words and the driver's write", us[5] / (ping + write), "times");
         }
     }
     for (bool immediate : {false, true}) {

@@ -41,6 +41,18 @@ SHMEMX_DEVICE_FN vec16 load_pair(const u64 *p)
 {
     return line_load(p);
 }
+/* The same, and what comes after it sees what was stored before either word. */
+SHMEMX_DEVICE_FN vec16 load_pair_acquire(const u64 *p)
+{
+    vec16 v;
+    asm volatile("ld.acquire.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(p) : "memory");
+    return v;
+}
+/* As store_release, for observers on this GPU alone. */
+SHMEMX_DEVICE_FN void store_release_gpu(u32 *p, u32 v)
+{
+    asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
+}
 /* As fence(), for observers on this GPU alone. */
 SHMEMX_DEVICE_FN void fence_gpu()
 {

@@ -32,6 +32,14 @@ inline vec16 load_pair(const u64 *p)
 {
     return make_vec16(load_acquire(p), load_acquire(p + 1));
 }
+inline vec16 load_pair_acquire(const u64 *p)
+{
+    return load_pair(p);
+}
+inline void store_release_gpu(u32 *p, u32 v)
+{
+    store_release(p, v);
+}
 inline void fence_gpu()
 {
     fence();

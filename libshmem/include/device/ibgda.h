@@ -22,11 +22,6 @@
 #include "ibgda_cq.h"
 #include "ibgda_wqe.h"
 
-/* For programs that measure: 0, a doorbell is about to be rung; 1, all but the register is written. */
-#ifndef SHMEMX_IBGDA_MARK
-#define SHMEMX_IBGDA_MARK(what) (void)0
-#endif
-
 namespace shmem::detail
 {
 

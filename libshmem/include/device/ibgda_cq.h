@@ -11,6 +11,12 @@
 #include "ibgda_state.h"
 #include "mlx5.h"
 
+/* For programs that measure: 0, a doorbell is about to be rung; 1, all but the register is written; 2, a look at a
+ * completion queue begins; 3, an entry is there. */
+#ifndef SHMEMX_IBGDA_MARK
+#define SHMEMX_IBGDA_MARK(what) (void)0
+#endif
+
 namespace shmem::detail
 {
 
@@ -28,6 +34,7 @@ struct ibgda_cq {
                 return false;
             const turn t(&q.look);
             if (t.mine()) {
+                SHMEMX_IBGDA_MARK(2);
                 const u64 reached = poll(q, counts.x, done, target, call);
                 t.end();
                 if (reached == broken)
@@ -56,6 +63,7 @@ struct ibgda_cq {
         const u32 tail = arch::load_acquire(tail_at(q, number));
         if (!written(q, number, tail))
             return done;
+        SHMEMX_IBGDA_MARK(3);
         if (tail >> 28 != SHMEMX_MLX5_CQE_REQUEST)
             return fail(q, number, tail, call) ? broken : done;
         u64 end = end_of(q, done, tail);

@@ -128,25 +128,27 @@ struct proxy {
         return reinterpret_cast<unsigned char *>(fixed(own().payload)) +
                static_cast<u32>(answer) * static_cast<u64>(SHMEMX_PROXY_PAYLOAD);
     }
-    /* The value that the host answers; `status` above 0 is its error. */
+    /* The value that the host answers; `status` above 0 is its error. Acquire; observers: the host, which has seen gets and
+     * fetches end and has filled the payload, and this thread. By the loads, since a fence waits for this thread's stores
+     * as well: 1.5 us where GPUs map each other. */
     SHMEMX_DEVICE_FN static u64 await(u64 answer, unsigned &status)
     {
-        auto *cell =
-            reinterpret_cast<const shmemx_proxy_answer *>(fixed(own().answers)) + static_cast<u32>(answer);
+        const auto *cell = reinterpret_cast<const u64 *>(
+            reinterpret_cast<const shmemx_proxy_answer *>(fixed(own().answers)) + static_cast<u32>(answer));
         const u32 turn = static_cast<u32>(answer >> 32);
-        arch::vec16 v = arch::line_load(cell);
+        arch::vec16 v = arch::load_pair_acquire(cell);
         while ((v.x >> 32 & 0xffffff) != turn || (v.y >> 32 & 0xffffff) != turn) {
             arch::give_way();
-            v = arch::line_load(cell);
+            v = arch::load_pair_acquire(cell);
         }
         status = static_cast<unsigned>(v.x >> 56);
         return (v.x & 0xffffffff) | v.y << 32;
     }
-    /* Release; observers: this thread, which has read the payload, and the one that takes the cell next. */
+    /* Release; observers: this thread, which has read the payload, and the one of this GPU that takes the cell next. */
     SHMEMX_DEVICE_FN static void give(u64 answer)
     {
         auto *word = reinterpret_cast<u32 *>(fixed(own().turns)) + static_cast<u32>(answer);
-        arch::store_release(word, arch::load_relaxed(word) + 1);
+        arch::store_release_gpu(word, arch::load_relaxed(word) + 1);
     }
     SHMEMX_DEVICE_SLOW bool fine(unsigned status, unsigned call, int pe)
     {
@@ -216,12 +218,9 @@ struct proxy {
         post(head(SHMEMX_PROXY_GET, local_too | answered, pe), offset, bytes, 0, 0, 0, answer, false);
         unsigned status;
         const u64 value = await(answer, status);
-        if (fine(status, SHMEMX_DEVICE_CALL_GET, pe)) {
-            if (bytes > 8)
-                arch::fence(); // acquire; observers: the host, which filled the payload, and this thread
+        if (fine(status, SHMEMX_DEVICE_CALL_GET, pe))
             copy_piece(dst, bytes > 8 ? payload_of(answer) : reinterpret_cast<const unsigned char *>(&value),
                        bytes);
-        }
         give(answer);
     }
 
@@ -297,10 +296,10 @@ struct proxy {
         bool ok = true;
         if (arch::lane(scope) == 0) {
             const u64 answer = take();
-            post(head(SHMEMX_PROXY_QUIET, answered, pe), 0, 0, 0, 0, 0, answer, true);
+            // no release: what the scope has posted before is in this ring before it, each with its own
+            post(head(SHMEMX_PROXY_QUIET, answered, pe), 0, 0, 0, 0, 0, answer, false);
             unsigned status;
             (void)await(answer, status);
-            arch::fence(); // acquire; observers: the host, which saw gets and fetches end, and this scope
             give(answer);
             ok = fine(status, SHMEMX_DEVICE_CALL_QUIET, pe);
         }
@@ -309,7 +308,7 @@ struct proxy {
     template <class Scope> SHMEMX_DEVICE_SLOW void fence(Scope scope, int pe)
     {
         if (arch::lane(scope) == 0)
-            post(head(SHMEMX_PROXY_FENCE, 0, pe), 0, 0, 0, 0, 0, 0, true);
+            post(head(SHMEMX_PROXY_FENCE, 0, pe), 0, 0, 0, 0, 0, 0, false); // as quiet's
     }
 
   private:
