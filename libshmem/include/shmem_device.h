@@ -195,12 +195,36 @@ SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, s
 
 /* ---- order --------------------------------------------------------------------------------------------- */
 
-/* The scope's puts so far are complete, on every PE; gets_nbi have their data. Begins and ends with a barrier of the scope.
- * False, in all threads, after an error of a NIC's path, which the mailbox has; where all is mapped always true. */
-template <class Scope> SHMEMX_DEVICE_FN bool quiet(const Scope &scope);
-/* The scope's puts so far come before its later ones, on each PE. Costs what quiet costs where copies are mapped, and waits
- * for nothing on a NIC's path. */
-template <class Scope> SHMEMX_DEVICE_FN void fence(const Scope &scope);
+/* In the place of a PE: all of them. */
+constexpr int all_pes = -1;
+/* The scope's puts so far are complete, on every PE or on `pe` alone; gets_nbi have their data. Begins and ends with a barrier of
+ * the scope. False, in all threads, after an error of a NIC's path, which the mailbox has; where all is mapped always true. */
+template <class Scope> SHMEMX_DEVICE_FN bool quiet(const Scope &scope, int pe = all_pes);
+/* The scope's puts so far come before its later ones, on each PE or on `pe`. Costs what quiet costs where copies are mapped, and
+ * waits for nothing on a NIC's path. */
+template <class Scope> SHMEMX_DEVICE_FN void fence(const Scope &scope, int pe = all_pes);
+
+/* ---- queue pairs --------------------------------------------------------------------------------------- */
+
+/* In the place of a PE: its queue pair `number`, modulo queue_pairs(pe), for kernels that lay out their own traffic. A block that
+ * names none uses the one of its own number. What takes one queue pair arrives in order; between two, `quiet` of the
+ * first orders, and `fence` does not. To a PE that has none the calls do what they do with the PE. */
+struct queue_pair {
+    int pe;
+    unsigned number;
+};
+/* SHMEM_IBGDA_QPS where the PE is reached by ibgda, else 0. */
+SHMEMX_DEVICE_FN unsigned queue_pairs(int pe);
+/* dst, src, sig: as with a PE. */
+template <class Scope, class T>
+SHMEMX_DEVICE_FN void put_nbi(const Scope &scope, T *dst, const T *src, size nelems, queue_pair to);
+template <class Scope, class T>
+SHMEMX_DEVICE_FN void get_nbi(const Scope &scope, T *dst, const T *src, size nelems, queue_pair from);
+template <class Scope, class T, class S>
+SHMEMX_DEVICE_FN void put_signal_nbi(const Scope &scope, T *dst, const T *src, size nelems, S *sig, u64 value,
+                                     signal_kind op, queue_pair to);
+/* What any thread of this GPU has posted to that queue pair is complete; otherwise as quiet of the PE. */
+template <class Scope> SHMEMX_DEVICE_FN bool quiet(const Scope &scope, queue_pair of);
 
 /* ---- atomics: 32- and 64-bit integers; fetch, set and swap also float and double ----------------------- */
 
@@ -334,6 +358,7 @@ SHMEMX_DEVICE_FN void dequantize(const Scope &scope, const Y &y, const void *rec
 #include "device/rma.h"
 #include "device/amo.h"
 #include "device/sync.h"
+#include "device/queue_pair.h"
 #include "device/packets.h"
 #include "device/codec.h"
 #include "device/quant.h"

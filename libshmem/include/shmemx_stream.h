@@ -22,8 +22,8 @@ extern "C" {
 SHMEMX_API int shmemx_put_on_stream(void *dest, const void *source, size_t nbytes, int pe, void *stream);
 /* dest = source [nbytes] of PE pe. */
 SHMEMX_API int shmemx_get_on_stream(void *dest, const void *source, size_t nbytes, int pe, void *stream);
-/* As put, then the 64-bit word sig_addr of PE pe is set, by the stream itself, or added to, by a kernel (SHMEM_SIGNAL_SET,
- * _ADD). */
+/* As put, then the 64-bit word sig_addr of PE pe is set, by the stream itself if the driver can, or added to, by a
+ * kernel (SHMEM_SIGNAL_SET, _ADD). */
 SHMEMX_API int shmemx_put_signal_on_stream(void *dest, const void *source, size_t nbytes, uint64_t *sig_addr,
                                            uint64_t signal, int sig_op, int pe, void *stream);
 /* What comes later waits until this PE's word compares true (SHMEM_CMP_*, unsigned). */

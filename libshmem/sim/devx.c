@@ -327,6 +327,14 @@ static int init_to_rtr(struct sim_nic *nic, struct sim_qp *qp, const void *in, v
     if (qp->type == PRM_ST_RC && (nic->roce ? !gid || QPC(HOP_LIMIT) == 0 : QPC(RLID) == 0))
         return refuse(out, PRM_STATUS_BAD_PARAMETER, "INIT2RTR_QP: %s",
                       nic->roce ? "RoCE needs rgid_rip and hop_limit" : "InfiniBand needs rlid");
+    if (qp->type == PRM_ST_RC && nic->roce &&
+        (QPC(RMAC_HIGH) != 0x0253 || QPC(RMAC_LOW) != (0x484d0000 | (gid_end & 0xffff)) ||
+         QPC(UDP_SPORT) < 0xc000 || QPC(DSCP) != QPC(TCLASS) >> 2))
+        return refuse(out, PRM_STATUS_BAD_PARAMETER,
+                      "INIT2RTR_QP: rmac %04x%08x, udp_sport 0x%x, dscp %u, traffic class %u: RoCE v2 needs "
+                      "the GID's address, a port from 0xc000 on, and the class's upper six bits as dscp",
+                      (unsigned)QPC(RMAC_HIGH), (unsigned)QPC(RMAC_LOW), (unsigned)QPC(UDP_SPORT),
+                      (unsigned)QPC(DSCP), (unsigned)QPC(TCLASS));
     if ((nic->roce || QPC(GRH)) && !face_gid(nic, (unsigned)QPC(SRC_ADDR_INDEX), &unused, &type))
         return refuse(out, PRM_STATUS_BAD_INDEX, "INIT2RTR_QP: src_addr_index %u: the port has no such GID",
                       (unsigned)QPC(SRC_ADDR_INDEX));

@@ -335,6 +335,8 @@ struct mlx5_wqe_av face_av(const struct ibv_ah_attr *a)
                              .fl_mlid = a->src_path_bits & 0x7f,
                              .rlid = __builtin_bswap16(face_lid(a))};
     if (a->is_global) {
+        /* of RoCE v2 that is the place of the UDP source port, one of the dynamic ones */
+        av.rlid = __builtin_bswap16(0xc000 | (a->grh.flow_label & 0x3fff));
         av.tclass = a->grh.traffic_class;
         av.hop_limit = a->grh.hop_limit;
         av.grh_gid_fl = __builtin_bswap32(1u << 30 | (uint32_t)a->grh.sgid_index << 20 | a->grh.flow_label);

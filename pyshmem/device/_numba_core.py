@@ -39,7 +39,7 @@ FUNCTIONS = {
     "p8": "ipui", "p32": "ipui", "p64": "ipli", "g8": "upi", "g32": "upi", "g64": "lpi",
     "put": "iippli", "get": "iippli", "put_nbi": "iippli", "get_nbi": "iippli", "put_signal": "iipplplii",
     "put_signal_nbi": "iipplplii",
-    "fence": "ii", "quiet": "ii", "sync": "iiu", "barrier": "iiu",
+    "fence": "iii", "quiet": "iii", "sync": "iiu", "barrier": "iiu",
     "wait_until32": "iipii", "wait_until64": "iipil", "test32": "ipii", "test64": "ipil",
     "wait_until_all": "iipliil", "wait_until_any": "lpliil", "test_all": "ipliil", "test_any": "lpliil",
     "signal_wait_until": "iipil", "signal_fetch": "lp", "signal_op": "iplii",

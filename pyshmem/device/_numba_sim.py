@@ -349,7 +349,7 @@ c_put_signal, c_put_signal_nbi = partial(_put_signal, _together), partial(_put_s
 # ---- order, sync -------------------------------------------------------------------------------------------
 
 
-def _order(core: Any, scope: int) -> None:
+def _order(core: Any, scope: int, pe: int) -> None:  # of all PEs, which is more
     _together(scope, lambda: _done(core(_CTX)), meet_first=True)
 
 

@@ -1,4 +1,4 @@
-"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest 28d644e9e2557c6a738d9990a54a9637.
+"""Made by libshmem/tools/ptx.py from src/gpu/triton.cu; digest a0ffd7a64007a7235f42d3d19e085ecc.
 
 How Triton's kernels post to a NIC themselves (device/ibgda.h); src/gpu/triton.cu says what the functions do.
 `state` is the address of struct shmemx_device_state. Of results the largest of all threads is the program's.

@@ -203,15 +203,15 @@ def recv_packets(scope, target, packets, round):
 
 
 @_device
-def fence(scope):
-    """The scope's puts so far come before its later ones, on each PE."""
-    core.c_fence(scope)
+def fence(scope, pe=-1):
+    """The scope's puts so far come before its later ones, on each PE or on `pe` alone."""
+    core.c_fence(scope, pe)
 
 
 @_device
-def quiet(scope):
-    """The scope's puts so far are complete, on every PE; False after an error of a NIC's path."""
-    return core.c_quiet(scope) != 0
+def quiet(scope, pe=-1):
+    """The scope's puts so far are complete, on every PE or on `pe` alone; False after an error of a NIC's path."""
+    return core.c_quiet(scope, pe) != 0
 
 
 @_device

@@ -108,6 +108,15 @@ KERNEL k_waits(const int *a, unsigned long long *sig, const int *status, shmem::
     out[2] = shmem::test(a, shmem::le, 1) + shmem::test_all(a, n, status, shmem::eq, 1);
     shmem::signal_op(sig, shmem::signal_fetch(sig), shmem::signal_add, pe);
 }
+KERNEL k_queue_pairs(float *dst, const float *src, shmem::size n, unsigned long long *sig, int *out, int pe)
+{
+    const shmem::queue_pair way{pe, shmem::queue_pairs(pe) - 1};
+    shmem::put_nbi(shmem::block, dst, src, n, way);
+    shmem::get_nbi(shmem::warp, dst, src, n, way);
+    shmem::put_signal_nbi(shmem::thread, dst, src, n, sig, 1, shmem::signal_add, way);
+    shmem::fence(shmem::warp, pe);
+    *out = shmem::quiet(shmem::block, way) + shmem::quiet(shmem::warp, pe);
+}
 KERNEL k_packets_block(unsigned char *box, const float *src, float *dst, shmem::size n,
                        unsigned long long round, int pe)
 {

@@ -96,7 +96,8 @@ class mini_nic
         return false;
     }
 
-    std::atomic<bool> pauses{false}; // it lets others run between the last 8 bytes of 128 and the rest
+    std::atomic<shmem::u64> immediates{0}; // the sum of all that came with a write
+    std::atomic<bool> pauses{false};       // it lets others run between the last 8 bytes of 128 and the rest
     static constexpr std::size_t chunk_end = 512 << 10;
     static constexpr unsigned most = 4096; // bytes of a WQE
     std::vector<shmemx_device_ibgda> views;
@@ -267,12 +268,15 @@ class mini_nic
             return SHMEMX_MLX5_SYNDROME_LOCAL_PROTECTION;
         if (!remote_ok(q, remote, rkey, bytes))
             return SHMEMX_MLX5_SYNDROME_REMOTE_ACCESS;
-        if (opcode == SHMEMX_MLX5_RDMA_WRITE || opcode == SHMEMX_MLX5_RDMA_READ) {
+        if (opcode == SHMEMX_MLX5_RDMA_WRITE || opcode == SHMEMX_MLX5_RDMA_WRITE_IMM ||
+            opcode == SHMEMX_MLX5_RDMA_READ) {
             CHECK(ds == 3, "opcode %u with %u segments", opcode, ds);
-            if (opcode == SHMEMX_MLX5_RDMA_WRITE)
-                move(remote, local, bytes);
-            else
+            if (opcode == SHMEMX_MLX5_RDMA_READ)
                 move(local, remote, bytes);
+            else
+                move(remote, local, bytes);
+            if (opcode == SHMEMX_MLX5_RDMA_WRITE_IMM)
+                immediates.fetch_add(word(q, at, 3));
             return 0;
         }
         return atomic(q, at, opcode, opmod, ds, remote, local, bytes);

@@ -5,17 +5,18 @@
 #include "nic_scene.h"
 
 template <class Scope, class T, class Op>
-static void reduction(const Scope &scope, team t, Op op, std::size_t n, bool in_place, T (*expected)(std::size_t, int))
+static void reduction(const Scope &scope, team t, Op op, std::size_t n, bool in_place,
+                      T (*expected)(std::size_t, int))
 {
     const int members = team_n_pes(t), me = team_my_pe(t);
     T *src = at<T>(half), *dst = in_place ? src : at<T>(2 * half);
     for (std::size_t i = arch::lane(scope); i < n; i += arch::width(scope))
-        src[i] = static_cast<T>((i % 7 + 1) * static_cast<unsigned>(me + 1));
+        arch::store_plain(src + i, static_cast<T>((i % 7 + 1) * static_cast<unsigned>(me + 1)));
     arch::sync(scope);
     CHECK(reduce(scope, t, op, dst, src, n), "reduce");
     std::size_t wrong = 0;
     for (std::size_t i = arch::lane(scope); i < n; i += arch::width(scope))
-        wrong += dst[i] != expected(i, members);
+        wrong += arch::load_plain(dst + i) != expected(i, members);
     CHECK(wrong == 0, "team %u of %d, %zu elements of %zu bytes: %zu wrong", t, members, n, sizeof(T), wrong);
     CHECK(barrier(scope, t), "barrier");
 }
@@ -25,13 +26,13 @@ static void prefix_sums(const Scope &scope, team t, std::size_t n, bool exclusiv
     const int me = team_my_pe(t);
     T *src = at<T>(half), *dst = in_place ? src : at<T>(2 * half);
     for (std::size_t i = arch::lane(scope); i < n; i += arch::width(scope))
-        src[i] = static_cast<T>((i % 7 + 1) * static_cast<unsigned>(me + 1));
+        arch::store_plain(src + i, static_cast<T>((i % 7 + 1) * static_cast<unsigned>(me + 1)));
     arch::sync(scope);
     CHECK(exclusive ? sum_exscan(scope, t, dst, src, n) : sum_inscan(scope, t, dst, src, n), "scan");
     const auto members = static_cast<unsigned>(me + !exclusive);
     std::size_t wrong = 0;
     for (std::size_t i = arch::lane(scope); i < n; i += arch::width(scope))
-        wrong += dst[i] != static_cast<T>((i % 7 + 1) * (members * (members + 1) / 2));
+        wrong += arch::load_plain(dst + i) != static_cast<T>((i % 7 + 1) * (members * (members + 1) / 2));
     CHECK(wrong == 0, "scan of team %u, %zu elements of %zu bytes: %zu wrong", t, n, sizeof(T), wrong);
     CHECK(barrier(scope, t), "barrier");
 }
@@ -51,24 +52,24 @@ template <class Scope> static void collectives(const Scope &scope, team t)
         uchar *src = at<uchar>(half), *dst = at<uchar>(2 * half);
         const int root = n - 1;
         for (std::size_t i = lane; i < bytes * static_cast<std::size_t>(n); i += width)
-            src[i] = pattern(i, 50, me);
+            arch::store_plain(src + i, pattern(i, 50, me));
         arch::sync(scope);
         CHECK(broadcast(scope, t, dst, src, bytes, root), "broadcast");
         std::size_t wrong = 0;
         for (std::size_t i = lane; i < bytes; i += width)
-            wrong += dst[i] != pattern(i, 50, root);
+            wrong += arch::load_plain(dst + i) != pattern(i, 50, root);
         CHECK(wrong == 0, "broadcast of %zu: %zu wrong", bytes, wrong);
         CHECK(barrier(scope, t), "barrier");
         CHECK(fcollect(scope, t, dst, src, bytes), "fcollect");
         for (int j = 0; j < n; ++j)
             for (std::size_t i = lane; i < bytes; i += width)
-                wrong += dst[static_cast<std::size_t>(j) * bytes + i] != pattern(i, 50, j);
+                wrong += arch::load_plain(dst + static_cast<std::size_t>(j) * bytes + i) != pattern(i, 50, j);
         CHECK(wrong == 0, "fcollect of %zu: %zu wrong", bytes, wrong);
         CHECK(barrier(scope, t), "barrier");
         CHECK(alltoall(scope, t, dst, src, bytes), "alltoall");
         for (int j = 0; j < n; ++j)
             for (std::size_t i = lane; i < bytes; i += width)
-                wrong += dst[static_cast<std::size_t>(j) * bytes + i] !=
+                wrong += arch::load_plain(dst + static_cast<std::size_t>(j) * bytes + i) !=
                          pattern(static_cast<std::size_t>(me) * bytes + i, 50, j);
         CHECK(wrong == 0, "alltoall of %zu: %zu wrong", bytes, wrong);
         CHECK(barrier(scope, t), "barrier");
@@ -111,14 +112,15 @@ static void test_packets()
             u64 r = 0;
             for (std::size_t n : {1, 8, 119, 120, 121, 960, 3001}) {
                 for (unsigned i = arch::thread_index(); i < n; i += 16)
-                    src[i] = pattern(i, 70 + static_cast<unsigned>(n), my_pe());
+                    arch::store_plain(src + i, pattern(i, 70 + static_cast<unsigned>(n), my_pe()));
                 arch::sync(block);
                 ++r;
                 CHECK(put_packets(block, at<uchar>(r % 2 * half), src, n, r, next_pe()), "put_packets");
                 CHECK(recv_packets(block, dst, at<uchar>(r % 2 * half), n, r), "recv_packets");
                 std::size_t wrong = 0;
                 for (unsigned i = arch::thread_index(); i < n; i += 16)
-                    wrong += dst[i] != pattern(i, 70 + static_cast<unsigned>(n), (my_pe() + n_pes() - 1) % n_pes());
+                    wrong += arch::load_plain(dst + i) !=
+                             pattern(i, 70 + static_cast<unsigned>(n), (my_pe() + n_pes() - 1) % n_pes());
                 CHECK(wrong == 0, "message of %zu: %zu wrong", n, wrong);
                 CHECK(barrier(block), "barrier");
             }

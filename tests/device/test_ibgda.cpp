@@ -238,6 +238,28 @@ static void test_put_signal()
     });
 }
 /* The lanes of a warp post together: one reservation, one doorbell. */
+/* Writes with an immediate, whose data and number arrive, past the end of the ring. */
+static void test_write_with_immediate()
+{
+    scene job(2, false, 20000000000ull);
+    mini_nic nic(job, depth, 1, nearly_wrapped);
+    constexpr u32 rounds = 100;
+    job.run(1, 1, 0, [&] {
+        if (my_pe() != 0)
+            return;
+        for (u32 i = 0; i < rounds; ++i) {
+            *mine<u64>(1024) = i * 7;
+            ibgda::write_imm(ibgda::at(1, 0), 2048 + 8 * i, mine<u64>(1024), 8, 0x80000000 + i);
+            CHECK(ibgda::quiet(thread, 1), "quiet");
+        }
+    });
+    CHECK(nic.immediates == rounds * 0x80000000ull + rounds * (rounds - 1) / 2, "immediates: %llx",
+          nic.immediates.load());
+    for (u32 i = 0; i < rounds; ++i) {
+        const auto *there = reinterpret_cast<const u64 *>(job.memory + scene::stride + 2048) + i;
+        CHECK(*there == i * 7, "write %u: %llu", i, *there);
+    }
+}
 static void test_warp_posts_together()
 {
     scene job(2, false, 20000000000ull);
@@ -498,6 +520,7 @@ int main()
     test_put_get();
     test_atomics();
     test_put_signal();
+    test_write_with_immediate();
     test_warp_posts_together();
     test_sizes();
     test_shared_queue_and_last_doorbell();

@@ -4,9 +4,12 @@
 //     test_nic           all operations, and errors that this PE makes itself
 //     test_nic dead      the last PE is killed while the others' kernels wait for it
 //     test_nic deep      more than the deepest queues hold, with numbers that wrap
+//     test_nic weak      what others find of a PE's stores, with stores as weak as a GPU's
 //     test_nic speed     figures, by hand
 #include "nic_teams.h"
 #include "nic_triton.h"
+#include "nic_ways.h"
+#include "nic_weak.h"
 
 #include <csignal>
 #include <cstdlib>
@@ -171,51 +174,6 @@ static void test_signals()
         }
         quiet(thread);
         *flag = 0;
-    });
-}
-
-/* Long data and a short flag, which may take different ways: behind a fence, and behind a signal of no bytes; then short
- * data and a long message that ends with the flag. */
-static void test_ways_in_order()
-{
-    constexpr unsigned words = 600; // 4800 bytes
-    std::memset(memory, 0, memory_bytes);
-    nic_job_meet();
-    step(1, 16, [] {
-        const unsigned lane = arch::thread_index();
-        u64 *flag = at<u64>(64), *sig = at<u64>(128), *data = at<u64>(4096), *src = at<u64>(half);
-        for (u64 r = 1; r <= 30; ++r) {
-            for (unsigned i = lane; i < words; i += 16)
-                src[i] = r * 1000 + i;
-            arch::sync(block);
-            put_nbi(block, data, src, words, next_pe());
-            if (r % 2 == 0) {
-                put_signal(block, data, src, 0, sig, r, signal_set, next_pe());
-                CHECK(signal_wait_until(block, sig, ge, r), "signal %llu", r);
-            } else {
-                fence(block);
-                if (lane == 0)
-                    p(flag, r, next_pe());
-                CHECK(wait_until(block, flag, ge, r), "flag %llu", r);
-            }
-            std::size_t early = 0;
-            for (unsigned i = lane; i < words; i += 16)
-                early += arch::load_relaxed(data + i) < r * 1000 + i;
-            CHECK(early == 0, "round %llu: %zu words after their flag", r, early);
-            CHECK(barrier(block), "barrier");
-        }
-        for (u64 r = 1; r <= 20; ++r) {
-            if (lane == 0) {
-                src[words - 1] = r; // the long message's last word is the flag
-                p(flag + 1, r * 10, next_pe());
-            }
-            fence(block);
-            arch::sync(block);
-            put_nbi(block, data, src, words, next_pe());
-            CHECK(wait_until(block, data + words - 1, eq, r), "long message %llu", r);
-            CHECK(arch::load_relaxed(flag + 1) >= r * 10, "round %llu: short data after it", r);
-            CHECK(barrier(block), "barrier");
-        }
     });
 }
 
@@ -523,11 +481,14 @@ int main(int argc, char **argv)
         test_speed();
     } else if (what == "deep") {
         test_deep();
+    } else if (what == "weak") {
+        test_weak();
     } else {
         test_values();
         test_bytes();
         test_signals();
         test_ways_in_order();
+        test_one_way();
         test_atomics();
         test_teams();
         test_packets();

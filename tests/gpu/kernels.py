@@ -47,9 +47,26 @@ extern "C" __global__ void rma(int call, int scope, u8 *dst, u8 *src, u64 n, u64
             shmem::put_signal(s, dst, src, n, sig, 7, shmem::signal_set, pe);
             *ok = shmem::signal_wait_until(s, sig, shmem::eq, 7) ? 1 : 0;
             break;
-        default:
+        case 5:
             shmem::put_signal_nbi(s, dst, src, n, sig, 3, shmem::signal_add, pe);
             *ok = shmem::signal_wait_until(s, sig, shmem::ge, 3) ? 1 : 0;
+            break;
+        case 6:
+            shmem::put_nbi(s, dst, src, n, pe);
+            shmem::fence(s, pe);
+            *ok = shmem::quiet(s, pe) && shmem::quiet(s, shmem::my_pe()) ? 1 : 0;
+            break;
+        case 7:
+            shmem::put_nbi(s, dst, src, n, shmem::queue_pair{pe, 3});
+            *ok = shmem::quiet(s, shmem::queue_pair{pe, 3}) ? 1 : 0;
+            break;
+        case 8:
+            shmem::get_nbi(s, dst, src, n, shmem::queue_pair{pe, 1});
+            *ok = shmem::quiet(s, shmem::queue_pair{pe, 1}) ? 1 : 0;
+            break;
+        default:
+            shmem::put_signal_nbi(s, dst, src, n, sig, 5, shmem::signal_set, shmem::queue_pair{pe, 2});
+            *ok = shmem::signal_wait_until(s, sig, shmem::eq, 5) ? 1 : 0;
         }
     });
 }

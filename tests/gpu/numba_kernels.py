@@ -12,7 +12,7 @@ def rma(scope, a, b, got, sig, pe):
     half = a.size // 2
     shmem_numba.put(scope, a[:half], b[:half], pe)
     shmem_numba.put_nbi(scope, a[half:], b[half:], pe)
-    shmem_numba.fence(scope)
+    shmem_numba.fence(scope, pe)
     shmem_numba.quiet(scope)
     shmem_numba.get(scope, got[:half], b[:half], pe)
     shmem_numba.get_nbi(scope, got[half:], b[half:], pe)

@@ -67,9 +67,12 @@ SHMEM_DEVICE_SHARING=ipc tests ipc-2 2 tests/gpu/test_{rma,kernels,heap,triton}.
 export CUDA_MODULE_LOADING=EAGER
 SHMEM_NODE_ID=/2 SHMEM_GPU_NIC=proxy tests nodes-proxy-4 4 tests/gpu/test_moe_nodes.py
 SHMEM_NODE_ID=/2 SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=sim tests nodes-ibgda-4 4 tests/gpu/test_moe_nodes.py
-# Each PE a node, what is between them through a NIC's path.
-SHMEM_NODE_ID=/1 SHMEM_GPU_NIC=proxy tests proxy-2 2 tests/gpu/test_{moe_ll,triton}.py
-SHMEM_NODE_ID=/1 SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=sim tests ibgda-2 2 tests/gpu/test_{moe_ll,triton}.py
+# Each PE a node, what is between them through a NIC's path: from CuPy's, Numba's and Triton's kernels, and by both paths at once.
+export SHMEM_NODE_ID=/1
+SHMEM_GPU_NIC=proxy tests proxy-2 2 tests/gpu/test_{kernels,numba,triton,moe_ll}.py
+export SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=sim
+tests ibgda-2 2 tests/gpu/test_{kernels,numba,triton,moe_ll}.py
+SHMEM_GPU_NIC_PROXY_FROM=4096 tests both-2 2 tests/gpu/test_{kernels,moe_ll}.py
 echo "GPU tests on: $(nvidia-smi -L 2>/dev/null | sed 's/^GPU [0-9]*: //; s/ (UUID.*//' | sort | uniq -c | xargs)"
 printf '%s\n' "${summary[@]}"
 exit $status

@@ -171,6 +171,11 @@ static void rtr_command(const struct qp *to, unsigned char in[PRM_STEP_QP_IN], b
             in, PRM_QPC,
             (enum shmemi_prm_field[]){PRM_QPC_RGID_0, PRM_QPC_RGID_1, PRM_QPC_RGID_2, PRM_QPC_RGID_3}[i],
             sim_be32(gid.raw + 4 * i));
+    shmemi_prm_set(in, PRM_QPC, PRM_QPC_RMAC_HIGH, 0x0253); /* of the software NIC with that GID */
+    shmemi_prm_set(in, PRM_QPC, PRM_QPC_RMAC_LOW, 0x484d0000 | (sim_be32(gid.raw + 12) & 0xffff));
+    shmemi_prm_set(in, PRM_QPC, PRM_QPC_UDP_SPORT, 0xc123);
+    shmemi_prm_set(in, PRM_QPC, PRM_QPC_TCLASS, 106);
+    shmemi_prm_set(in, PRM_QPC, PRM_QPC_DSCP, 26);
 }
 
 static void join(const struct qp *q, const struct qp *to, bool roce)
@@ -191,6 +196,13 @@ static void join(const struct qp *q, const struct qp *to, bool roce)
     rtr_command(to, in, roce);
     shmemi_prm_set(in, PRM_QPC, roce ? PRM_QPC_HOP_LIMIT : PRM_QPC_RLID, 0);
     CHECK(step(q, PRM_INIT2RTR_QP, in) == PRM_STATUS_BAD_PARAMETER, "INIT2RTR without a way");
+    for (int what = 0; roce && what < 3; ++what) {
+        rtr_command(to, in, roce);
+        shmemi_prm_set(in, PRM_QPC,
+                       (enum shmemi_prm_field[]){PRM_QPC_RMAC_LOW, PRM_QPC_UDP_SPORT, PRM_QPC_DSCP}[what], 1);
+        CHECK(step(q, PRM_INIT2RTR_QP, in) == PRM_STATUS_BAD_PARAMETER, "INIT2RTR over RoCE v2, wrong: %d",
+              what);
+    }
     rtr_command(to, in, roce);
     CHECK(step(q, PRM_INIT2RTR_QP, in) == 0 && state(q) == PRM_QP_RTR, "INIT2RTR");
     memset(in, 0, sizeof in);

@@ -48,8 +48,8 @@ SHMEMX_DEVICE_FN vec16 load_pair_acquire(const u64 *p)
     asm volatile("ld.acquire.sys.global.v2.u64 {%0, %1}, [%2];" : "=l"(v.x), "=l"(v.y) : "l"(p) : "memory");
     return v;
 }
-/* As store_release, for observers on this GPU alone. */
-SHMEMX_DEVICE_FN void store_release_gpu(u32 *p, u32 v)
+/* What this thread has loaded so far it has, for observers on this GPU. What it has stored need not be there: no fence. */
+SHMEMX_DEVICE_FN void store_after_loads(u32 *p, u32 v)
 {
     asm volatile("st.release.gpu.global.u32 [%0], %1;" ::"l"(p), "r"(v) : "memory");
 }

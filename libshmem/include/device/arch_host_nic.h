@@ -36,9 +36,9 @@ inline vec16 load_pair_acquire(const u64 *p)
 {
     return load_pair(p);
 }
-inline void store_release_gpu(u32 *p, u32 v)
+inline void store_after_loads(u32 *p, u32 v)
 {
-    store_release(p, v);
+    __atomic_store_n(in_memory(p), v, __ATOMIC_RELEASE);
 }
 inline void fence_gpu()
 {
@@ -52,8 +52,7 @@ inline void max_relaxed(u64 *p, u64 v)
 }
 inline void max_release(u64 *p, u64 v)
 {
-    show_all();
-    max_relaxed(p, v);
+    max_relaxed(p, v); // what this thread has seen; what it has stored is for a fence to show
 }
 
 /* Lanes of a warp that have called together, with one key. */

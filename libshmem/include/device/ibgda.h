@@ -209,8 +209,9 @@ struct ibgda {
         release(q, block);
         return old;
     }
-    /* A write whose arrival the peer's NIC reports: it takes a receive of the peer. src is memory of the heap, within one
-     * chunk. */
+    /* A write whose arrival the peer's NIC reports: it takes a receive of the peer, and the queue pairs that the library makes
+     * have no receive queue, since no call of the API needs one; for programs with queue pairs of their own. src is memory of the
+     * heap, within one chunk. */
     SHMEMX_DEVICE_SLOW void write_imm(qp &pair, u64 offset, const void *src, u64 bytes, u32 imm)
     {
         const queue q(pair);

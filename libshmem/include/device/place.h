@@ -66,15 +66,23 @@ SHMEMX_DEVICE_SLOW bool refuse(Scope scope, unsigned kind, unsigned call, int pe
         report(kind, call, pe, p, value, 0);
     return false;
 }
-/* With SHMEM_DEVICE_CHECKS: whether bytes at p exist in PE's copy; the leader reports. Otherwise true. */
+/* With SHMEM_DEVICE_CHECKS: whether there is such a PE; whether bytes at p exist in its copy. The leader reports. Otherwise
+ * true. */
+template <class Scope>
+SHMEMX_DEVICE_FN bool valid_pe(Scope scope, unsigned call, int pe, const volatile void *p = nullptr)
+{
+    if (!checks || static_cast<unsigned>(pe) < static_cast<unsigned>(arch::state().npes))
+        return true;
+    return refuse(scope, SHMEMX_DEVICE_PE, call, pe, p, static_cast<u64>(arch::state().npes));
+}
 template <class Scope>
 SHMEMX_DEVICE_FN bool valid(Scope scope, unsigned call, const volatile void *p, u64 bytes, int pe,
                             u64 alignment = 1)
 {
     if (!checks)
         return true;
-    if (static_cast<unsigned>(pe) >= static_cast<unsigned>(arch::state().npes))
-        return refuse(scope, SHMEMX_DEVICE_PE, call, pe, p, static_cast<u64>(arch::state().npes));
+    if (!valid_pe(scope, call, pe, p))
+        return false;
     if (!symmetric(p, bytes) || reinterpret_cast<u64>(p) % alignment != 0)
         return refuse(scope, SHMEMX_DEVICE_ADDRESS, call, pe, p, bytes);
     return true;

@@ -116,8 +116,8 @@ struct proxy {
     {
         auto *turns = reinterpret_cast<u32 *>(fixed(own().turns));
         const u32 mask = fixed(own().cells) - 1;
-        for (u32 at = arch::thread_index() + arch::block_index() * 67;; ++at) { // warps apart, lanes beside
-            const u32 cell = at & mask, turn = arch::load_relaxed(turns + cell);
+        for (u32 at = arch::thread_index() + arch::block_index() * 67;; ++at) {  // warps apart, lanes beside
+            const u32 cell = at & mask, turn = arch::load_acquire(turns + cell); // observers: as give's
             if (turn % 2 == 0 && arch::compare_swap(turns + cell, turn, turn + 1) == turn)
                 return static_cast<u64>((turn / 2 + 1) & 0xffffff) << 32 | cell;
             arch::give_way();
@@ -144,11 +144,12 @@ struct proxy {
         status = static_cast<unsigned>(v.x >> 56);
         return (v.x & 0xffffffff) | v.y << 32;
     }
-    /* Release; observers: this thread, which has read the payload, and the one of this GPU that takes the cell next. */
+    /* Observers: this thread, which has read answer and payload, and the one of this GPU that takes the cell next
+     * and has the host write them anew. */
     SHMEMX_DEVICE_FN static void give(u64 answer)
     {
         auto *word = reinterpret_cast<u32 *>(fixed(own().turns)) + static_cast<u32>(answer);
-        arch::store_release_gpu(word, arch::load_relaxed(word) + 1);
+        arch::store_after_loads(word, arch::load_relaxed(word) + 1);
     }
     SHMEMX_DEVICE_SLOW bool fine(unsigned status, unsigned call, int pe)
     {
@@ -298,6 +299,9 @@ struct proxy {
             const u64 answer = take();
             // no release: what the scope has posted before is in this ring before it, each with its own
             post(head(SHMEMX_PROXY_QUIET, answered, pe), 0, 0, 0, 0, 0, answer, false);
+            // observers: the scope's threads (a barrier before), and whoever hears of this PE's arrival next (barrier). While
+            // the host works it costs nothing
+            arch::fence();
             unsigned status;
             (void)await(answer, status);
             give(answer);

@@ -279,29 +279,45 @@ SHMEMX_DEVICE_FN void get(const Scope &scope, T *dst, const T *src, size nelems,
     arch::sync(scope);
 }
 
-template <class Scope> SHMEMX_DEVICE_FN bool quiet(const Scope &scope)
+namespace detail
 {
-    bool ok = true;
-    detail::settle(scope);
-    arch::sync(scope);
-    if (detail::some_far())
-        ok = detail::far_quiet(detail::plain(scope), -1);
+/* What the scope's threads have stored comes before what they store next. */
+template <class Scope> SHMEMX_DEVICE_FN void publish(const Scope &scope)
+{
     if (arch::lane(scope) == 0)
         arch::fence(); // observers: the scope's threads (barriers) and whoever acquires what they store next
     arch::sync(scope);
+}
+/* Is there anything for a NIC's path to do, for a PE or all_pes? */
+SHMEMX_DEVICE_FN bool far_or_all(int pe)
+{
+    return pe == all_pes ? some_far() : far(pe);
+}
+} // namespace detail
+
+template <class Scope> SHMEMX_DEVICE_FN bool quiet(const Scope &scope, int pe)
+{
+    bool ok = pe == all_pes || detail::valid_pe(scope, SHMEMX_DEVICE_CALL_QUIET, pe);
+    detail::settle(scope);
+    arch::sync(scope);
+    if (ok && detail::far_or_all(pe))
+        ok = detail::far_quiet(detail::plain(scope), pe);
+    detail::publish(scope);
     return ok;
 }
 
 /* Over NVLink a put is ordered by waiting for its acknowledgement: there is no cheaper fence. */
-template <class Scope> SHMEMX_DEVICE_FN void fence(const Scope &scope)
+template <class Scope> SHMEMX_DEVICE_FN void fence(const Scope &scope, int pe)
 {
+    if (pe != all_pes && !detail::valid_pe(scope, SHMEMX_DEVICE_CALL_FENCE, pe))
+        return;
     detail::settle(scope);
     arch::sync(scope);
-    if (detail::some_far())
+    if (pe != all_pes && detail::far(pe))
+        detail::far_fence(detail::plain(scope), pe);
+    else if (pe == all_pes && detail::some_far())
         detail::far_fence(detail::plain(scope));
-    if (arch::lane(scope) == 0)
-        arch::fence(); // observers: as quiet's
-    arch::sync(scope);
+    detail::publish(scope);
 }
 
 } // namespace shmem

@@ -121,7 +121,8 @@ struct shmemx_device_state {
     X(MOE_LAYOUT, "moe layout")                                                                              \
     X(QUIET, "quiet")                                                                                        \
     X(QUANT, "quantized collective")                                                                         \
-    X(SCAN, "scan")
+    X(SCAN, "scan")                                                                                          \
+    X(FENCE, "fence")
 enum shmemx_device_call {
 #define X(name, text) SHMEMX_DEVICE_CALL_##name,
     SHMEMX_DEVICE_CALLS(X)

@@ -209,14 +209,14 @@ SHMEMX_DEVICE_C int shmem_device_get_staged(void *memory, unsigned memory_bytes,
 
 /* ---- order, sync --------------------------------------------------------------------------------------- */
 
-SHMEMX_DEVICE_C int shmem_device_fence(int scope)
+SHMEMX_DEVICE_C int shmem_device_fence(int scope, int pe)
 {
-    SHMEMX_BY_SCOPE(scope, shmem::fence(s);)
+    SHMEMX_BY_SCOPE(scope, shmem::fence(s, pe);)
     return 1;
 }
-SHMEMX_DEVICE_C int shmem_device_quiet(int scope)
+SHMEMX_DEVICE_C int shmem_device_quiet(int scope, int pe)
 {
-    SHMEMX_BY_SCOPE(scope, return shmem::quiet(s);)
+    SHMEMX_BY_SCOPE(scope, return shmem::quiet(s, pe);)
 }
 SHMEMX_DEVICE_C int shmem_device_sync(int scope, unsigned team)
 {
