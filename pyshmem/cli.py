@@ -453,8 +453,9 @@ def _listed(function: Callable[..., None]) -> Callable[..., None]:
               help="Host memory (default), or GPU memory, kernels and streams, one PE a GPU.")  # fmt: skip
 @click.option("--gpu-nic", is_flag=True,
               help="From kernels to another node: cost to post, time to completion, message rates, through a "
-                   "proxy and by ibgda (SHMEM_GPU_NIC); each PE is a node (SHMEM_NODE_ID=/1) unless you say "
-                   "otherwise, the NIC the software NIC where there is none.")  # fmt: skip
+                   "proxy and by ibgda (SHMEM_GPU_NIC); times before ibgda's doorbell and from it on; each "
+                   "PE is a node (SHMEM_NODE_ID=/1) unless you say otherwise, the NIC the software NIC where "
+                   "there is none.")  # fmt: skip
 @click.option("--only", callback=_groups, metavar="GROUP,...", help="Measure these groups only.")
 @click.option("--quick", is_flag=True, help="A look in seconds: few rounds of short loops.")
 @click.option("--repeat", type=click.IntRange(1, 1001),

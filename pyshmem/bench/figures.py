@@ -116,7 +116,7 @@ TARGETS = [
     Target("libshmem / perftest", "put_nbi", 65536, None, 0.95, at_least=True),
     Target("libshmem / ucx_perftest", "put_nbi", 65536, None, 0.91, at_least=True),
     # From kernels to another node, over the software NIC (docs/proxy-or-ibgda.md): the GPU's part.
-    Target("ibgda", "post", 8, None, 1000),
+    Target("ibgda", "before the doorbell", 8, None, 1000),
     Target("proxy", "post", 8, None, 700),
     *(Target(path, "a warp's / a thread's", 8, None, 3) for path in NIC_PATHS),
     Target("ibgda", "put + quiet / GPU-CPU-GPU", 8, None, 1.5),

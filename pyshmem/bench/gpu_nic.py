@@ -157,6 +157,26 @@ class _Bench:
                 ratio = medians[32, immediate] / medians[1, immediate]
                 self._say("a warp's / a thread's", 8, [ratio], "x", form="p" if immediate else "")
 
+    def doorbells(self) -> None:
+        """What a kernel that rings the NIC's doorbell itself does before it and after: by ibgda alone."""
+        if self.path != "ibgda":
+            return
+        marked = device.RawModule(KERNELS.read_text(), options=("-DBENCH_MARKS",))
+        k = marked.get_function("k_doorbell")
+        target, source = self.target.view("uint64"), self.source.view("uint64")
+        rounds = 50 if self.quick else 1000
+        for op, form, threads, nop, completion in (
+            ("before the doorbell", "", 1, 0, 0),
+            ("before the doorbell by a warp, 32 puts", "", 32, 0, 0),
+            ("doorbell to completion", "NOP", 1, 1, 1),
+            ("doorbell to completion", "put", 1, 0, 1),
+        ):
+            nbytes = 0 if nop else 8
+            numbers = (np.int32(n) for n in (nop, completion, rounds, self.peer))
+            work = partial(k, (1,), (threads,), (target, source, *numbers, self.ns))
+            ns = [t / rounds for t in self._samples(op, nbytes * threads, work)]
+            self._say(op, nbytes, ns, form=form)
+
     def completions(self) -> None:
         calls = 50 if self.quick else 1000
         target, source = self.target.view("uint64"), self.source.view("uint64")
@@ -241,7 +261,7 @@ def run(options: Options, report: Report) -> None:
     wanted = os.environ.get("SHMEM_GPU_NIC", "auto")
     if wanted in NIC_PATHS and wanted != bench.path:
         raise GpuError(f"SHMEM_GPU_NIC={wanted}, but PE {bench.peer} is reached by {bench.path}")
-    steps = (bench.posts, bench.completions, bench.rates)
+    steps = (bench.posts, bench.doorbells, bench.completions, bench.rates)
     for i, step in enumerate(steps):
         step()
         if bench.me == 0:

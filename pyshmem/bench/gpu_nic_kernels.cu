@@ -1,7 +1,13 @@
-/* The kernels that `pyshmem bench --gpu-nic` times (gpu_nic.py says how), over public calls alone. Compiled at run time by
- * NVRTC. `peer` is on another node: its copy of the heap is not mapped here.
+/* The kernels that `pyshmem bench --gpu-nic` times (gpu_nic.py says how), over public calls alone but for k_doorbell.
+ * Compiled at run time by NVRTC. `peer` is on another node: its copy of the heap is not mapped here.
  *
- * Times are of the clock that all SMs share, which may step by a microsecond: each is the sum of many rounds. */
+ * Times are of the clock that all SMs share, which may step by a microsecond: each is the sum of many rounds.
+ *
+ * BENCH_MARKS: a module of k_doorbell alone, since marks cost time, and the other kernels are timed without. */
+#ifdef BENCH_MARKS
+__device__ unsigned long long marks[4];
+#define SHMEMX_IBGDA_MARK(what) marks[what] = clock64()
+#endif
 #include <shmem_device.h>
 
 typedef unsigned char u8;
@@ -13,6 +19,42 @@ static __device__ __forceinline__ u64 now()
     asm volatile("mov.u64 %0, %%globaltimer;" : "=l"(t)::"memory");
     return t;
 }
+
+#ifdef BENCH_MARKS
+
+/* ibgda alone. One block of 1 or 32 threads; each posts one word, or a NOP, in each round, and the first waits. ns: time from the
+ * call until the last doorbell is about to be rung, or (completion) from the store of the doorbell's register until the entry
+ * is seen. No public call posts a NOP, and a public quiet would look at other queue pairs first.
+ *
+ * A step of the shared clock may be longer than these times, so the SM's cycles are counted. What a cycle took comes from both
+ * clocks over all rounds: the SM's rate follows load, power and heat, and the device's attribute is only the highest. */
+extern "C" __global__ void k_doorbell(u64 *dst, const u64 *src, int nop, int completion, int rounds, int peer, u64 *ns)
+{
+    using shmem::detail::ibgda;
+    const unsigned lane = threadIdx.x;
+    const u64 offset = shmem::detail::offset_of(dst + lane);
+    const volatile u64 *mark = marks;
+    ibgda::qp &pair = ibgda::mine(peer);
+    u64 spent = 0;
+    const u64 begin = now(), first = clock64();
+    for (int r = 0; r < rounds; ++r) {
+        __syncthreads();
+        const u64 called = clock64();
+        if (nop)
+            ibgda::nop(pair);
+        else
+            ibgda::put(shmem::thread, peer, offset, src + lane, 8);
+        __syncthreads();
+        if (lane == 0) {
+            (void)ibgda::settle_qp(pair);
+            spent += completion ? mark[3] - mark[1] : mark[0] - called;
+        }
+    }
+    if (lane == 0)
+        *ns = static_cast<u64>(static_cast<double>(spent) * (now() - begin) / (clock64() - first));
+}
+
+#else
 
 /* One block of 1 or 32 threads; each posts n words of its own, in each round. ns: time until the last lane has posted, the
  * completion not counted. immediate: the value is in a register (p), else in the heap (put_nbi). */
@@ -82,3 +124,5 @@ extern "C" __global__ void k_ping(u64 *to_cpu, const u64 *from_cpu, int n, u64 f
     }
     *ns = now() - begin;
 }
+
+#endif

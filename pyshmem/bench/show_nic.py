@@ -40,6 +40,7 @@ def cells(
         "bytes": size(one.bytes),
         "target": ", ".join(targets),
         "met": ", ".join(marks),
+        **dict.fromkeys(NIC_PATHS, "-"),  # ibgda alone has a doorbell
         **{path: f"{digits(f.median / by)} {unit}" for path, f in row.items()},
     }
     return [texts.get(column, "") for column in head(shown)]

@@ -14,6 +14,7 @@ pytestmark = pytest.mark.npes(1)
 
 OPS = {"post", "post by a warp, 32 puts", "a warp's / a thread's", "put + quiet", "fetch_add", "GPU-CPU-GPU",
        "put + quiet / GPU-CPU-GPU", "messages", "bytes"}  # fmt: skip
+OF_A_DOORBELL = {"before the doorbell", "before the doorbell by a warp, 32 puts", "doorbell to completion"}
 
 
 @pytest.fixture(scope="module")
@@ -30,8 +31,11 @@ def figures() -> list[Figure]:
 @pytest.mark.parametrize("path", NIC_PATHS)
 def test_every_figure_is_there_and_positive(figures: list[Figure], path: str) -> None:
     mine = [f for f in figures if f.face == path]
-    assert {f.op for f in mine} == OPS
+    assert {f.op for f in mine} == OPS | (OF_A_DOORBELL if path == "ibgda" else set())
     for f in mine:
         assert f.group == "nic" and 0 < f.q1 <= f.median <= f.q3, f
+    if path == "ibgda":  # a part of it, though timed in cycles
+        ns = {f.op: f.median for f in mine}
+        assert ns["before the doorbell"] < ns["put + quiet"]
     by_threads = [f for f in mine if f.op == "messages" and f.bytes == 8]
     assert len({f.form for f in by_threads}) == len(by_threads) == 6

@@ -31,6 +31,11 @@ def some(path: str) -> list[Figure]:
             *(("messages", 8, "M/s", 0.5 * n, f"{n} threads") for n in (1, 32, 256)),
             *(("messages", n, "M/s", 100 / n, "256 threads") for n in (64, 512)),
             ("bytes", 512, "GB/s", 3.0, "256 threads")]  # fmt: skip
+    if path == "ibgda":
+        made += [
+            ("before the doorbell", 8, "ns", 800.0, ""),
+            ("doorbell to completion", 0, "ns", 2.7e3, "NOP"),
+        ]
     return [
         figure(path, "nic", op, nbytes, 2, unit, [value], 1, form)  # type: ignore[arg-type]
         for op, nbytes, unit, value, form in made
@@ -46,11 +51,15 @@ def run_file(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90", "sm_100"])
 def test_kernels_compile(nvrtc: Any, quick: list[str], arch: str) -> None:
-    options = [*raw.options_for(), f"-arch={arch}", "-Werror", "all-warnings", *quick]
-    fine, log, ptx = nvrtc.compile(raw.source_for(gpu_nic.KERNELS.read_text()), "k.cu", options)
-    assert fine, log
-    entries = {name.decode() for name in re.findall(rb"\.visible \.entry (\w+)\(", ptx)}
-    assert entries == set(re.findall(r'"(k_\w+)"', Path(gpu_nic.__file__).read_text()))
+    entries: list[set[str]] = []
+    for marks in ((), ("-DBENCH_MARKS",)):
+        options = [*raw.options_for(marks), f"-arch={arch}", "-Werror", "all-warnings", *quick]
+        fine, log, ptx = nvrtc.compile(raw.source_for(gpu_nic.KERNELS.read_text()), "k.cu", options)
+        assert fine, log
+        entries.append({name.decode() for name in re.findall(rb"\.visible \.entry (\w+)\(", ptx)})
+        assert (b"%clock64" in ptx) == bool(marks), "kernels without marks are timed as users' run"
+    assert entries[1] == {"k_doorbell"} and not entries[0] & entries[1]
+    assert entries[0] | entries[1] == set(re.findall(r'"(k_\w+)"', Path(gpu_nic.__file__).read_text()))
 
 
 def test_each_pe_is_a_node_and_the_nic_the_software_nic_unless_said_otherwise(
@@ -75,7 +84,10 @@ def test_tables_have_both_paths_side_by_side(run_file: Path) -> None:
     assert re.search(r"put \+ quiet +│ +8 B │ +5\.00 us │ +5\.00 us", row), row
     post = next(line for line in text.splitlines() if "│ post " in line)
     assert "proxy <= 0.7, ibgda <= 1" in post and "missed, met" in post
+    before = next(line for line in text.splitlines() if "before the doorbell" in line)
+    assert re.search(r"│ +8 B │ +- │ +0\.80 us │ ibgda <= 1 +│ met", before), before
     text = invoke("--from", str(run_file), "--markdown").output
+    assert "| doorbell to completion, NOP |  | - | 2.70 us |  |  |" in text
     assert "### From kernels to another node, 2 PEs" in text
     assert "| messages, 32 threads | 8 B | 16.0 M/s | 16.0 M/s |  |  |" in text
 

@@ -33,10 +33,11 @@ class Played:
 
     threads: ClassVar[list[threading.Thread]] = []
 
-    def __init__(self, job: ModuleType, spoil: Callable[[str, int], None]) -> None:
-        self.job, self.spoil = job, spoil
+    def __init__(self, job: ModuleType, spoil: Callable[[str, int], None], marked: bool) -> None:
+        self.job, self.spoil, self.marked = job, spoil, marked
 
     def get_function(self, name: str) -> Callable[..., None]:
+        assert self.marked == (name == "k_doorbell"), "what is timed with marks, and what without"
         play = getattr(self, name)
 
         def launch(grid: tuple[int], block: tuple[int], arguments: tuple[Any, ...]) -> None:
@@ -51,6 +52,14 @@ class Played:
         self.job.put(dst[:threads], src[:threads], int(peer))
         self.job.quiet()
         ns[0] = (400 if threads == 1 else 1100) * n * rounds
+
+    def k_doorbell(
+        self, threads: int, dst: Any, src: Any, nop: int, completion: int, n: int, peer: int, ns: Any
+    ) -> None:
+        if not nop:
+            self.job.put(dst[:threads], src[:threads], int(peer))
+            self.job.quiet()
+        ns[0] = (100 * threads + 10 * nop + completion) * n
 
     def k_put_quiet(self, threads: int, dst: Any, src: Any, n: int, peer: int, ns: Any) -> None:
         assert threads == 1
@@ -104,9 +113,11 @@ def played(job: ModuleType, monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Ca
     face = SimpleNamespace(**{name: getattr(job, name) for name in dir(job) if not name.startswith("__")})
     face.zeros = lambda shape, dtype="float64", device=None: job.zeros(shape, dtype)
     face.test_page = page
-    made = SimpleNamespace(
-        RawModule=lambda text: Played(face, lambda n, p: spoil[0](n, p)), synchronize=synchronize
-    )
+
+    def module(text: str, options: tuple[str, ...] = ()) -> Played:
+        return Played(face, lambda n, p: spoil[0](n, p), "-DBENCH_MARKS" in options)
+
+    made = SimpleNamespace(RawModule=module, synchronize=synchronize)
     monkeypatch.setitem(sys.modules, "cupy", fake)
     monkeypatch.setattr(gpu_nic, "shmem", face)
     monkeypatch.setattr(gpu_nic, "device", made)
@@ -135,6 +146,20 @@ def test_figures(job: ModuleType, played: object) -> None:
     assert by["bytes", "256 threads", 14336] == pytest.approx(256 * 14336 / 2.5e6)
     posts = next(f for f in found if (f.op, f.form) == ("post", ""))
     assert posts.met and posts.rounds == 2
+    assert not any("doorbell" in f.op for f in found)
+
+
+def test_ibgda_has_figures_of_the_doorbell(
+    job: ModuleType, played: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gpu_nic, "path_in_use", lambda peer: "ibgda")
+    found: list[Figure] = []
+    _run(found)
+    by = {(f.op, f.form, f.bytes): f.median for f in found if "doorbell" in f.op}
+    assert by == ({} if job.my_pe() != 0 else {
+        ("before the doorbell", "", 8): 100, ("before the doorbell by a warp, 32 puts", "", 8): 3200,
+        ("doorbell to completion", "NOP", 0): 111, ("doorbell to completion", "put", 8): 101,
+    })  # fmt: skip
 
 
 @pytest.mark.parametrize("kernel", ["k_post", "k_fetch_add", "k_messages"])
