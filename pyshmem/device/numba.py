@@ -210,7 +210,8 @@ def fence(scope, pe=-1):
 
 @_device
 def quiet(scope, pe=-1):
-    """The scope's puts so far are complete, on every PE or on `pe` alone; False after an error of a NIC's path."""
+    """The scope's puts so far are complete, on every PE or on `pe` alone; False after an error of a NIC's
+    path."""
     return core.c_quiet(scope, pe) != 0
 
 
