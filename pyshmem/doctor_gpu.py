@@ -19,7 +19,8 @@ from rich.table import Table
 
 from .bench.gpu import GpuError, require_driver
 from .bench.launch import environment, python_command
-from .device.probe import BAD, ITEMS, NONE
+from .device.probe import ITEMS
+from .device.probe_driver import BAD, NONE
 
 __all__ = ["look", "show"]
 

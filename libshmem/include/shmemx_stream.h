@@ -81,13 +81,17 @@ SHMEMX_API int shmemx_device_state(void *state, size_t bytes);
 SHMEMX_API int shmemx_team_device(shmem_team_t team);
 
 /* The CPU's part of what `pyshmem doctor --gpu` and `pyshmem bench --gpu-nic` time; no job is needed. A kernel plays the
- * other part on words that both see, such as pinned host memory. Both keep their processor busy.
+ * other part on words that both see, such as pinned host memory. All keep their processor busy.
  *
  * echo: waits until *in is first (acquire) and stores that to *out (release), then first + 1, and so on, n numbers in
  * all. TIMEOUT if one has not come timeout_ns after the one before.
+ * messages: the same with data, from 1 on: once i is in *in, in[16], in[32] .. in[16 * words] hold i too, or are counted in
+ * *old; then i is stored to out[16] .. out[16 * words], and released to *out.
  * add: adds 1 to *word n times, atomically for CPUs. */
 SHMEMX_API int shmemx_gpu_echo(const uint64_t *in, uint64_t *out, uint64_t first, uint64_t n,
                                uint64_t timeout_ns);
+SHMEMX_API int shmemx_gpu_messages(const uint64_t *in, uint64_t *out, uint64_t n, unsigned words,
+                                   uint64_t *old, uint64_t timeout_ns);
 SHMEMX_API void shmemx_gpu_add(uint64_t *word, uint64_t n);
 
 #ifdef __cplusplus

@@ -4,7 +4,7 @@ which may die of it.
     python -m pyshmem.device.probe ITEM...
 
 For each item a line of JSON before, {"begin": name}, and one after with what was found. Kernels end by
-themselves after a second, whatever happens.
+themselves after a wait of two seconds, whatever happens.
 """
 
 from __future__ import annotations
@@ -18,113 +18,41 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from .probe_kernels import KERNELS
+from . import probe_litmus as litmus
+from .probe_driver import (
+    BAD,
+    NATIVE_ATOMICS,
+    NONE,
+    OK,
+    WARN,
+    DriverError,
+    Pinned,
+    Result,
+    driver,
+    kernels,
+    left,
+    new_left,
+    run,
+)
 
 __all__ = ["ITEMS", "main"]
 
-OK, NONE, WARN, BAD = "ok", "none", "warn", "bad"
-Result = tuple[str, str, str, dict[str, float]]
-"""State, what was found, what to do, figures."""
-
 _PORTABLE_MAPPED, _IO = 1 | 2, 4  # CU_MEMHOSTREGISTER_*
 _DMABUF_FD = 1  # CU_MEM_RANGE_HANDLE_TYPE_DMA_BUF_FD
-_NATIVE_ATOMICS = 3  # CU_DEVICE_P2P_ATTRIBUTE_NATIVE_ATOMIC_SUPPORTED
 # CU_DEVICE_ATTRIBUTE_*
-_MULTIPROCESSORS, _MAJOR, _MINOR, _HOST_ATOMICS = 16, 75, 76, 86
+_MULTIPROCESSORS, _MAJOR, _MINOR, _HOST_ATOMICS, _SHARED = 16, 75, 76, 86, 97
 _RDMA_VMM, _RDMA, _RDMA_FLUSH, _RDMA_ORDER, _STREAM_64, _DMABUF = 110, 116, 117, 118, 122, 124
-
-
-class DriverError(RuntimeError):
-    """A call of the driver that failed."""
-
-
-class Driver:
-    """libcuda.so.1 and its device 0, by ctypes, with the device's primary context current."""
-
-    def __init__(self) -> None:
-        self._lib = ctypes.CDLL("libcuda.so.1")
-        self.call("cuInit", 0)
-        device, context = ctypes.c_int(), ctypes.c_void_p()
-        self.call("cuDeviceGet", ctypes.byref(device), 0)
-        self.call("cuDevicePrimaryCtxRetain", ctypes.byref(context), device)
-        self.call("cuCtxSetCurrent", context)
-        self.device = device.value
-
-    def call(self, name: str, *arguments: Any) -> None:
-        function = getattr(self._lib, name, None)
-        if function is None:
-            raise DriverError(f"the driver has no {name}")
-        code = function(*arguments)
-        if code:
-            text = ctypes.c_char_p()
-            self._lib.cuGetErrorName(code, ctypes.byref(text))
-            raise DriverError(f"{name}: {(text.value or b'unknown').decode()} ({code})")
-
-    def attribute(self, number: int, device: int | None = None) -> int:
-        """0 where the driver does not know it."""
-        value = ctypes.c_int(0)
-        try:
-            which = self.device if device is None else device
-            self.call("cuDeviceGetAttribute", ctypes.byref(value), number, which)
-        except DriverError:
-            return 0
-        return value.value
-
-    def count(self) -> int:
-        value = ctypes.c_int()
-        self.call("cuDeviceGetCount", ctypes.byref(value))
-        return value.value
-
-
-@cache
-def _driver() -> Driver:
-    return Driver()
-
-
-@cache
-def _kernels() -> Any:
-    """The kernels, compiled by NVRTC for device 0."""
-    import cupy
-
-    from .raw import options_for, source_for
-
-    return cupy.RawModule(code=source_for(KERNELS), options=options_for(), backend="nvrtc")
-
-
-class _Pinned:
-    """A page of pinned host memory: words that kernels and CPU both see."""
-
-    def __init__(self) -> None:
-        import cupy
-
-        self._memory = cupy.cuda.alloc_pinned_memory(4096)
-        self.address: int = self._memory.ptr
-        self.words = np.frombuffer(self._memory, np.uint64, 512)
-        self.words[:] = 0
-
-
-def _run(name: str, blocks: int, threads: int, *arguments: Any) -> tuple[int, int]:
-    """Runs a kernel whose last argument is u64[2]; returns what it left there: nanoseconds, and not 0 if it
-    met its deadline."""
-    import cupy
-
-    out = cupy.zeros(2, "uint64")
-    _kernels().get_function(name)((blocks,), (threads,), (*arguments, out))
-    cupy.cuda.runtime.deviceSynchronize()
-    return int(out[0]), int(out[1])
 
 
 # ---- what there is -----------------------------------------------------------------------------------------
 
 
 def _device() -> Result:
-    d, name, version = _driver(), ctypes.create_string_buffer(64), ctypes.c_int()
+    d, name, version = driver(), ctypes.create_string_buffer(64), ctypes.c_int()
     d.call("cuDeviceGetName", name, 64, d.device)
     d.call("cuDriverGetVersion", ctypes.byref(version))
     major, minor = d.attribute(_MAJOR), d.attribute(_MINOR)
@@ -138,7 +66,7 @@ def _device() -> Result:
 
 def _compiler() -> Result:
     begin = time.perf_counter()
-    _kernels().get_function("k_store")
+    kernels().get_function("k_store")
     seconds = time.perf_counter() - begin
     return OK, f"NVRTC, {seconds:.1f} s", "", {"seconds": seconds}
 
@@ -191,7 +119,7 @@ def _mapping() -> Result:
 
 
 def _peers() -> Result:
-    d = _driver()
+    d = driver()
     count = d.count()
     if count == 1:
         return NONE, "one GPU", "", {}
@@ -202,8 +130,7 @@ def _peers() -> Result:
             if a != b:
                 d.call("cuDeviceCanAccessPeer", ctypes.byref(value), a, b)
                 access += value.value
-                d.call("cuDeviceGetP2PAttribute", ctypes.byref(value), _NATIVE_ATOMICS, a, b)
-                atomics += value.value
+                atomics += d.link(NATIVE_ATOMICS, a, b)
     pairs = count * (count - 1)
     text = f"{access} of {pairs} pairs reach each other, {atomics} with native atomics (NVLink)"
     advice = "" if access == pairs else "kernels reach those GPUs through the host or a NIC only"
@@ -214,17 +141,16 @@ def _peers() -> Result:
 
 
 def _pinned() -> Result:
-    page = _Pinned()
+    page = Pinned()
     page.words[1] = 0x1234
-    _, late = _run("k_store", 1, 1, np.uint64(page.address))
-    if late or page.words[0] != 0x1235:
+    if run("k_store", 1, 1, np.uint64(page.address)).late or page.words[0] != 0x1235:
         return BAD, f"a kernel's store of {0x1235:#x} is {int(page.words[0]):#x}", "", {}
     return OK, "load and store by a kernel, one address on both sides", "", {}
 
 
 def _register(flags: int) -> tuple[str, int | None]:
     """What came of registering shared memory with these flags; the word that a kernel left there, if any."""
-    d, memory = _driver(), mmap.mmap(-1, 1 << 16)
+    d, memory = driver(), mmap.mmap(-1, 1 << 16)
     words = np.frombuffer(memory, np.uint64)
     words[1] = 0x1234
     host, device = ctypes.c_void_p(words.ctypes.data), ctypes.c_uint64()
@@ -235,7 +161,7 @@ def _register(flags: int) -> tuple[str, int | None]:
     try:
         d.call("cuMemHostGetDevicePointer_v2", ctypes.byref(device), host, 0)
         same = "the same address" if device.value == host.value else "another address"
-        _run("k_store", 1, 1, np.uint64(device.value))
+        run("k_store", 1, 1, np.uint64(device.value))
         return same, int(words[0])
     except DriverError as error:
         return str(error), None
@@ -260,16 +186,16 @@ def _io_registered() -> Result:
 
 
 def _release() -> Result:
-    page, n = _Pinned(), 2000
+    page, n = Pinned(), 2000
     import cupy
 
     own = cupy.zeros(16, "uint64")
     figures = {}
     for name, address in (("own", own.data.ptr), ("host", page.address)):
-        ns, late = _run("k_release", 1, 1, np.uint64(address), np.int32(n))
-        if late:
+        found = run("k_release", 1, 1, np.uint64(address), np.int32(n))
+        if found.late:
             return BAD, f"{n} releases take more than a second", "", {}
-        figures[f"{name}_ns"] = ns / n
+        figures[f"{name}_ns"] = found.ns / n
     text = f"{figures['own_ns']:.0f} ns after a store into own memory, "
     text += f"{figures['host_ns']:.0f} ns into host memory"
     return OK, text, "", figures
@@ -279,11 +205,11 @@ def _pingpong() -> Result:
     from .._core import ffi, lib
     from ..errors import check
 
-    page, n, times = _Pinned(), 1000, []
+    page, n, times = Pinned(), 1000, []
     words = ffi.cast("uint64_t *", page.address)
     import cupy
 
-    k, out = _kernels().get_function("k_ping"), cupy.zeros(2, "uint64")
+    k, out = kernels().get_function("k_ping"), new_left()
     for r in range(4):
         first = 1 + r * n
         k(
@@ -293,9 +219,10 @@ def _pingpong() -> Result:
         )
         check(lib.shmemx_gpu_echo(words, words + 256, first, n, 2 * 10**9))
         cupy.cuda.runtime.deviceSynchronize()
-        if int(out[1]):
+        found = left(out)
+        if found.late:
             return BAD, "the CPU's answers do not reach a running kernel", "", {}
-        times.append(int(out[0]) / n / 1e3)
+        times.append(found.ns / n / 1e3)
     us = min(times[1:])
     text = f"{us:.2f} us for a store by the GPU, a store by the CPU, seen by the GPU"
     advice = "" if us < 10 else "is the process on the GPU's socket (numactl), and the CPU free?"
@@ -305,19 +232,19 @@ def _pingpong() -> Result:
 def _atomics() -> Result:
     from .._core import ffi, lib
 
-    page, n, threads = _Pinned(), 20_000, 64
+    page, n, threads = Pinned(), 20_000, 64
     word = ffi.cast("uint64_t *", page.address)
     adder = threading.Thread(target=lib.shmemx_gpu_add, args=(word, n * threads))
     adder.start()
-    ns, late = _run("k_add", 1, threads, np.uint64(page.address), np.int32(n // 100))
+    adds = run("k_add", 1, threads, np.uint64(page.address), np.int32(n // 100))
     adder.join()
     wanted = n * threads + n // 100 * threads
     found = int(page.words[0])
-    native = _driver().attribute(_HOST_ATOMICS)
-    figures = {"ns": ns / (n // 100), "lost": float(wanted - found)}
+    native = driver().attribute(_HOST_ATOMICS)
+    figures = {"ns": adds.ns / (n // 100), "lost": float(wanted - found)}
     text = f"{threads} threads' and a CPU's additions to one word: {wanted - found} of {wanted} lost"
     text += f"; the driver says {'native' if native else 'not native'}"
-    if late or found != wanted:
+    if found != wanted:
         return WARN, text, "the library does not rely on it: a word has atomics of one side only", figures
     return OK, text, "", figures
 
@@ -326,7 +253,7 @@ def _atomics() -> Result:
 
 
 def _dmabuf() -> Result:
-    d, address, fd = _driver(), ctypes.c_uint64(), ctypes.c_int(-1)
+    d, address, fd = driver(), ctypes.c_uint64(), ctypes.c_int(-1)
     said = d.attribute(_DMABUF)
     d.call("cuMemAlloc_v2", ctypes.byref(address), ctypes.c_size_t(2 << 20))
     try:
@@ -345,7 +272,7 @@ def _dmabuf() -> Result:
 
 
 def _rdma() -> Result:
-    d = _driver()
+    d = driver()
     order = {0: "none", 100: "owner", 200: "all devices"}.get(d.attribute(_RDMA_ORDER), "unknown")
     flush = {0: "not", 1: "by the host", 2: "by stream operations", 3: "by host and stream operations"}
     text = f"supported {d.attribute(_RDMA)}, of chunked memory {d.attribute(_RDMA_VMM)}; "
@@ -365,7 +292,7 @@ def _peermem() -> Result:
 def _stream_ops() -> Result:
     import cupy
 
-    d, page, n = _driver(), _Pinned(), 200
+    d, page, n = driver(), Pinned(), 200
     stream = cupy.cuda.Stream(non_blocking=True)
     handle, address = ctypes.c_void_p(stream.ptr), page.address
     begin = time.perf_counter()
@@ -385,21 +312,18 @@ def _stream_ops() -> Result:
 def _meet() -> Result:
     import cupy
 
-    blocks, n = _driver().attribute(_MULTIPROCESSORS), 200
+    blocks, n = driver().attribute(_MULTIPROCESSORS), 200
     counter = cupy.zeros(1, "uint64")
-    ns, late = _run("k_meet", blocks, 128, counter, np.int32(n))
-    if late:
-        return (
-            BAD,
-            f"{blocks} blocks, one an SM, do not all run at once",
-            "does another process use the GPU?",
-            {},
-        )
-    return OK, f"{blocks} blocks, one an SM, meet in {ns / n / 1e3:.2f} us", "", {"us": ns / n / 1e3}
+    found = run("k_meet", blocks, 128, counter, np.int32(n))
+    if found.late:
+        text = f"{blocks} blocks, one an SM, do not all run at once"
+        return BAD, text, "does another process use the GPU?", {}
+    us = found.ns / n / 1e3
+    return OK, f"{blocks} blocks, one an SM, meet in {us:.2f} us", "", {"us": us}
 
 
 def _warp() -> Result:
-    (_, late), (_, starved) = (_run("k_warp", 1, 32, np.int32(naps)) for naps in (1, 0))
+    late, starved = (run("k_warp", 1, 32, np.int32(naps)).late for naps in (1, 0))
     if late:
         return BAD, "a thread that waits for another one of its warp keeps it from running", "", {}
     if starved:
@@ -410,9 +334,9 @@ def _warp() -> Result:
 def _beside() -> Result:
     import cupy
 
-    flags, out = cupy.zeros(2, "uint64"), cupy.zeros(2, "uint64")
+    flags, out = cupy.zeros(2, "uint64"), new_left()
     waits, sets = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
-    wait, release = _kernels().get_function("k_wait"), _kernels().get_function("k_set")
+    wait, release = kernels().get_function("k_wait"), kernels().get_function("k_set")
     for flag, order in ((flags[:1], (sets, waits)), (flags[1:], (waits, sets))):
         # First in the order that never waits: loading a kernel may wait for those that run.
         cupy.cuda.runtime.deviceSynchronize()
@@ -423,14 +347,63 @@ def _beside() -> Result:
                 else:
                     release((1,), (1,), (flag,))
     cupy.cuda.runtime.deviceSynchronize()
-    if int(out[1]):
-        return (
-            BAD,
-            "a kernel that waits keeps another stream's from running",
-            "CUDA_LAUNCH_BLOCKING is unset?",
-            {},
-        )
+    if left(out).late:
+        text = "a kernel that waits keeps another stream's from running"
+        return BAD, text, "CUDA_LAUNCH_BLOCKING is unset?", {}
     return OK, "a kernel on one stream ends one that waits on another", "", {}
+
+
+def _groups() -> Result:
+    found = run("k_groups", 8, 256)
+    if found.first or found.second or found.third:
+        text = f"{found.first} threads are in a wrong group of a whole warp or have a wrong vote or shuffle, "
+        text += f"{found.second} are in a wrong group of a branch"
+        text += ", whose groups have other sizes than members" if found.third else ""
+        return BAD, text, "", {}
+    return OK, "of whole warps and of branches, by key; votes and shuffles", "", {}
+
+
+def _copies() -> Result:
+    """In a chain over two streams, each behind the other's event: a kernel that takes its time; copies to a
+    peer (the GPU itself if there is none), to the host in rows, and back; a kernel that looks."""
+    import cupy
+
+    n, rounds, row = 512, 100, 256
+    copy, rows = cupy.cuda.runtime.memcpyAsync, cupy.cuda.runtime.memcpy2DAsync
+    default = cupy.cuda.runtime.memcpyDefault
+    peer = (*litmus.pairs(), (0, 0))[0][1]
+    own, back, far = (litmus.memory(device, n) for device in (0, 0, peer))
+    page, out = Pinned(2 * n), new_left()
+    slow, compare = kernels().get_function("k_slow"), kernels().get_function("k_compare")
+    works, copies = cupy.cuda.Stream(non_blocking=True), cupy.cuda.Stream(non_blocking=True)
+    for device in {0, peer}:
+        with cupy.cuda.Device(device):
+            cupy.cuda.runtime.deviceSynchronize()
+    begin = time.perf_counter()
+    for i in range(1, rounds + 1):
+        with works:
+            slow((1,), (n,), (own, np.uint64(i), np.uint64(20_000)))
+        copies.wait_event(works.record())
+        copy(far.data.ptr, own.data.ptr, 8 * n, default, copies.ptr)
+        rows(page.address, 2 * row, far.data.ptr, row, row, 8 * n // row, default, copies.ptr)
+        rows(back.data.ptr, row, page.address, 2 * row, row, 8 * n // row, default, copies.ptr)
+        works.wait_event(copies.record())
+        with works:
+            compare((1,), (n,), (back, np.uint64(i), out))
+    works.synchronize()
+    us = 1e6 * (time.perf_counter() - begin) / rounds
+    found = left(out)
+    if found.first:
+        text = f"{found.first} of {n * rounds} words were not copied between two events"
+        return BAD, f"{text} ({found.found} where {found.wanted} was due)", "", {}
+    most = driver().attribute(_SHARED)
+    shared = min(most, 200 << 10)
+    found = run("k_shared", 1, 256, np.int32(shared // 4), shared=shared)
+    if found.first:
+        return BAD, f"{found.first} words of {shared} bytes of shared memory are wrong", "", {}
+    text = f"{rounds} times kernel, event, copies {'by a peer, ' if peer else ''}by the host, event, kernel: "
+    text += f"in order, {us:.0f} us; a kernel with {shared >> 10} KiB of shared memory, {most >> 10} at most"
+    return OK, text, "", {"us": us, "shared": most}
 
 
 ITEMS: dict[str, tuple[str, Callable[[], Result]]] = {
@@ -438,11 +411,18 @@ ITEMS: dict[str, tuple[str, Callable[[], Result]]] = {
     "compiler for kernels": ("kernels from Python", _compiler),
     "mapping between processes": ("p2p", _mapping),
     "peer access between GPUs": ("p2p", _peers),
+    "message passing between GPUs": ("p2p", litmus.messages_between),
+    "atomics between GPUs": ("p2p", litmus.atomics_between),
+    "whole lines": ("p2p", litmus.lines),
     "release at system scope": ("p2p, proxy, ibgda", _release),
+    "message passing within a GPU": ("p2p, proxy, ibgda", litmus.messages_within),
+    "atomics of its own memory": ("p2p, proxy, ibgda", litmus.atomics_own),
+    "groups of threads": ("p2p, proxy, ibgda", _groups),
     "threads of a warp wait": ("p2p, proxy, ibgda", _warp),
     "blocks wait for each other": ("p2p, proxy, ibgda", _meet),
     "kernels side by side": ("p2p, hooks", _beside),
     "pinned host memory": ("proxy, errors of kernels", _pinned),
+    "message passing with a CPU": ("proxy, errors of kernels", litmus.messages_with_cpu),
     "host memory registered": ("proxy, ibgda on the software NIC", _registered),
     "GPU-CPU-GPU ping-pong": ("proxy", _pingpong),
     "atomics with a CPU": ("nothing", _atomics),
@@ -451,6 +431,8 @@ ITEMS: dict[str, tuple[str, Callable[[], Result]]] = {
     "GPUDirect RDMA": ("proxy over verbs, ibgda", _rdma),
     "nvidia_peermem": ("the same, without dmabuf", _peermem),
     "stream memory operations": ("proxy over cuda, ucx", _stream_ops),
+    "copies, events, launches": ("calls on streams", _copies),
+    "bulk copies": ("nothing: faster where there", litmus.bulk),
 }
 """By name: the paths that need it, and what measures it. docs/porting.md has a row for each."""
 

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import pyshmem
-from pyshmem.device import raw, state
+from pyshmem.device import probe, probe_kernels, probe_litmus, raw, state
 
 pytestmark = pytest.mark.npes(1)
 
@@ -106,7 +106,34 @@ def test_kernels_for_nvrtc(compiled, source, arch):
 
 def test_all_sources_are_found():
     names = {str(parameter.id).split(":")[0] for parameter in _sources()}
-    assert {"gpu_ring_cupy.py", "kernels.py", "test_kernels.py"} <= names
+    assert {"gpu_ring_cupy.py", "kernels.py", "test_kernels.py", "probe_kernels.py"} <= names
+
+
+@pytest.mark.parametrize("arch", _ARCHS)
+def test_kernels_of_the_doctor(nvrtc, arch):
+    """All that it launches are there; and what they measure: the compiler has dropped nothing."""
+    options = [*raw.options_for(), f"-arch={arch}", "-Werror", "all-warnings"]
+    fine, log, text = nvrtc.compile(probe_kernels.KERNELS, "kernel.cu", options)
+    assert fine, log
+    bodies = dict(re.findall(r"\.entry (\w+)\((.*?)^\}", text.decode(), re.DOTALL | re.MULTILINE))
+    sources = "".join(Path(module.__file__).read_text() for module in (probe, probe_litmus))
+    launched = set(re.findall(r'"(k_\w+?)(?:\{nbytes\})?"', sources))
+    assert launched and {name.replace("k_atomics", "k_atomics8") for name in launched} <= set(bodies)
+    assert "k_atomics4" in bodies
+    wanted = {
+        "k_messages": ["st.release.sys", "ld.acquire.sys", "ld.relaxed.sys", "globaltimer", "bar"],
+        "k_lines": ["st.relaxed.sys.global.v2", "ld.relaxed.sys.global.v2", "st.release.sys", "globaltimer"],
+        "k_bulk": ["st.release.sys", "ld.acquire.sys", *["cp.async.bulk"] * (arch != "sm_80")],
+        "k_groups": ["activemask", "match.any", "shfl", "vote"],
+        **{
+            f"k_atomics{n // 8}": [
+                f"atom.relaxed.sys.global.{op}{n}"
+                for op in ("add.u", "exch.b", "cas.b", "or.b", "xor.b", "and.b")
+            ]
+            for n in (32, 64)
+        },
+    }
+    assert [(k, op) for k, ops in wanted.items() for op in ops if op not in bodies[k]] == []
 
 
 # ---- what Python knows of the C headers --------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import threading
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ from rich.console import Console
 from pyshmem import cli, doctor_gpu, errors
 from pyshmem._core import ffi, lib
 from pyshmem.bench import gpu
-from pyshmem.device import probe
+from pyshmem.device import probe, probe_driver
 
 pytestmark = pytest.mark.npes(1)
 
@@ -113,11 +114,11 @@ def test_in_a_job_one_process_measures(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_item_that_raises_is_bad_and_one_without_its_package_is_none(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def missing() -> probe.Result:
+    def missing() -> probe_driver.Result:
         raise ImportError("No module named 'cupy'")
 
-    def broken() -> probe.Result:
-        raise probe.DriverError("cuSomething: CUDA_ERROR_X (1)")
+    def broken() -> probe_driver.Result:
+        raise probe_driver.DriverError("cuSomething: CUDA_ERROR_X (1)")
 
     monkeypatch.setattr(
         probe, "ITEMS", {"a": ("p2p", missing), "b": ("proxy", broken), "c": ("p2p", missing)}
@@ -130,12 +131,14 @@ def test_an_item_that_raises_is_bad_and_one_without_its_package_is_none(
     assert rows[3]["state"] == "bad" and "CUDA_ERROR_X" in rows[3]["found"]  # c: in another process
 
 
-def test_the_porting_guide_has_every_item() -> None:
-    text = _PORTING.read_text()
-    assert [name for name in _NAMES if f"`{name}`" not in text] == []
+def test_the_porting_guide_has_every_item_and_no_other() -> None:
+    """A row of its table begins with the item that measures it, or says why none does."""
+    table = _PORTING.read_text().partition("| Item | Path |")[2].partition("\n\n")[0]
+    rows = [line for line in table.splitlines()[2:] if "not measured: " not in line or line.startswith("| `")]
+    assert [re.match(r"\| `([^`]+)` \|", line)[1] for line in rows] == _NAMES  # type: ignore[index]
 
 
-# ---- the CPU's part of a ping-pong -------------------------------------------------------------------------
+# ---- the CPU's part of a ping-pong, and of messages --------------------------------------------------------
 
 
 def test_echo_answers_each_number() -> None:
@@ -162,6 +165,27 @@ def test_echo_gives_up_on_who_does_not_come() -> None:
     with pytest.raises(errors.CLASSES[lib.SHMEMX_ERR_TIMEOUT], match="7, 8 has not come"):
         errors.check(lib.shmemx_gpu_echo(base, base + 1, 8, 1, 10**7))
     assert words[1] == 0
+
+
+def test_messages_are_looked_at_and_answered() -> None:
+    """One word of two is old in the second message of three."""
+    boxes = np.zeros((2, 3, 16), np.uint64)
+    to_cpu, to_gpu = boxes
+    here, there = (ffi.cast("uint64_t *", box.ctypes.data) for box in boxes)
+    old, codes = ffi.new("uint64_t *"), []
+    thread = threading.Thread(
+        target=lambda: codes.append(lib.shmemx_gpu_messages(here, there, 3, 2, old, 5 * 10**9))
+    )
+    thread.start()
+    for i in range(1, 4):
+        to_cpu[1, 0], to_cpu[2, 0] = i, 1 if i == 2 else i
+        to_cpu[0, 0] = i
+        while to_gpu[0, 0] != i and thread.is_alive():
+            pass
+        assert to_gpu[:, 0].tolist() == [i, i, i]
+    thread.join()
+    assert codes == [0] and old[0] == 1
+    assert lib.shmemx_gpu_messages(here, there, 1, 2, old, 10**7) == lib.SHMEMX_ERR_TIMEOUT
 
 
 def test_add_is_atomic_among_threads() -> None:
