@@ -256,6 +256,13 @@ extern "C" __global__ void bad_address(long long *word)
 {
     shmem::p(word, 1, 0);
 }
+extern "C" __global__ void posts(u8 *dst, u8 *src, u64 bytes, int rounds, int pe, int *failed)
+{
+    for (int i = 0; i < rounds; ++i) {
+        shmem::put_nbi(shmem::thread, dst, src, bytes, pe);
+        *failed += !shmem::quiet(shmem::thread);
+    }
+}
 extern "C" __global__ void endless(long long *word, int *ok)
 {
     *ok = shmem::wait_until(shmem::thread, word, shmem::eq, 12345) ? 1 : 0;
