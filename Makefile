@@ -25,7 +25,7 @@ SOURCES := pyproject.toml CMakeLists.txt README.md $(shell find libshmem pyshmem
 C_FILES = $(shell find libshmem tests/c tests/roce tests/sim examples -name '*.[ch]')
 PY_FILES = pyshmem libshmem/tools tests/python tests/gpu tests/net tests/openshmem $(wildcard examples docs/conf.py)
 
-.PHONY: demo test test-between-hosts test-c test-net test-roce test-python test-mpich sanitize bench docs lint format clean help
+.PHONY: demo test test-c test-net test-roce test-python test-mpich sanitize bench docs lint format clean help
 
 help:
 	@echo "make demo         train the MoE example on 4 processes (examples/moe_digits.py)"
@@ -44,7 +44,7 @@ help:
 demo: $(VENV)/demo.stamp
 	$(MPIRUN) -n 4 $(BIN)/python examples/moe_digits.py
 
-test: lint test-c sanitize test-between-hosts test-mpich test-python
+test: lint test-c sanitize test-net test-roce test-mpich test-python
 	@echo "make test: all passed"
 
 # ---- environments --------------------------------------------------------------------------------------
@@ -105,12 +105,11 @@ define c_tests
 	    | grep -vE '^ *Start +[0-9]+:|^npes[0-9]+ +=|^Label Time'
 endef
 
-# The device code on CPU threads is tested under the sanitizers, below; once more without them is over a minute.
+# The device code alone is tested under the sanitizers, below.
 test-c: $(VENV)/tools.stamp
-	$(call c_tests,c,,-E '^device-')
+	$(call c_tests,c,-DSHMEM_TEST_DEVICE=OFF)
 
-test-roce: $(VENV)/tools.stamp
-	$(call c_build,c)
+test-roce: test-c
 	tests/roce/run build/c
 
 # Data races and bad accesses do not need many processes to show; 8 would only cost time, and so would the tests whose processes
@@ -126,13 +125,6 @@ test-net: $(VENV)/dev.stamp
 	@PATH="$$PWD/$(BIN):$$PATH" tests/net/run.sh build/c/tests/c
 	@PYTHON=$(BIN)/python tests/net/launchers.sh
 
-# Both mostly wait: MPICH's environment is built beside them, on what they leave of the processors.
-test-between-hosts: $(VENV)/dev.stamp
-	@mkdir -p build; nice -n 19 $(MAKE) -s .venv-mpich/test.stamp > build/mpich.txt 2>&1 & mpich=$$!; \
-	trap "kill $$mpich 2>/dev/null || :" EXIT; \
-	$(MAKE) --no-print-directory test-net test-roce || exit 1; \
-	wait $$mpich || { cat build/mpich.txt; exit 1; }
-
 # ---- Python --------------------------------------------------------------------------------------------
 
 # Everything on 1 and 2 PEs; on other numbers of them, and over nodes, the files whose tests communicate.
@@ -141,7 +133,7 @@ test_files = $(patsubst %,tests/python/test_%.py,$(1))
 BETWEEN_PES := $(call test_files,amo buffer coll ctx heap lock moe nonblocking quant quant_coll rma setup signal sync team)
 # On one PE most tests compile, or wait for jobs that they start, and a processor is idle: those ASIDE run beside the FIRST. Those of
 # jobs with MPI run alone: on busy processors Open MPI's MPI_Init crashes, rarely (tests/python/test_mpi_order.py).
-ASIDE := $(call test_files,device_compile faults numba_simulator)
+ASIDE := $(call test_files,bench_nic device_compile doctor_gpu doctor_litmus faults numba_simulator)
 WITH_MPI := $(call test_files,bench_network bench_openshmem cli mpi_order setup ucx wrappers)
 FIRST := $(filter-out $(ASIDE) $(WITH_MPI),$(wildcard tests/python/test_*.py)) tests/gpu
 
