@@ -6,7 +6,7 @@ target_compile_definitions(test_device_host PRIVATE SHMEM_DEVICE_CHECKS)
 target_compile_options(test_device_host PRIVATE -Wall -Wextra -Wshadow -Werror)
 target_link_libraries(test_device_host PRIVATE shmem_options Threads::Threads)
 set(pes 4)
-if(SHMEM_SANITIZE)
+if(SHMEM_SANITIZE MATCHES "thread")
     set(pes 3) # the fourth takes as long as the others
 endif()
 add_test(NAME device-host COMMAND test_device_host ${pes})

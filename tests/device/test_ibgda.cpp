@@ -237,7 +237,6 @@ static void test_put_signal()
         }
     });
 }
-/* The lanes of a warp post together: one reservation, one doorbell. */
 /* Writes with an immediate, whose data and number arrive, past the end of the ring. */
 static void test_write_with_immediate()
 {
@@ -260,6 +259,7 @@ static void test_write_with_immediate()
         CHECK(*there == i * 7, "write %u: %llu", i, *there);
     }
 }
+/* The lanes of a warp post together: one reservation, one doorbell. */
 static void test_warp_posts_together()
 {
     scene job(2, false, 20000000000ull);

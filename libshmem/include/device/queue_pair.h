@@ -35,8 +35,8 @@ SHMEMX_DEVICE_FN void put_nbi(const Scope &scope, T *dst, const T *src, size nel
 template <class Scope, class T>
 SHMEMX_DEVICE_FN void get_nbi(const Scope &scope, T *dst, const T *src, size nelems, queue_pair from)
 {
-    if (queue_pairs(from.pe) == 0 ||
-        !detail::symmetric(dst, 1)) // other memory is filled on return, by the block's own
+    // memory that is not of the heap is filled on return, through answers: whichever queue pair they take
+    if (queue_pairs(from.pe) == 0 || !detail::symmetric(dst, 1))
         get_nbi(scope, dst, src, nelems, from.pe);
     else if (detail::valid(scope, SHMEMX_DEVICE_CALL_GET, src, nelems * sizeof(T), from.pe) &&
              arch::lane(scope) == 0)

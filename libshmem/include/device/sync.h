@@ -137,7 +137,8 @@ template <class Scope> SHMEMX_DEVICE_FN void arrive(Scope scope, const members &
                               static_cast<u64>(1)); // nothing to publish: the count is all there is to know
     }
 }
-/* The same where some PE is far: the news go there as atomics. What the scope has put is complete already. */
+/* The same where some PE is far: the news go there as atomics. What the scope has put is complete already, and what it has stored
+ * released: by proxy::quiet's fence, or the doorbell's. */
 template <class Scope> SHMEMX_DEVICE_SLOW void arrive_far(Scope scope, members t, order how)
 {
     SHMEMX_DEVICE_ROLLED

@@ -50,18 +50,22 @@ static void find_write_value(void)
     }
 }
 
-bool shmemi_gpu_stores(const char *call)
+/* With the context entered. */
+static bool stores(void)
 {
-    if (shmemi_cuda_enter(call) != 0)
-        return false;
     pthread_once(&write_value_once, find_write_value);
     return write_value.four && write_value.eight;
+}
+
+bool shmemi_gpu_stores(const char *call)
+{
+    return shmemi_cuda_enter(call) == 0 && stores();
 }
 
 int shmemi_gpu_store(const char *call, void *dest, uint64_t value, size_t bytes, shmemi_stream_t stream)
 {
     ENTER(call);
-    if (!shmemi_gpu_stores(call)) {
+    if (!stores()) {
         /* a kernel that runs might see this before an earlier copy */
         CHECKED(call, "cuStreamSynchronize", shmemi_cuda.stream_sync(stream));
         return shmemi_gpu_copy(call, dest, &value, bytes,
