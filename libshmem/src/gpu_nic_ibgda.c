@@ -134,9 +134,10 @@ int shmemi_gpu_nic_ibgda_recover(const char *call, struct shmemi_team *t)
 {
     const uint64_t tag = shmemi_tag(SHMEMI_GPU_NIC_RECOVER, 0, 0);
     int result = SHMEMX_SUCCESS;
+    struct shmemi_wait w = SHMEMI_WAIT_FOR(call, -1, NULL), *left = &w;
     for (int j = 0; j < t->n; ++j)
-        if (path.far[t->pes[j]])
-            shmemi_ibgda_settle(call, t->pes[j]);
+        if (path.far[t->pes[j]] && !shmemi_ibgda_settle(call, t->pes[j], left))
+            left = NULL;
     /* in this epoch: nobody's kernels have anything under way any more that can still arrive */
     uint32_t psn = shmemi_ibgda_draw_psn();
     int rc = shmemi_show(call, t, tag, &psn, sizeof psn);

@@ -213,6 +213,7 @@ def messages_with_cpu() -> Result:
 
 _ATOMICS = 256  # threads a block
 _BLOCKS_OWN, _BLOCKS_BETWEEN = 64, 16
+_ROUNDS_BETWEEN = 64  # two H100: some 4,000 turns; with 8, 100 to 400
 
 
 def _bits(words: Any) -> int:
@@ -313,7 +314,7 @@ def atomics_between() -> Result:
     for a, b in pairs():
         native = all(driver().link(NATIVE_ATOMICS, *way) for way in ((a, b), (b, a)))
         for nbytes, home in ((4, a), (4, b), (8, a), (8, b)):
-            wrong, count = _atomics(nbytes, home, [a, b], _BLOCKS_BETWEEN, rounds=8)
+            wrong, count = _atomics(nbytes, home, [a, b], _BLOCKS_BETWEEN, _ROUNDS_BETWEEN)
             if wrong:
                 text = f"GPUs {a} and {b}, {nbytes} bytes in GPU {home}: {wrong}"
                 text += f"; the driver says {'native' if native else 'not native'}"

@@ -9,6 +9,7 @@
 #include "nic_check.h"
 
 #include <algorithm>
+#include <chrono>
 #include <csignal>
 #include <cstdlib>
 #include <cstring>
@@ -285,6 +286,18 @@ static void test_stall()
               "note of kind %u, PE %d, call %u", nic_job_note()->kind, nic_job_note()->pe,
               nic_job_note()->call);
         nic_job_forget_note();
+        // the first of many waits has the deadline, 0.5 s, and what comes behind it none
+        unsigned well = 0;
+        const auto begin = std::chrono::steady_clock::now();
+        host::launch(*state, 1, 1, 0, [&] {
+            for (unsigned i = 0; i < 20; ++i) {
+                put_nbi(thread, memory, memory + 64, 64, 1);
+                well += quiet(thread);
+            }
+        });
+        const std::chrono::duration<double> took = std::chrono::steady_clock::now() - begin;
+        CHECK(well == 0 && took.count() > 0.4 && took.count() < 4, "20 waits: %u are well, %.1f s", well,
+              took.count());
     }
 }
 

@@ -263,6 +263,17 @@ extern "C" __global__ void posts(u8 *dst, u8 *src, u64 bytes, int rounds, int pe
         *failed += !shmem::quiet(shmem::thread);
     }
 }
+/* A put by a queue pair that meanwhile has another key of the peer's memory, or of this PE's. */
+extern "C" __global__ void wrong_key(u8 *dst, u8 *src, u64 bytes, int local, int pe, int *failed)
+{
+    using shmem::detail::ibgda;
+    auto &pair = ibgda::mine(pe);
+    unsigned &key = local ? pair.first_local : pair.first_key;
+    key ^= 0x01000000;
+    ibgda::put_on(pair, shmem::detail::offset_of(dst), src, bytes);
+    key ^= 0x01000000;
+    *failed += !shmem::quiet(shmem::thread);
+}
 extern "C" __global__ void endless(long long *word, int *ok)
 {
     *ok = shmem::wait_until(shmem::thread, word, shmem::eq, 12345) ? 1 : 0;

@@ -19,8 +19,10 @@ pytestmark = pytest.mark.npes(1)
 
 PROXY = {"SHMEM_GPU_NIC": "proxy"}
 IBGDA = {"SHMEM_GPU_NIC": "ibgda", "SHMEM_IBVERBS_LIB": "sim", "SHMEM_IBGDA_QPS": "1"}
+# What the hosts say to each other goes another way: the software NIC's faults count kernels' requests alone.
+IBGDA |= {"SHMEM_TRANSPORTS": "shm,wire,cuda"}
 
-# PE 0 posts and waits, some rounds; `cure`: afterwards both make the queue pairs anew, and it works again.
+# PE 0 posts and waits; `cure`: afterwards both make the queue pairs anew, and it works again.
 CODE = """
 import time
 import cupy as cp, pyshmem as shmem
@@ -28,30 +30,34 @@ from pyshmem import device
 
 me = shmem.my_pe()
 a, failed = shmem.zeros(4096, "uint8", device="cuda"), cp.zeros(1, "int32")
-kernel = device.RawKernel(SOURCE, "posts")
+big = shmem.zeros(256 << 20, "uint8", device="cuda")
+there, freed = a.data.ptr, big.data.ptr
+shmem.free(big)
+module = device.RawModule(SOURCE)
+kernels = {name: module.get_function(name) for name in ("posts", "wrong_key")}
 shmem.barrier_all()
 
-def posts(far, nbytes, rounds):
-    there = cp.uint64(a.data.ptr + far)
-    kernel((1,), (1,), (there, a, cp.uint64(nbytes), cp.int32(rounds), cp.int32(1), failed))
+def run(name, at, nbytes, number):
+    kernels[name]((1,), (1,), (cp.uint64(at), a, cp.uint64(nbytes), cp.int32(number), cp.int32(1), failed))
     cp.cuda.runtime.deviceSynchronize()
 
 start = time.monotonic()
 if me == 0:
     try:
-        posts(FAR, NBYTES, 20)
+        run(CALL)
         device.check()
         print("no error", flush=True)
     except Exception as error:
         print(f"{type(error).__name__}: {error}", flush=True)
-    assert int(failed[0]) > 0, "quiet was well"
-    print(f"after {time.monotonic() - start:.1f} s", flush=True)
+    print(f"after {time.monotonic() - start:.1f} s {int(failed[0])} quiets have failed", flush=True)
+else:
+    time.sleep(PAUSE)  # its wait for PE 0 is as long as PE 0's kernel waits, and then PE 0 in finalize
 if CURE:
     shmem.barrier_all()
     device.recover()
     failed[...] = 0
     if me == 0:
-        posts(0, 64, 20)
+        run("posts", there, 64, 20)
         device.check()
         assert int(failed[0]) == 0
     shmem.barrier_all()
@@ -60,28 +66,38 @@ print(f"PE {me} done", flush=True)
 """
 DEAF = "(PeerDeadError|SystemError): .*(retries exceeded|flushed)"
 ACCESS = "SystemError: .*the NIC: (remote access error|flushed)"
+LOCAL = "SystemError: .*the NIC: (local protection error|flushed)"
+NOT_THERE = "AddressError: .*not allocated"
 
-# name: path, faults, offset, bytes, what the host says, whether it works again
+# name: path, faults, what PE 0 runs, what the host says, whether it works again
 CASES = {
-    "beyond the heap, proxy": (PROXY, "", 1 << 38, 64, "AddressError: .*not allocated", True),
-    "beyond the heap, ibgda": (IBGDA, "", 1 << 38, 64, ACCESS, True),
-    "oversized, proxy": (PROXY, "", 0, 1 << 62, "AddressError", True),
-    "oversized, ibgda": (IBGDA, "", 0, 1 << 62, "AddressError", True),
-    "refused by the NIC": (IBGDA, "nak=5", 0, 64, "SystemError: .*(remote operation error|flushed)", True),
-    "a NIC that stands still": (IBGDA, "stall=5", 0, 64, "TimeoutError", False),
-    "a peer that does not answer": (IBGDA, "deaf=5,retry_ms=300", 0, 64, DEAF, False),
-}
+    "beyond the heap, proxy": (PROXY, "", '"posts", there + (1 << 38), 64, 20', NOT_THERE, True),
+    "beyond the heap, ibgda": (IBGDA, "", '"posts", there + (1 << 38), 64, 20', ACCESS, True),
+    "freed memory, proxy": (PROXY, "", '"posts", freed + (128 << 20), 64, 20', NOT_THERE, True),
+    "freed memory, ibgda": (IBGDA, "", '"posts", freed + (128 << 20), 64, 20', ACCESS, True),
+    "oversized, proxy": (PROXY, "", '"posts", there, 1 << 62, 20', "AddressError", True),
+    "oversized, ibgda": (IBGDA, "", '"posts", there, 1 << 62, 20', "AddressError", True),  # nothing is posted
+    "a wrong key": (IBGDA, "", '"wrong_key", there, 64, 0', ACCESS, True),
+    "a wrong local key": (IBGDA, "", '"wrong_key", there, 1024, 1', LOCAL, True),
+    "refused by the NIC": (IBGDA, "nak=5", '"posts", there, 64, 20',
+                           "SystemError: .*(remote operation error|flushed)", True),
+    "a NIC that stands still": (IBGDA, "stall=5", '"posts", there, 64, 20', "TimeoutError", False),
+    "a peer that does not answer": (IBGDA, "deaf=5,retry_ms=300", '"posts", there, 64, 20', DEAF, False),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_host_has_the_cause(run_pes, name):
-    path, faults, far, nbytes, words, cure = CASES[name]
-    code = CODE.replace("FAR", str(far)).replace("NBYTES", str(nbytes))
-    code = code.replace("CURE", str(cure and path is IBGDA)).replace("SOURCE", repr(sources.ERRORS))
-    env = {"SHMEM_NODE_ID": "/1", "SHMEM_TIMEOUT": "5", "CUDA_MODULE_LOADING": "EAGER", **path}
+    path, faults, call, words, cure = CASES[name]
+    put_in = {"CALL": call, "CURE": cure and path is IBGDA, "PAUSE": 9 * ("stall" in faults)}
+    code = re.sub("|".join(put_in), lambda found: str(put_in[found[0]]), CODE)
+    code = code.replace("SOURCE", repr(sources.ERRORS))
+    env = {"SHMEM_NODE_ID": "/1", "SHMEM_TIMEOUT": "5", "SHMEM_DEVICE_SYMMETRIC_SIZE": "1G", **path}
+    env["CUDA_MODULE_LOADING"] = "EAGER"
     ran = run_pes(2, code, timeout=120, SHMEM_SIM_FAULTS=faults, **env)
     text = ran.stdout + ran.stderr
     assert ran.returncode == 0 and re.search(words, ran.stdout), text
     assert "PE 0 done" in ran.stdout and "PE 1 done" in ran.stdout, text
-    after = re.search(r"after ([0-9.]+) s", ran.stdout)
+    after = re.search(r"after ([0-9.]+) s ([0-9]+) quiets", ran.stdout)
     assert after and float(after[1]) < 30, text
+    assert (int(after[2]) > 0) == (name != "oversized, ibgda"), text

@@ -113,6 +113,12 @@ SHMEMX_DEVICE_FN bool nic_failed()
     t.end();
     return failed;
 }
+/* A wait of this thread's is over in vain: so are the others, until the host asks. */
+SHMEMX_DEVICE_FN void nic_fails()
+{
+    if (const u64 word = fixed(nic().failed))
+        arch::store_relaxed(reinterpret_cast<u32 *>(word), 1u);
+}
 SHMEMX_DEVICE_FN u64 offset_of(const volatile void *p)
 {
     return reinterpret_cast<u64>(p) - my_copy();

@@ -18,6 +18,7 @@
 #include "device/ibgda_state.h"
 #include "device/nic_state.h"
 #include "device/state.h"
+#include "base/wait.h"
 #include "transport.h"
 
 /* Can it work here? 1 yes, `why` says by what; 0 no, `why` says what is missing and what to do. Local, leaves nothing open. */
@@ -45,8 +46,10 @@ void shmemi_ibgda_drain(void);
 /* Queue pairs to a PE anew, whatever state they are in. Both ends do these, with no kernel that posts: settle, as drain;
  * then, when both have, renew, with what the peer's draw_psn has returned. They may be used when both ends have returned.
  * draw_psn: the number of the first packet of what is connected from now on; one that is still under way has another.
+ * settle: *w is the wait for all of them, so that many which stand still take one deadline; NULL: only takes what is there;
+ * false: the wait was given up.
  * renew: 0, or an error; then kernels find it failed as before. What was posted and is not complete is lost. */
-void shmemi_ibgda_settle(const char *call, int pe);
+bool shmemi_ibgda_settle(const char *call, int pe, struct shmemi_wait *w);
 uint32_t shmemi_ibgda_draw_psn(void);
 int shmemi_ibgda_renew(const char *call, int pe, uint32_t psn);
 /* Nothing is posted any more. Frees all; peers may be gone already. */

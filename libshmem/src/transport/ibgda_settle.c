@@ -81,42 +81,54 @@ static int take_entry(const char *call, struct shmemx_ibgda_qp *q, size_t i)
     return 1;
 }
 
-static void drain(const char *call, size_t i)
+/* False: the wait was given up. */
+static bool drain(const char *call, size_t i, struct shmemi_wait *w)
 {
     struct shmemi_ibgda *g = &shmemi_ibgda;
     struct shmemx_ibgda_qp q;
     size_t at = i * sizeof q;
     if (shmemi_ibgda_read(call, &g->counts, at, &q, sizeof q) != 0)
-        return;
+        return true;
     uint64_t before = q.entries;
-    int rc = 0;
-    struct shmemi_wait w = SHMEMI_WAIT_FOR(call, q.pe, NULL);
+    bool goes = true, waited = true;
+    if (w)
+        w->pe = q.pe;
     /* blocks that nobody has published are of a kernel that was cut off */
-    while (q.failed == SHMEMX_IBGDA_WORKS && q.done < q.ready && rc >= 0)
-        if ((rc = take_entry(call, &q, i)) == 0)
-            rc = shmemi_wait_step(&w);
+    while (goes && q.failed == SHMEMX_IBGDA_WORKS && q.done < q.ready) {
+        int rc = take_entry(call, &q, i);
+        if (rc == 0 && w)
+            waited = goes = shmemi_wait_step(w) == 0;
+        else
+            goes = rc > 0;
+    }
     if (q.entries == before)
-        return;
+        return waited;
     (void)shmemi_ibgda_write(call, &g->counts, at + offsetof(struct shmemx_ibgda_qp, done), &q.done,
                              sizeof q.done);
     (void)shmemi_ibgda_write(call, &g->counts, at + offsetof(struct shmemx_ibgda_qp, entries), &q.entries,
                              sizeof q.entries);
+    return waited;
 }
 
-void shmemi_ibgda_settle(const char *call, int pe)
+bool shmemi_ibgda_settle(const char *call, int pe, struct shmemi_wait *w)
 {
     const struct shmemi_ibgda *g = &shmemi_ibgda;
+    bool waited = true;
     for (size_t i = (size_t)pe * g->qps; g->connected[pe] && i < ((size_t)pe + 1) * g->qps; ++i)
-        drain(call, i);
+        waited = drain(call, i, waited ? w : NULL) && waited;
+    return waited;
 }
 
 void shmemi_ibgda_drain(void)
 {
+    static const char call[] = "waiting for what kernels have posted";
     const struct shmemi_ibgda *g = &shmemi_ibgda;
+    struct shmemi_wait w = SHMEMI_WAIT_FOR(call, -1, NULL), *left = &w;
     if (!g->job || !g->counts.base)
         return;
     for (int pe = 0; pe < g->job->npes; ++pe)
-        shmemi_ibgda_settle("waiting for what kernels have posted", pe);
+        if (!shmemi_ibgda_settle(call, pe, left))
+            left = NULL;
 }
 
 /* ---- anew ---------------------------------------------------------------------------------------------- */
