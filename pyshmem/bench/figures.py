@@ -119,7 +119,7 @@ TARGETS = [
     Target("ibgda", "before the doorbell", 8, None, 1000),
     Target("proxy", "post", 8, None, 700),
     *(Target(path, "a warp's / a thread's", 8, None, 3) for path in NIC_PATHS),
-    Target("ibgda", "put + quiet / GPU-CPU-GPU", 8, None, 1.5),
+    *(Target("ibgda", "doorbell to completion / GPU-CPU-GPU", n, None, 1.5) for n in (0, 8)),  # a NOP, a put
     # On GPUs joined by NVLink (docs/gpu.md).
     Target("libshmem", "p", 8, None, 750),
     *(Target("libshmem", "put_signal", n, None, ns) for n, ns in ((8, 2400), (14336, 2700), (65536, 3800))),

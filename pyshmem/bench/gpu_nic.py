@@ -99,6 +99,7 @@ class _Bench:
         self.module = device.RawModule(KERNELS.read_text())
         self.ns = cupy.zeros(1, "uint64")
         self.stamp = 0
+        self._rung: dict[tuple[str, int], float] = {}  # from a doorbell to its completion: form and bytes, ns
 
     def close(self) -> None:
         for a in (self.source, self.target, *self.verdict):
@@ -176,6 +177,8 @@ class _Bench:
             work = partial(k, (1,), (threads,), (target, source, *numbers, self.ns))
             ns = [t / rounds for t in self._samples(op, nbytes * threads, work)]
             self._say(op, nbytes, ns, form=form)
+            if completion and ns:
+                self._rung[form, nbytes] = quartiles(ns)[1]
 
     def completions(self) -> None:
         calls = 50 if self.quick else 1000
@@ -196,6 +199,9 @@ class _Bench:
             self._say("GPU-CPU-GPU", 8, ping)
             ratio = quartiles(complete)[1] / quartiles(ping)[1]
             self._say("put + quiet / GPU-CPU-GPU", 8, [ratio], "x")
+            for (form, nbytes), ns in self._rung.items():
+                ratio = ns / quartiles(ping)[1]
+                self._say("doorbell to completion / GPU-CPU-GPU", nbytes, [ratio], "x", form=form)
 
     def _pingpong(self, calls: int) -> list[float]:
         """A word to this PE's CPU and back, without any NIC: the least that a way through a CPU takes."""

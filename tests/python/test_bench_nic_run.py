@@ -159,6 +159,8 @@ def test_ibgda_has_figures_of_the_doorbell(
     assert by == ({} if job.my_pe() != 0 else {
         ("before the doorbell", "", 8): 100, ("before the doorbell by a warp, 32 puts", "", 8): 3200,
         ("doorbell to completion", "NOP", 0): 111, ("doorbell to completion", "put", 8): 101,
+        ("doorbell to completion / GPU-CPU-GPU", "NOP", 0): 111 / 4000,
+        ("doorbell to completion / GPU-CPU-GPU", "put", 8): 101 / 4000,
     })  # fmt: skip
 
 
