@@ -263,11 +263,13 @@ void shmemi_gpu_nic_close(void)
 
 int shmemi_gpu_nic_error(char *text, size_t n)
 {
-    int rc = shmemi_proxy_error(text, n);
-    /* queue pairs' errors are notes of kernels, in the mailbox: the word is for other waits of theirs */
-    if (rc == 0 && nic.failed && shmemi_ibgda_is_open())
+    return shmemi_proxy_error(text, n);
+}
+
+void shmemi_gpu_nic_go_on(void)
+{
+    if (nic.failed && shmemi_ibgda_is_open())
         __atomic_store_n(nic.failed, 0, __ATOMIC_RELAXED);
-    return rc;
 }
 
 int shmemx_gpu_nic_recover(shmem_team_t team)

@@ -37,6 +37,8 @@ void shmemi_gpu_nic_close(void);
 int shmemi_gpu_nic_resize(const char *call);
 /* The first error of a path since it was last asked: its code, with the cause in `text`; 0 = none. */
 int shmemi_gpu_nic_error(char *text, size_t n);
+/* The host has what kernels had to say: their waits are waits again. */
+void shmemi_gpu_nic_go_on(void);
 /* One line for PEs in a row that kernels reach in one way, for shmemx_info; "" without a GPU heap. */
 void shmemi_gpu_nic_table(char *text, size_t n);
 

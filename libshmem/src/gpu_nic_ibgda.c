@@ -35,19 +35,29 @@ static int agree(int mine, int *who)
     return rc;
 }
 
-/* Cards of all, and a connection to each PE that is far. */
+/* Cards of all, and a connection to each PE that is far. Their size is by the number of queue pairs, which each PE's
+ * environment says: so first whether all have a card, of one size. */
 static int connect_all(const char *call)
 {
-    int npes = shmemi_world.npes;
+    int npes = shmemi_world.npes, who;
     size_t bytes = shmemi_ibgda_card_bytes(npes);
+    long mine = shmemi_env.IBGDA_QPS, *qps = malloc(sizeof *qps * (size_t)npes);
     char *card = malloc(bytes), *cards = malloc(bytes * (size_t)npes);
-    int rc = card && cards ? shmemi_ibgda_card(card, bytes)
-                           : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", npes);
-    if (rc >= 0)
+    int rc = qps && card && cards ? shmemi_ibgda_card(card, bytes)
+                                  : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", npes);
+    if ((rc = agree(rc < 0 ? rc : 0, &who)) == 0)
+        rc = allgather(&mine, qps, sizeof mine);
+    for (int pe = 0; pe < npes && rc == 0; ++pe)
+        if (qps[pe] != qps[0]) /* all PEs say the same */
+            rc = shmemi_fail(SHMEMX_ERR_MISMATCH, call,
+                             "SHMEM_IBGDA_QPS is %ld on PE 0 and %ld on PE %d: all PEs need the same number",
+                             qps[0], qps[pe], pe);
+    if (rc == 0)
         rc = allgather(card, cards, bytes);
     for (int pe = 0; pe < npes && rc == 0; ++pe)
         if (path.far[pe])
             rc = shmemi_ibgda_connect(call, pe, cards + (size_t)pe * bytes, bytes);
+    free(qps);
     free(card);
     free(cards);
     return rc;

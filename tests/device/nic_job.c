@@ -216,6 +216,7 @@ void nic_job_meet(void)
 int nic_job_error(char *text, unsigned long n)
 {
     int rc = shmemi_gpu_nic_error(text, n);
+    shmemi_gpu_nic_go_on();
     const struct shmemx_device_error *note = nic_job_note();
     return rc == 0 && note->kind == SHMEMX_DEVICE_NIC ? shmemi_ibgda_explain(note, text, n) : rc;
 }

@@ -44,8 +44,11 @@ struct ibgda_cq {
             }
             arch::give_way();
             if (left.over()) {
-                report(SHMEMX_DEVICE_TIMEOUT, call, fixed(q.pe), &q.done, done, target);
-                nic_fails(); // a kernel with many waits ends within the deadline, too
+                if (!left.cut()) {
+                    nic_fails(); // a kernel with many waits ends within the deadline, too
+                    arch::store_relaxed(&q.late, 1u);
+                    report(SHMEMX_DEVICE_TIMEOUT, call, fixed(q.pe), &q.done, done, target);
+                }
                 return false;
             }
         }
@@ -133,12 +136,12 @@ struct ibgda_cq {
             const u64 at = fixed(q.wq) + (counter(tail) & fixed(q.mask)) * SHMEMX_MLX5_BLOCK;
             address = arch::big(arch::load_relaxed(reinterpret_cast<const u64 *>(at) + 2));
         }
-        // the report first: who finds `failed` set may end the kernel, and the host look
+        nic_fails();
+        // before `failed` of the queue pair: who finds that set may end the kernel, and the host look
         report(SHMEMX_DEVICE_NIC, call, fixed(q.pe), reinterpret_cast<const void *>(address),
                SHMEMX_IBGDA_ERROR_VALUE(syndromes & 0xff, syndromes >> 8 & 0xff, opcode, tail >> 28,
                                         counter(tail)),
                fixed(q.qpn) >> 8);
-        nic_fails();
         (void)arch::compare_swap(&q.failed, static_cast<u64>(SHMEMX_IBGDA_WORKS),
                                  static_cast<u64>(SHMEMX_IBGDA_ERROR));
         return true;

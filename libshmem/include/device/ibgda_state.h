@@ -52,7 +52,8 @@ struct shmemx_ibgda_qp {
         entries; /* of the completion queue, taken so far; stays at the first one that is an error */
     unsigned long long failed; /* SHMEMX_IBGDA_*: it takes no more */
     unsigned look;             /* 1 while a thread looks at the completion queue */
-    unsigned room2[19];
+    unsigned late;             /* 1: a wait for `done` has met the deadline */
+    unsigned room2[18];
 };
 
 /* A part of the heap that was registered as one. All PEs have the same ones. */

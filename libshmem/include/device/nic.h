@@ -113,7 +113,8 @@ SHMEMX_DEVICE_FN bool nic_failed()
     t.end();
     return failed;
 }
-/* A wait of this thread's is over in vain: so are the others, until the host asks. */
+/* A wait of this thread's is over in vain: so are the others, until the host asks. Before the report, which releases it: the
+ * host takes the report first, so that no word stays behind that belongs to none. */
 SHMEMX_DEVICE_FN void nic_fails()
 {
     if (const u64 word = fixed(nic().failed))

@@ -9,15 +9,15 @@ namespace shmem
 namespace detail
 {
 
-/* What a wait that has polled in vain does now and then: the time when it began, once it is known, or
- * `too_late`. Out of line and by value, so that a poll loop keeps its registers. */
-constexpr u64 too_late = ~0ull;
+/* What a wait that has polled in vain does now and then: the time when it began, once it is known, `too_late`, or
+ * `cut_off`, since a path has failed. Out of line and by value, so that a poll loop keeps its registers. */
+constexpr u64 too_late = ~0ull, cut_off = too_late - 1;
 SHMEMX_DEVICE_SLOW u64 look_at_clock(u64 start, bool nap)
 {
     if (nap)
         arch::nap();
     if (some_far() && nic_failed())
-        return too_late;
+        return cut_off;
     const u64 limit = arch::state().timeout_ns;
     if (limit == 0)
         return 0;
@@ -57,21 +57,39 @@ template <class Own> class persistent
 class patience : public persistent<patience>
 {
     friend persistent<patience>;
+
+  public:
+    /* Of a wait that is over: not by its own deadline. Whoever saw the path fail has said why. */
+    SHMEMX_DEVICE_FN bool cut() const
+    {
+        return start_ == cut_off;
+    }
+
+  private:
     SHMEMX_DEVICE_FN bool expired()
     {
         const bool nap = ++turns_ > 128;
         left_ = nap ? 1 : 64;
         start_ = look_at_clock(start_, nap);
-        return start_ == too_late;
+        return start_ >= cut_off;
     }
 
     unsigned turns_ = 0;
 };
-/* As long, but what has befallen other queue pairs does not end it: of a post that waits for its place, which would leave a
- * hole in its own for good. */
+/* Of a post that waits for its place, and would leave a hole in its queue pair for good. What has befallen others does not
+ * end it, but makes it short: what works moves on within a second, and a kernel that posts to many PEs by a NIC that stands
+ * still does not wait for the deadline at each. */
 class steady_patience : public persistent<steady_patience>
 {
     friend persistent<steady_patience>;
+
+  public:
+    SHMEMX_DEVICE_FN static constexpr bool cut()
+    {
+        return false;
+    }
+
+  private:
     SHMEMX_DEVICE_FN bool expired()
     {
         left_ = 64;
@@ -80,11 +98,11 @@ class steady_patience : public persistent<steady_patience>
     }
     SHMEMX_DEVICE_SLOW u64 look(u64 start)
     {
-        const u64 limit = arch::state().timeout_ns;
+        const u64 limit = arch::state().timeout_ns, brief = 1000000000;
         if (limit == 0)
             return 0;
-        const u64 now = arch::nanoseconds();
-        return start == 0 ? now : now - start > limit ? too_late : start;
+        const u64 now = arch::nanoseconds(), past = now - start;
+        return start == 0 ? now : past > limit || (past > brief && nic_failed()) ? too_late : start;
     }
 };
 

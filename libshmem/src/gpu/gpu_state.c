@@ -340,10 +340,14 @@ int shmemi_gpu_mailbox(const char *call)
     if (SHMEMI_UNLIKELY(failed)) /* what kernels have noted since is what came of it */
         return forget_note(call), shmemi_fail(failed, call, "a kernel's operation failed: %s", cause);
     /* acquire: pairs with the kernel's release of `kind`; the rest of the report is there */
-    if (SHMEMI_LIKELY(!m || __atomic_load_n(&m->kind, __ATOMIC_ACQUIRE) == SHMEMX_DEVICE_OK))
+    bool noted = m && __atomic_load_n(&m->kind, __ATOMIC_ACQUIRE) != SHMEMX_DEVICE_OK;
+    if (SHMEMI_UNLIKELY(noted)) {
+        e = *m;
+        forget_note(call);
+    }
+    shmemi_gpu_nic_go_on(); /* after the note has been taken: nic.h */
+    if (!noted)
         return SHMEMX_SUCCESS;
-    e = *m;
-    forget_note(call);
     const char *what = e.call < sizeof calls / sizeof *calls ? calls[e.call] : "unknown call";
     char where[96], who[32] = "any PE";
     snprintf(where, sizeof where, "in a kernel, shmem::%s, block %u, thread %u", what, e.block, e.thread);

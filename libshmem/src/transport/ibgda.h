@@ -47,7 +47,7 @@ void shmemi_ibgda_drain(void);
  * then, when both have, renew, with what the peer's draw_psn has returned. They may be used when both ends have returned.
  * draw_psn: the number of the first packet of what is connected from now on; one that is still under way has another.
  * settle: *w is the wait for all of them, so that many which stand still take one deadline; NULL: only takes what is there;
- * false: the wait was given up.
+ * false: the deadline is over.
  * renew: 0, or an error; then kernels find it failed as before. What was posted and is not complete is lost. */
 bool shmemi_ibgda_settle(const char *call, int pe, struct shmemi_wait *w);
 uint32_t shmemi_ibgda_draw_psn(void);

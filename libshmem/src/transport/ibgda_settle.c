@@ -81,7 +81,7 @@ static int take_entry(const char *call, struct shmemx_ibgda_qp *q, size_t i)
     return 1;
 }
 
-/* False: the wait was given up. */
+/* False: the deadline is over. */
 static bool drain(const char *call, size_t i, struct shmemi_wait *w)
 {
     struct shmemi_ibgda *g = &shmemi_ibgda;
@@ -90,33 +90,36 @@ static bool drain(const char *call, size_t i, struct shmemi_wait *w)
     if (shmemi_ibgda_read(call, &g->counts, at, &q, sizeof q) != 0)
         return true;
     uint64_t before = q.entries;
-    bool goes = true, waited = true;
+    bool in_time = true;
     if (w)
         w->pe = q.pe;
     /* blocks that nobody has published are of a kernel that was cut off */
-    while (goes && q.failed == SHMEMX_IBGDA_WORKS && q.done < q.ready) {
+    while (q.failed == SHMEMX_IBGDA_WORKS && q.done < q.ready) {
         int rc = take_entry(call, &q, i);
-        if (rc == 0 && w)
-            waited = goes = shmemi_wait_step(w) == 0;
-        else
-            goes = rc > 0;
+        if (rc < 0 || (rc == 0 && (!w))) /* late: a kernel has waited as long as anybody will */
+            break;
+        if (rc == 0 && (rc = shmemi_wait_step(w)) != 0) {
+            in_time = rc != SHMEMX_ERR_TIMEOUT;
+            *w = (struct shmemi_wait)SHMEMI_WAIT_FOR(call, -1, NULL); /* others still get their answers */
+            break;
+        }
     }
     if (q.entries == before)
-        return waited;
+        return in_time;
     (void)shmemi_ibgda_write(call, &g->counts, at + offsetof(struct shmemx_ibgda_qp, done), &q.done,
                              sizeof q.done);
     (void)shmemi_ibgda_write(call, &g->counts, at + offsetof(struct shmemx_ibgda_qp, entries), &q.entries,
                              sizeof q.entries);
-    return waited;
+    return in_time;
 }
 
 bool shmemi_ibgda_settle(const char *call, int pe, struct shmemi_wait *w)
 {
     const struct shmemi_ibgda *g = &shmemi_ibgda;
-    bool waited = true;
+    bool in_time = true;
     for (size_t i = (size_t)pe * g->qps; g->connected[pe] && i < ((size_t)pe + 1) * g->qps; ++i)
-        waited = drain(call, i, waited ? w : NULL) && waited;
-    return waited;
+        in_time = drain(call, i, in_time ? w : NULL) && in_time;
+    return in_time;
 }
 
 void shmemi_ibgda_drain(void)
@@ -178,7 +181,7 @@ static int renew(const char *call, size_t i, int pe)
     if (rc == 0)
         rc = shmemi_ibgda_join(call, i, pe);
     /* the NIC counts a queue pair's blocks from 0 after a reset */
-    q.ready = q.done = q.reserved = q.rung = q.look = 0;
+    q.ready = q.done = q.reserved = q.rung = q.look = q.late = 0;
     q.failed = SHMEMX_IBGDA_WORKS;
     if (rc == 0)
         rc = shmemi_ibgda_write(call, &g->counts, i * sizeof q, &q, sizeof q);
