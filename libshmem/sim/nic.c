@@ -2,7 +2,7 @@
  *
  * Why: GPUs that post to a NIC themselves can be tested without one, byte for byte; and errors, which real NICs show
  * rarely, come on demand. The rules that it keeps are in docs/software-nic.md, and a test for each in
- * tests/c/test_sim*.c.
+ * tests/sim.
  *
  * Read in this order: device/mlx5.h (the format), engine.h (what there is), this file (a pass), requester.c (from the
  * doorbell to the CQE), responder.c (what happens at the peer), fabric.c (how packets get there); then the faces,

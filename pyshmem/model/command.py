@@ -107,7 +107,7 @@ def model(
 ) -> None:
     """Predicted times of MoE dispatch and combine, with RDMA posted by the GPU (ibgda) and by a proxy.
 
-    From figures of the hardware alone, for any number of GPUs; nothing is run and no GPU is needed. See
+    From figures of the hardware, for any number of GPUs; nothing is run and no GPU is needed. See
     "Predicted MoE times" in the documentation for each term and for how near the model comes.
     """
     from . import show

