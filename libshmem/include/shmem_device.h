@@ -184,6 +184,16 @@ template <class Scope, class T>
 SHMEMX_DEVICE_FN void put_nbi(const Scope &scope, T *dst, const T *src, size nelems, int pe);
 template <class Scope, class T>
 SHMEMX_DEVICE_FN void get_nbi(const Scope &scope, T *dst, const T *src, size nelems, int pe);
+/* Pieces of this PE's memory, any of it, of any sizes, one behind the other at dst of pe: as put_nbi of each, in order;
+ * `pieces` may change on return, what they name after quiet. Where ibgda reaches pe up to 14 pieces of the heap
+ * are one message, which the NIC gathers. */
+struct gather_piece {
+    const void *src;
+    size bytes;
+};
+template <class Scope>
+SHMEMX_DEVICE_FN void put_gather_nbi(const Scope &scope, void *dst, const gather_piece *pieces, size count,
+                                     int pe);
 /* put, then *sig of pe is set or added to; who sees the signal (signal_wait_until) sees the data. S is a
  * 64-bit type. */
 template <class Scope, class T, class S>
@@ -358,6 +368,7 @@ SHMEMX_DEVICE_FN void dequantize(const Scope &scope, const Y &y, const void *rec
 #include "device/rma.h"
 #include "device/amo.h"
 #include "device/sync.h"
+#include "device/gather.h"
 #include "device/queue_pair.h"
 #include "device/packets.h"
 #include "device/codec.h"

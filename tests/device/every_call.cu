@@ -34,6 +34,8 @@ __device__ void moves(const Scope &s, float *dst, const float *src, shmem::size 
     shmem::put(s, dst, src, n, pe);
     shmem::get(s, dst, src, n, pe);
     shmem::put_nbi(s, dst, src, n, pe);
+    const shmem::gather_piece pieces[2] = {{src, n}, {dst, 1}};
+    shmem::put_gather_nbi(s, dst, pieces, 2, pe);
     shmem::get_nbi(s, dst, src, n, pe);
     shmem::put_signal(s, dst, src, n, sig, 1, shmem::signal_add, pe);
     shmem::put_signal_nbi(s, dst, src, n, sig, 1, shmem::signal_set, pe);

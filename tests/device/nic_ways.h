@@ -5,6 +5,67 @@
 
 #include "nic_scene.h"
 
+/* Pieces of many sizes from several places, of which some are not of the heap, are one behind the other; by ibgda those of the
+ * heap are few messages. */
+constexpr unsigned gather_pieces = 40, gather_most = 700, gather_own = 64;
+
+static u64 gather_list(unsigned block, const unsigned char *own, gather_piece *list)
+{
+    u64 all = 0;
+    for (unsigned i = 0; i < gather_pieces; ++i) {
+        const unsigned bytes = i % 9 == 4 ? 0 : 1 + (i * 97 + block) % gather_most;
+        list[i] = i % 11 == 10 ? gather_piece{own, 1 + i}
+                               : gather_piece{memory + half + i * (gather_most + 5) + i % 5, bytes};
+        all += list[i].bytes;
+    }
+    return all;
+}
+static void test_gather()
+{
+    constexpr unsigned room = gather_pieces * gather_most;
+    std::memset(memory, 0, memory_bytes);
+    for (unsigned i = 0; i < gather_pieces * (gather_most + 5); ++i)
+        memory[half + i] = pattern(i, 1, state->me);
+    nic_job_meet();
+    step(2, 8, [] {
+        gather_piece list[gather_pieces];
+        uchar own[gather_own];
+        for (unsigned i = 0; i < gather_own; ++i)
+            own[i] = pattern(i, 2, my_pe());
+        const unsigned block_number = arch::block_index();
+        (void)gather_list(block_number, own, list);
+        put_gather_nbi(block, memory + 2 * half + block_number * room + 3, list, gather_pieces, next_pe());
+        CHECK(quiet(block), "quiet after a list");
+    });
+    step(2, 1, [] {
+        gather_piece list[gather_pieces];
+        uchar own[gather_own] = {};
+        const unsigned block_number = arch::block_index();
+        const int from = (my_pe() + n_pes() - 1) % n_pes();
+        const uchar *dst = memory + 2 * half + block_number * room + 3;
+        const u64 all = gather_list(block_number, own, list);
+        std::size_t wrong = dst[-1] != 0 || dst[all] != 0;
+        for (unsigned i = 0; i < gather_pieces; dst += list[i++].bytes)
+            for (u64 k = 0; k < list[i].bytes; ++k)
+                wrong += dst[k] != (list[i].src == own ? pattern(k, 2, from)
+                                                       : pattern(i * (gather_most + 5) + i % 5 + k, 1, from));
+        CHECK(wrong == 0, "list: %zu bytes are wrong", wrong);
+    });
+    step(1, 1, [] { // 16 segments: four blocks
+        if (queue_pairs(next_pe()) == 0)
+            return;
+        gather_piece list[14];
+        auto &pair = detail::ibgda::mine(next_pe());
+        const u64 before = arch::load_relaxed(&pair.reserved);
+        for (unsigned i = 0; i < 14; ++i)
+            list[i] = gather_piece{memory + half + i * 200, 100};
+        put_gather_nbi(thread, memory, list, 14, next_pe());
+        const u64 blocks = arch::load_relaxed(&pair.reserved) - before;
+        CHECK(blocks == 4, "14 pieces: %llu blocks", blocks);
+        CHECK(quiet(thread), "quiet");
+    });
+}
+
 /* Long data and a short flag, which may take different ways: behind a fence, and behind a signal of no bytes; then short
  * data and a long message that ends with the flag. */
 static void test_ways_in_order()

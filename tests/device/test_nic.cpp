@@ -489,6 +489,7 @@ int main(int argc, char **argv)
         test_signals();
         test_ways_in_order();
         test_one_way();
+        test_gather();
         test_atomics();
         test_teams();
         test_packets();

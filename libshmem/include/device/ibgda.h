@@ -134,6 +134,50 @@ struct ibgda {
         else
             put_on(pair, offset, src, bytes);
     }
+    /* Pieces of this PE's memory, one behind the other at the peer: as many as one WQE takes of those that lie in one chunk of
+     * the heap, the others as puts of their own, in order. */
+    SHMEMX_DEVICE_SLOW void gather_on(qp &pair, u64 offset, const gather_piece *list, u64 count)
+    {
+        const queue q(pair);
+        SHMEMX_DEVICE_ROLLED
+        while (count != 0) {
+            u64 bytes = 0;
+            u32 n = 0;
+            SHMEMX_DEVICE_ROLLED
+            for (; n < count && n < most_parts; ++n) {
+                const u64 size = list[n].bytes, all = bytes + size;
+                u64 here = size, there = all;
+                if (size == 0 || !registers(list[n].src) || all > view().most)
+                    break;
+                (void)local(q, list[n].src, here);
+                (void)remote(q, offset, there);
+                if (here != size || there != all)
+                    break;
+                bytes = all;
+            }
+            if (n < 2) {
+                put_on(pair, offset, list->src, list->bytes);
+                offset += list->bytes;
+                ++list, --count;
+                continue;
+            }
+            u64 all = bytes;
+            const nic_place there = remote(q, offset, all);
+            const u32 blocks = blocks_of(2 + n);
+            if (post(arch::group_of(thread, key(q, blocks)), q, 0, blocks, SHMEMX_DEVICE_CALL_PUT,
+                     [&](u64 block, u32 flags) {
+                         build_gather(
+                             wqe(q, block), there, n,
+                             [&](u32 i) {
+                                 u64 size = list[i].bytes;
+                                 return gather_part{local(q, list[i].src, size), static_cast<u32>(size)};
+                             },
+                             flags);
+                     }) == refused)
+                return;
+            offset += bytes, list += n, count -= n;
+        }
+    }
     SHMEMX_DEVICE_SLOW void get_on(qp &pair, u64 offset, void *dst, u64 bytes)
     {
         const queue q(pair);

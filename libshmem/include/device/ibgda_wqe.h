@@ -155,7 +155,24 @@ SHMEMX_DEVICE_FN void build_write(const wqe &w, const nic_place &there, const ni
     if (bytes != 0)
         w.data(2, here, bytes);
 }
-/* The same; consumes one receive of the peer, whose completion has `imm`. */
+/* RDMA write from `count` places, part(i) each, one behind the other at the peer. */
+struct gather_part {
+    nic_place here;
+    u32 bytes; // not 0
+};
+constexpr u32 most_parts = 14; // behind two segments: four blocks, as the longest inline WQE
+template <class Part>
+SHMEMX_DEVICE_FN void build_gather(const wqe &w, const nic_place &there, u32 count, Part part, u32 flags)
+{
+    w.control(SHMEMX_MLX5_RDMA_WRITE, 2 + count, flags);
+    w.remote(there);
+    SHMEMX_DEVICE_ROLLED
+    for (u32 i = 0; i < count; ++i) {
+        const gather_part p = part(i);
+        w.data(2 + i, p.here, p.bytes);
+    }
+}
+/* As build_write; consumes one receive of the peer, whose completion has `imm`. */
 SHMEMX_DEVICE_FN void build_write_imm(const wqe &w, const nic_place &there, const nic_place &here, u32 bytes,
                                       u32 imm, u32 flags)
 {
