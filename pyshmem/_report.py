@@ -115,7 +115,7 @@ def _mpi(launchers: list[dict[str, str]]) -> dict[str, Any]:
     return {"mpi4py": mpi4py, "mpirun": launchers, "note": note}
 
 
-_LINES = ("libshmem", "job", "node", "heap", "NUMA", "int8")  # "key: value"
+_LINES = ("libshmem", "job", "node", "heap", "ibgda", "NUMA", "int8")  # "key: value"
 _SECTIONS = ("bootstraps", "transports", "routes", "variables")  # "key:" and lines of their own
 
 
@@ -172,6 +172,7 @@ def gather(text: str, error: str | None) -> dict[str, Any]:
         "job": {"started": error is None, "error": error, "text": own.get("job"), "node": own.get("node")},
         "bootstraps": own.get("bootstraps") or [],
         "transports": own.get("transports") or [],
+        "ibgda": own.get("ibgda"),
         "routes": own.get("routes") or [],
         "heap": own.get("heap"),
         "numa": own.get("NUMA"),

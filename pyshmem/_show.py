@@ -43,6 +43,8 @@ def info(found: dict[str, Any]) -> None:
     _section(console, "job", [(name, value) for name, value in rows if value])
     _section(console, "bootstraps, in the order they are tried", [_colon(x) for x in found["bootstraps"]])
     _section(console, "transports, in the order of choice", [_colon(x) for x in found["transports"]])
+    if found["ibgda"]:
+        _section(console, "NICs that kernels post to themselves", [("ibgda", found["ibgda"])])
     _section(console, "routes", [_colon(line) for line in found["routes"]])
     rows = [("mpirun", f"{m['flavour']} {m['version']}  {m['path']}") for m in mpi["mpirun"]]
     if not rows:

@@ -208,9 +208,12 @@ def _gpu(root: Path, library: str | None, rdma: bool) -> list[Check]:
 
 
 def machine(
-    libraries: dict[str, dict[str, Any]], transports: list[str], root: Path = Path("/")
+    libraries: dict[str, dict[str, Any]],
+    transports: list[str],
+    root: Path = Path("/"),
+    ibgda: str | None = None,
 ) -> list[Check]:
-    """What this machine has. `libraries`, `transports`: of `pyshmem info`."""
+    """What this machine has. `libraries`, `transports`, `ibgda`: of `pyshmem info`."""
     found = {name: library["found"] for name, library in libraries.items()}
     rdma = _rdma(root, found.get("libibverbs.so.1"))
     checks = rdma + _gpu(root, found.get("libcuda.so.1"), len(rdma) > 1)
@@ -224,6 +227,10 @@ def machine(
                 if there
                 else Check("GPU memory over ucx", NONE, "no ucx")
             )
+    if ibgda:
+        there = ibgda.startswith("possible")
+        advice = "" if there else "kernels reach PEs on other nodes by the proxy"
+        checks.append(Check("ibgda", OK if there else NONE, ibgda, advice))
     return checks
 
 
@@ -273,7 +280,7 @@ def gather(report: dict[str, Any]) -> list[dict[str, Any]]:
 
 def examine(found: dict[str, Any]) -> dict[str, Any]:
     """This PE's report. `found`: what `pyshmem info` has."""
-    checks = machine(found["libraries"], found["transports"])
+    checks = machine(found["libraries"], found["transports"], ibgda=found["ibgda"])
     return {
         "host": socket.gethostname(),
         "node": found["job"]["node"],

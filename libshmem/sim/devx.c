@@ -39,8 +39,11 @@ struct uar {
 
 SIM_EXPORT bool mlx5dv_is_supported(struct ibv_device *device)
 {
+    /* asked before there is a NIC; a name that is unknown is said when it opens */
+    const char *text = getenv("SHMEM_SIM_LACKS");
+    uint32_t lacks;
     (void)device;
-    return true;
+    return !text || sim_lacks_read(&lacks, text) != 0 || !(lacks >> SIM_LACK_mlx5 & 1);
 }
 
 SIM_EXPORT struct ibv_context *mlx5dv_open_device(struct ibv_device *device, struct mlx5dv_context_attr *a)
@@ -49,7 +52,14 @@ SIM_EXPORT struct ibv_context *mlx5dv_open_device(struct ibv_device *device, str
         errno = EOPNOTSUPP;
         return NULL;
     }
-    return ibv_open_device(device);
+    struct ibv_context *context = ibv_open_device(device);
+    if (context && a && (a->flags & MLX5DV_CONTEXT_FLAGS_DEVX) &&
+        sim_lacks(face_nic(context), SIM_LACK_devx)) {
+        (void)ibv_close_device(context);
+        errno = EOPNOTSUPP;
+        return NULL;
+    }
+    return context;
 }
 
 SIM_EXPORT int mlx5dv_devx_query_eqn(struct ibv_context *context, uint32_t vector, uint32_t *eqn)
@@ -68,7 +78,7 @@ SIM_EXPORT struct mlx5dv_devx_uar *mlx5dv_devx_alloc_uar(struct ibv_context *con
     if (!u)
         return NULL;
     sim_lock(nic);
-    u->uar = sim_uar_create(nic, false);
+    u->uar = sim_lacks(nic, SIM_LACK_uar) ? NULL : sim_uar_create(nic, false);
     sim_unlock(nic);
     if (!u->uar) {
         free(u);
@@ -98,7 +108,7 @@ SIM_EXPORT struct mlx5dv_devx_umem *mlx5dv_devx_umem_reg(struct ibv_context *con
 {
     (void)access;
     uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)address & ~(page - 1);
-    if (sim_gpu_owns((uint64_t)(uintptr_t)address)) {
+    if (sim_gpu_owns((uint64_t)(uintptr_t)address) || sim_lacks(face_nic(context), SIM_LACK_umem)) {
         errno = EOPNOTSUPP; /* this NIC reads queues by the processor's loads */
         return NULL;
     }
@@ -484,7 +494,7 @@ SIM_EXPORT int mlx5dv_devx_obj_query(struct mlx5dv_devx_obj *o, const void *in, 
 
 static void query_general(const struct sim_nic *nic, void *out)
 {
-    static const struct {
+    const struct {
         enum shmemi_prm_field field;
         uint32_t value;
     } caps[] = {{PRM_CAP_LOG_MAX_QP_SIZE, SIM_LOG_MOST_DEPTH},
@@ -497,8 +507,8 @@ static void query_general(const struct sim_nic *nic, void *out)
                 {PRM_CAP_NUM_PORTS, 1},
                 {PRM_CAP_LOG_MAX_MSG, 30},
                 {PRM_CAP_CQE_VERSION, 1},
-                {PRM_CAP_ATOMIC, 1},
-                {PRM_CAP_CQ_OI, 1},
+                {PRM_CAP_ATOMIC, !sim_lacks(nic, SIM_LACK_atomics)},
+                {PRM_CAP_CQ_OI, !sim_lacks(nic, SIM_LACK_cq_oi)},
                 {PRM_CAP_UAR_4K, 1},
                 {PRM_CAP_BF, 1},
                 {PRM_CAP_LOG_BF_REG_SIZE, 9},
@@ -517,6 +527,9 @@ SIM_EXPORT int mlx5dv_devx_general_cmd(struct ibv_context *context, const void *
     if (out_bytes < PRM_SHORT_OUT)
         return errno = EINVAL;
     memset(out, 0, out_bytes);
+    const struct sim_nic *nic = face_nic(context);
+    if (sim_lacks(nic, SIM_LACK_commands))
+        return errno = EOPNOTSUPP;
     unsigned command = opcode(in, n),
              what = command ? (unsigned)shmemi_prm_get(in, 0, PRM_IN_OP_MOD) & ~1u : 0;
     if (command != PRM_QUERY_HCA_CAP || (what != PRM_GENERAL && what != PRM_ATOMICS))
@@ -525,11 +538,14 @@ SIM_EXPORT int mlx5dv_devx_general_cmd(struct ibv_context *context, const void *
         return refuse(out, PRM_STATUS_BAD_OUT_LENGTH, "QUERY_HCA_CAP answers %d bytes",
                       PRM_QUERY_HCA_CAP_OUT);
     if (what == PRM_GENERAL) {
-        query_general(face_nic(context), out);
+        query_general(nic, out);
     } else {
         shmemi_prm_set(out, PRM_CAPABILITY, PRM_ATOMIC_OPERATIONS,
-                       PRM_ATOMIC_CS | PRM_ATOMIC_FA | PRM_ATOMIC_MASKED_CS | PRM_ATOMIC_MASKED_FA);
-        shmemi_prm_set(out, PRM_CAPABILITY, PRM_ATOMIC_SIZE_QP, 4 | 8);
+                       sim_lacks(nic, SIM_LACK_masked_atomics)
+                           ? PRM_ATOMIC_CS | PRM_ATOMIC_FA
+                           : PRM_ATOMIC_CS | PRM_ATOMIC_FA | PRM_ATOMIC_MASKED_CS | PRM_ATOMIC_MASKED_FA);
+        shmemi_prm_set(out, PRM_CAPABILITY, PRM_ATOMIC_SIZE_QP,
+                       sim_lacks(nic, SIM_LACK_atomics_of_4) ? 8 : 4 | 8);
     }
     return 0;
 }

@@ -11,7 +11,7 @@
  *   cq.c        completion queue entries
  *   qp.c        queue pairs and the machine of their states
  *   fabric.c    packets between the NICs of this machine's processes
- *   faults.c    faults on demand
+ *   faults.c    faults on demand, and what it lacks
  *   trace.c     the trace
  *   verbs.c, queues.c, post.c, devx.c   the faces: libibverbs, its queues, posting; mlx5dv with DevX
  *
@@ -212,6 +212,23 @@ struct sim_faults {
 #undef X
 };
 
+/* X(name, text): what ibgda needs of a NIC, and this one then has not; SHMEM_SIM_LACKS=name,... */
+#define SIM_LACKS(X)                                                                                         \
+    X(mlx5, "it is none of mlx5")                                                                            \
+    X(devx, "it cannot be opened for DevX commands (EOPNOTSUPP)")                                            \
+    X(commands, "it takes no command that asks what it can do (EOPNOTSUPP)")                                 \
+    X(cq_oi, "completion queues without consumer index")                                                     \
+    X(atomics, "atomics")                                                                                    \
+    X(masked_atomics, "atomics with masks")                                                                  \
+    X(atomics_of_4, "atomics of 4 bytes")                                                                    \
+    X(umem, "it takes no memory for queues by its address (EOPNOTSUPP)")                                     \
+    X(uar, "pages of doorbell registers for kernels (ENOMEM)")
+enum sim_lack {
+#define X(name, text) SIM_LACK_##name,
+    SIM_LACKS(X)
+#undef X
+};
+
 /* ---- the NIC ------------------------------------------------------------------------------------------- */
 
 struct sim_nic {
@@ -237,6 +254,7 @@ struct sim_nic {
     uint64_t links_looked;
     uint64_t now; /* ns, of this pass */
     struct sim_faults faults;
+    uint32_t lacks;                                                    /* bits 1 << SIM_LACK_* */
     uint64_t doorbells, wqes, requests, unresolved, keys_made, random; /* counted, for the faults */
     bool deaf;
     bool held; /* packets are unpublished */
@@ -385,6 +403,12 @@ void sim_fabric_sleep(struct sim_nic *nic, uint64_t ns);
 /* ---- faults.c ------------------------------------------------------------------------------------------ */
 /* SHMEM_SIM_FAULTS's text; 0, or the offset + 1 of what is wrong in it. */
 int sim_faults_read(struct sim_faults *f, const char *text);
+/* The same for SHMEM_SIM_LACKS's text: bits of SIM_LACK_*. */
+int sim_lacks_read(uint32_t *lacks, const char *text);
+static inline bool sim_lacks(const struct sim_nic *nic, enum sim_lack what)
+{
+    return nic->lacks >> what & 1;
+}
 uint64_t sim_random(struct sim_nic *nic);
 
 /* ---- trace.c ------------------------------------------------------------------------------------------- */

@@ -1,4 +1,4 @@
-/* Faults on demand: SHMEM_SIM_FAULTS=name=N,... */
+/* Faults on demand, SHMEM_SIM_FAULTS=name=N,..., and what the NIC lacks, SHMEM_SIM_LACKS=name,... */
 #include "engine.h"
 
 #include <stdlib.h>
@@ -22,6 +22,25 @@ int sim_faults_read(struct sim_faults *f, const char *text)
         if (end == at + name + 1 || (*end && *end != ','))
             return (int)(at - text) + 1;
         at = end;
+    }
+    return 0;
+}
+
+int sim_lacks_read(uint32_t *lacks, const char *text)
+{
+    *lacks = 0;
+    for (const char *at = text; *at; at += *at == ',') {
+        size_t name = strcspn(at, ",");
+        uint32_t bit = 0;
+#define X(field, text)                                                                                       \
+    if (name == strlen(#field) && strncmp(at, #field, name) == 0)                                            \
+        bit = 1u << SIM_LACK_##field;
+        SIM_LACKS(X)
+#undef X
+        if (!bit)
+            return (int)(at - text) + 1;
+        *lacks |= bit;
+        at += name;
     }
     return 0;
 }

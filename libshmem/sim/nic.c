@@ -14,6 +14,7 @@
  *                                 atomics over PCIe, unless set. Most NICs are like nic. On GPU memory it is always nic
  *   SHMEM_SIM_SPIN_US=N           how long the thread looks for more, hot, after its last piece of work
  *   SHMEM_SIM_FAULTS=name=N,...   faults on demand: SIM_FAULTS in engine.h
+ *   SHMEM_SIM_LACKS=name,...      what it has not of what kernels' queues need: SIM_LACKS in engine.h
  *   SHMEM_SIM_TRACE=FILE          a trace: trace.h
  *
  * What it is not: it does not show the order of a GPU's stores over PCIe, write combining, when a GPU sees what a NIC
@@ -155,12 +156,13 @@ static bool settings(struct sim_nic *nic)
 {
     const char *faults = getenv("SHMEM_SIM_FAULTS"), *link = getenv("SHMEM_SIM_LINK"),
                *spin = getenv("SHMEM_SIM_SPIN_US"), *trace = getenv("SHMEM_SIM_TRACE"),
-               *atomics = getenv("SHMEM_SIM_ATOMICS");
+               *atomics = getenv("SHMEM_SIM_ATOMICS"), *lacks = getenv("SHMEM_SIM_LACKS");
     cpu_set_t cpus;
     nic->crowded = sched_getaffinity(0, sizeof cpus, &cpus) != 0 || CPU_COUNT(&cpus) < MANY_CPUS;
     nic->spin_ns = nic->crowded ? SPIN_CROWDED_NS : SPIN_NS;
     if (spin && *spin)
         nic->spin_ns = strtoull(spin, NULL, 10) * 1000;
+    errno = EINVAL; /* of what is refused below; a file says more */
     nic->roce = link && strcmp(link, "roce") == 0;
     if (link && *link && !nic->roce && strcmp(link, "ib") != 0) {
         fprintf(stderr, "libshmem_sim: SHMEM_SIM_LINK=%s; ib and roce are possible\n", link);
@@ -175,6 +177,15 @@ static bool settings(struct sim_nic *nic)
     if (wrong) {
         fprintf(stderr, "libshmem_sim: SHMEM_SIM_FAULTS: not understood from \"%s\" on\n",
                 faults + wrong - 1);
+        return false;
+    }
+    wrong = lacks ? sim_lacks_read(&nic->lacks, lacks) : 0;
+    if (wrong) {
+#define X(name, text) " " #name
+        fprintf(stderr,
+                "libshmem_sim: SHMEM_SIM_LACKS: not known from \"%s\" on; possible are" SIM_LACKS(X) "\n",
+                lacks + wrong - 1);
+#undef X
         return false;
     }
     static const unsigned char prefix[2][16] = {{0xfe, 0x80, 0, 0, 0, 0, 0, 0, 0x02, 0x53, 0x48, 0x4d, 0, 0},

@@ -103,8 +103,9 @@ int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n)
         return SHMEMX_NIC_PROXY;
     snprintf(why, n,
              "it is on another host, where no transport in use reaches GPU memory (ucx does, and verbs with "
-             "SHMEM_IB_ATOMICS=native)%s",
-             wanted() == AUTO ? ", and ibgda is not possible" : "");
+             "SHMEM_IB_ATOMICS=native)%s%s",
+             wanted() == AUTO ? ", and ibgda is not possible: " : "",
+             wanted() == AUTO ? shmemi_gpu_nic_ibgda_lacks() : "");
     return SHMEMX_ERR_UNSUPPORTED;
 }
 
@@ -145,7 +146,7 @@ static int try_ibgda(const char *call, int segment)
 static int choose(const char *call, int segment, struct shmemx_device_nic *view)
 {
     for (int pe = 0; pe < shmemi_world.npes; ++pe) {
-        char why[160];
+        char why[600];
         int path = shmemi_gpu_nic_choice(pe, segment, why, sizeof why);
         if (path < 0)
             return shmemi_fail(path, call, "kernels cannot reach PE %d: %s", pe, why);
@@ -299,7 +300,8 @@ void shmemi_gpu_nic_table(char *text, size_t n)
     size_t at = 0;
     text[0] = 0;
     for (int from = 0, to; nic.open && from < shmemi_world.npes && at < n; from = to) {
-        char who[48], over[48] = "";
+        char who[48], over[500] = "";
+        const char *lacks = wanted() == AUTO ? shmemi_gpu_nic_ibgda_lacks() : "";
         for (to = from + 1; to < shmemi_world.npes && nic.path[to] == nic.path[from];)
             to++;
         if (to - from == 1)
@@ -307,7 +309,8 @@ void shmemi_gpu_nic_table(char *text, size_t n)
         else
             snprintf(who, sizeof who, "PEs %d to %d", from, to - 1);
         if (nic.path[from] == SHMEMX_NIC_PROXY || nic.path[from] == SHMEMX_NIC_BOTH)
-            snprintf(over, sizeof over, " over %s", shmemi_route(from, nic.memory->segment, NULL)->name);
+            snprintf(over, sizeof over, " over %s%s%s%s", shmemi_route(from, nic.memory->segment, NULL)->name,
+                     *lacks ? " (ibgda: " : "", lacks, *lacks ? ")" : "");
         at += (size_t)snprintf(text + at, n - at, "kernels to %s: %s%s\n", who, ways[nic.path[from]], over);
     }
 }

@@ -1,5 +1,6 @@
 /* Path ibgda of kernels: PEs in step open it, hand around what each must know of the others, and register the heap's
  * chunks. */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -14,6 +15,7 @@ static struct {
     bool *far;        /* [npes] reached so */
     uint64_t covered; /* bytes of the segment that are registered */
 } path;
+static char lacks[400]; /* why it was not opened, "" = it was */
 
 static int allgather(const void *mine, void *all, size_t n)
 {
@@ -95,15 +97,33 @@ static int cover(const char *call)
     return rc;
 }
 
+/* Why it is not open: `why`, or what the call has failed with here, or the PE that has it not. */
+static void note_lack(const char *call, const char *why, bool here, int who)
+{
+    const char *text = shmemx_last_error(), *named = strstr(text, call);
+    if (!*why && here)
+        why = named ? named + strlen(call) + strlen(": ") : text;
+    if (here)
+        snprintf(lacks, sizeof lacks, "%s", why);
+    else
+        snprintf(lacks, sizeof lacks, "PE %d has it not, and says why", who);
+}
+
+const char *shmemi_gpu_nic_ibgda_lacks(void)
+{
+    return lacks;
+}
+
 int shmemi_gpu_nic_ibgda_open(const char *call, int segment, const bool *far, bool only)
 {
-    char why[400];
+    char why[400] = "";
     int who, rc = SHMEMX_SUCCESS;
+    lacks[0] = 0;
     /* a machine without is usual: not worth an error, unless it was asked for */
-    if (!only && !shmemi_ibgda_probe(why, sizeof why)) {
-        shmemi_debug("ibgda: %s", why);
+    if (!only && !shmemi_ibgda_probe(why, sizeof why))
         rc = SHMEMX_ERR_UNSUPPORTED;
-    }
+    else
+        why[0] = 0;
     path.segment = segment;
     path.covered = 0;
     path.far = malloc((size_t)shmemi_world.npes * sizeof *far);
@@ -112,17 +132,19 @@ int shmemi_gpu_nic_ibgda_open(const char *call, int segment, const bool *far, bo
                       : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", shmemi_world.npes);
     if (path.far)
         memcpy(path.far, far, (size_t)shmemi_world.npes * sizeof *far);
+    int mine = rc; /* each says its own cause, if it has one */
     if ((rc = agree(rc, &who)) == 0 && (rc = agree(connect_all(call), &who)) == 0 && (rc = cover(call)) == 0)
         return SHMEMX_SUCCESS;
+    bool here = mine || who == shmemi_world.me;
+    note_lack(call, why, here, who);
     shmemi_gpu_nic_ibgda_close();
     if (!only) {
-        shmemi_debug("ibgda: PE %d has it not; kernels go by the proxy", who);
+        shmemi_debug("kernels go by the proxy, not by ibgda: %s", lacks);
         return SHMEMX_SUCCESS;
     }
-    return who == shmemi_world.me
-               ? rc
-               : shmemi_fail(rc, call, "SHMEM_GPU_NIC=ibgda: PE %d has it not; its own message says why",
-                             who);
+    return here ? (mine ? mine : rc)
+                : shmemi_fail(rc, call, "SHMEM_GPU_NIC=ibgda: PE %d has it not; its own message says why",
+                              who);
 }
 
 bool shmemi_gpu_nic_ibgda_stale(void)

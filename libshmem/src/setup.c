@@ -17,6 +17,7 @@
 #include "nonblocking.h"
 #include "quant.h"
 #include "team.h"
+#include "transport/ibgda.h"
 
 struct shmemi_world shmemi_world;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* init and finalize from any thread */
@@ -432,6 +433,8 @@ size_t shmemx_info(char *text, size_t size)
     say(&s, "bootstraps:\n%s%s", part, part[0] && part[strlen(part) - 1] == '\n' ? "" : "\n");
     shmemi_route_report(part, sizeof part);
     say(&s, "transports:\n%s", part);
+    int possible = shmemi_ibgda_probe(part, sizeof part);
+    say(&s, "ibgda: %s (%s)\n", possible ? "possible" : "not possible", part);
     shmemi_route_table(part, sizeof part);
     say(&s, "routes:\n%s", part);
     shmemi_gpu_nic_table(part, sizeof part);

@@ -207,6 +207,24 @@ struct shmemx_device_state *nic_job_open(unsigned long bytes, void **user, doubl
     return state;
 }
 
+int nic_job_refused(void)
+{
+    const char *where = getenv("NIC_JOB_MEMORY");
+    struct shmemx_device_state none = {0};
+    void *p = NULL;
+    if (where && strcmp(where, "gpu") == 0) {
+        int rc = shmemx_allocate(&p, 4096, 0, 0, SHMEMX_MEM_DEVICE);
+        shmem_free(p);
+        return rc;
+    }
+    char *device = aligned_alloc(128, shmemi_gpu_nic_bytes(shmemi_world.npes));
+    int rc = shmemi_gpu_nic_open("nic_job_refused", &memory, device, &none);
+    if (rc == 0)
+        shmemi_gpu_nic_close();
+    free(device);
+    return rc;
+}
+
 void nic_job_meet(void)
 {
     shmemi_gpu_nic_drain();
@@ -268,6 +286,10 @@ void nic_job_break(int pe, int error)
 void nic_job_ways(char *text, unsigned long n)
 {
     shmemi_gpu_nic_table(text, n);
+}
+void nic_job_info(char *text, unsigned long n)
+{
+    (void)shmemx_info(text, n);
 }
 
 void *nic_job_more(unsigned long bytes)

@@ -28,6 +28,8 @@ void nic_job_log(int on);
 
 /* Collective, after nic_job_init. `bytes` of symmetric memory for the test, in *memory, zeroed. */
 struct shmemx_device_state *nic_job_open(unsigned long bytes, void **memory, double timeout);
+/* Collective, instead: the error where no path can be opened, 0 = it was opened, and is closed again. */
+int nic_job_refused(void);
 /* The kernels have ended: what they posted is done with. Then a barrier of all PEs. */
 void nic_job_meet(void);
 /* The first error of a path since it was last asked, 0 = none. */
@@ -42,6 +44,8 @@ int nic_job_recover(int n);
 void nic_job_break(int pe, int error);
 /* One line for each way that kernels take. */
 void nic_job_ways(char *text, unsigned long n);
+/* shmemx_info's text. */
+void nic_job_info(char *text, unsigned long n);
 /* Collective: more symmetric memory, of the heap that kernels use, zeroed; given back at the end. */
 void *nic_job_more(unsigned long bytes);
 /* Collective: the same where it must fail; this PE's software NIC, if `broken`, registers nothing meanwhile. The error. */

@@ -60,8 +60,8 @@ def test_info_json_says_what_was_found_and_why_not_the_rest() -> None:
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     assert set(found) == {
-        "library", "python", "machine", "job", "bootstraps", "transports", "routes", "heap", "numa", "int8",
-        "variables", "mpi", "libraries", "modules",
+        "library", "python", "machine", "job", "bootstraps", "transports", "ibgda", "routes", "heap", "numa",
+        "int8", "variables", "mpi", "libraries", "modules",
     }  # fmt: skip
     assert Path(found["library"]["path"]).name == "libshmem.so.0"
     assert found["job"]["started"] is True and "PE 0 of 1" in found["job"]["text"]

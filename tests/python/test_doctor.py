@@ -102,3 +102,13 @@ def test_gpu_memory_over_ucx_needs_no_rdma(tmp_path: Path, ucx: str, state: str)
     found = {check.name: check for check in doctor.machine(libraries, lines, tmp_path)}
     assert found["GPU memory over ucx"].state == state
     assert "RDMA of GPU memory" not in found  # no device, so nothing to say of it
+
+
+@pytest.mark.parametrize(
+    ("text", "state"),
+    [("possible (sim_0:1, InfiniBand)", "ok"), ("not possible (mlx5_0 has no atomics)", "none")],
+)
+def test_whether_kernels_post_to_the_nic_themselves(tmp_path: Path, text: str, state: str) -> None:
+    found = {check.name: check for check in doctor.machine(LIBRARIES, [], tmp_path, ibgda=text)}
+    assert found["ibgda"].state == state and found["ibgda"].found == text
+    assert ("proxy" in found["ibgda"].advice) == (state == "none")

@@ -46,6 +46,10 @@ static struct ibv_context *open_mlx5(struct ibv_device *device, char *why, size_
 int shmemi_ibgda_probe(char *why, size_t n)
 {
     struct verbs_port port;
+    if (shmemi_ibgda_is_open()) { /* what it has found of its device stays */
+        snprintf(why, n, "%s, open", shmemi_ibgda.port.name);
+        return 1;
+    }
     if (!shmemi_mlx5_lib(why, n) || !shmemi_verbs_choose(&port, 0, open_mlx5, why, n))
         return 0;
     (void)shmemi_verbs_lib(NULL, 0)->close_device(port.context);
