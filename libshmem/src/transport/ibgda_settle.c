@@ -96,7 +96,7 @@ static bool drain(const char *call, size_t i, struct shmemi_wait *w)
     /* blocks that nobody has published are of a kernel that was cut off */
     while (q.failed == SHMEMX_IBGDA_WORKS && q.done < q.ready) {
         int rc = take_entry(call, &q, i);
-        if (rc < 0 || (rc == 0 && (!w))) /* late: a kernel has waited as long as anybody will */
+        if (rc < 0 || (rc == 0 && (!w || q.late))) /* late: a kernel has waited as long as anybody will */
             break;
         if (rc == 0 && (rc = shmemi_wait_step(w)) != 0) {
             in_time = rc != SHMEMX_ERR_TIMEOUT;
