@@ -51,7 +51,7 @@ if me == 0:
         print(f"{type(error).__name__}: {error}", flush=True)
     print(f"after {time.monotonic() - start:.1f} s {int(failed[0])} quiets have failed", flush=True)
 else:
-    time.sleep(PAUSE)  # its wait for PE 0 is as long as PE 0's kernel waits, and then PE 0 in finalize
+    time.sleep(PAUSE)  # then its wait for PE 0, as long as PE 0's kernel waits, ends behind that
 if CURE:
     shmem.barrier_all()
     device.recover()
@@ -64,9 +64,9 @@ if CURE:
 shmem.finalize()
 print(f"PE {me} done", flush=True)
 """
-DEAF = "(PeerDeadError|SystemError): .*(retries exceeded|flushed)"
-ACCESS = "SystemError: .*the NIC: (remote access error|flushed)"
-LOCAL = "SystemError: .*the NIC: (local protection error|flushed)"
+DEAF = "PeerDeadError: .*retries exceeded"
+ACCESS = "SystemError: .*remote access error"
+LOCAL = "SystemError: .*local protection error"
 NOT_THERE = "AddressError: .*not allocated"
 
 # name: path, faults, what PE 0 runs, what the host says, whether it works again
@@ -80,7 +80,7 @@ CASES = {
     "a wrong key": (IBGDA, "", '"wrong_key", there, 64, 0', ACCESS, True),
     "a wrong local key": (IBGDA, "", '"wrong_key", there, 1024, 1', LOCAL, True),
     "refused by the NIC": (IBGDA, "nak=5", '"posts", there, 64, 20',
-                           "SystemError: .*(remote operation error|flushed)", True),
+                           "SystemError: .*remote operation error", True),
     "a NIC that stands still": (IBGDA, "stall=5", '"posts", there, 64, 20', "TimeoutError", False),
     "a peer that does not answer": (IBGDA, "deaf=5,retry_ms=300", '"posts", there, 64, 20', DEAF, False),
 }  # fmt: skip
@@ -89,7 +89,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_the_host_has_the_cause(run_pes, name):
     path, faults, call, words, cure = CASES[name]
-    put_in = {"CALL": call, "CURE": cure and path is IBGDA, "PAUSE": 9 * ("stall" in faults)}
+    put_in = {"CALL": call, "CURE": cure and path is IBGDA, "PAUSE": 2 * ("stall" in faults)}
     code = re.sub("|".join(put_in), lambda found: str(put_in[found[0]]), CODE)
     code = code.replace("SOURCE", repr(sources.ERRORS))
     env = {"SHMEM_NODE_ID": "/1", "SHMEM_TIMEOUT": "5", "SHMEM_DEVICE_SYMMETRIC_SIZE": "1G", **path}

@@ -342,7 +342,7 @@ static int fill_block(const char *call, char *block, const void *source, size_t 
         return SHMEMX_SUCCESS;
     }
     int rc = shmemi_gpu_copy(call, block, source, n, ucx.gpu->out);
-    return rc ? rc : shmemi_gpu_sync(call, ucx.gpu->out);
+    return rc ? rc : shmemi_gpu_sync_in_time(call, ucx.gpu->out);
 }
 
 int shmemi_ucx_gpu_put(const char *call, enum ucx_kind kind, int pe, int segment, uint64_t offset,
