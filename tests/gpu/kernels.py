@@ -64,9 +64,14 @@ extern "C" __global__ void rma(int call, int scope, u8 *dst, u8 *src, u64 n, u64
             shmem::get_nbi(s, dst, src, n, shmem::queue_pair{pe, 1});
             *ok = shmem::quiet(s, shmem::queue_pair{pe, 1}) ? 1 : 0;
             break;
-        default:
+        case 9:
             shmem::put_signal_nbi(s, dst, src, n, sig, 5, shmem::signal_set, shmem::queue_pair{pe, 2});
             *ok = shmem::signal_wait_until(s, sig, shmem::eq, 5) ? 1 : 0;
+            break;
+        default:
+            const shmem::gather_piece pieces[] = {{src, n / 3}, {src + n / 3, n / 5}, {src + n / 3 + n / 5, n - n / 3 - n / 5}};
+            shmem::put_gather_nbi(s, dst, pieces, 3, pe);
+            *ok = shmem::quiet(s) ? 1 : 0;
         }
     });
 }

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Builds the library and the binding with cmake alone (no pip) and runs the GPU tests and examples on 1, 2 and 4 PEs,
-# then some of them on 2 with the heap shared by cudaIpc, and MoE between nodes over each path of a NIC.
+# then some of them on 2 with the heap shared by cudaIpc, MoE between nodes over each path of a NIC, and, where nvcc is,
+# gpu_nic.cu.
 #
 #   tests/gpu/run.sh [numbers of PEs ...]      default: 1 2 4
 #
@@ -73,6 +74,23 @@ SHMEM_GPU_NIC=proxy tests proxy-2 2 tests/gpu/test_{kernels,numba,triton,moe_ll}
 export SHMEM_GPU_NIC=ibgda SHMEM_IBVERBS_LIB=sim
 tests ibgda-2 2 tests/gpu/test_{kernels,numba,triton,moe_ll}.py
 SHMEM_GPU_NIC_PROXY_FROM=4096 tests both-2 2 tests/gpu/test_{kernels,moe_ll}.py
+# Every operation by thousands of threads, and a kernel that fills the GPU, over both paths.
+lib="$BUILD/libshmem"
+if command -v nvcc >/dev/null && nvcc -std=c++17 -O3 -arch=native -Ilibshmem/include -I"$lib/include" tests/device/gpu_nic.cu \
+    -o "$BUILD/gpu_nic" -L"$lib" -lshmem -Xlinker "-rpath=$lib" >>"$BUILD/build.log" 2>&1; then
+    for path in proxy ibgda; do
+        began=$SECONDS log="$BUILD/check-$path.log"
+        SHMEM_GPU_NIC=$path timeout -k 10 120 "$BUILD/tests/c/launch" -n 2 "$BUILD/gpu_nic" check >"$log" 2>&1
+        rc=$?
+        ((rc == 0)) || {
+            status=1
+            tail -n 30 "$log"
+        }
+        summary+=("check-$path 2 PEs: status $rc, $((SECONDS - began)) s: $(grep -c ' 0 failed' "$log") of $(grep -c 'checks,' "$log") well")
+    done
+else
+    summary+=("check: not run, no nvcc, or gpu_nic.cu was not compiled ($BUILD/build.log)")
+fi
 echo "GPU tests on: $(nvidia-smi -L 2>/dev/null | sed 's/^GPU [0-9]*: //; s/ (UUID.*//' | sort | uniq -c | xargs)"
 printf '%s\n' "${summary[@]}"
 exit $status

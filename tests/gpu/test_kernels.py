@@ -16,7 +16,7 @@ _spec.loader.exec_module(sources)
 SCOPES = {"thread": 0, "warp": 1, "block": 2}
 CALLS = {"put": 0, "get": 1, "put_nbi": 2, "get_nbi": 3, "put_signal": 4, "put_signal_nbi": 5}
 CALLS |= {"put, one PE's quiet": 6, "put, a queue pair": 7, "get, a queue pair": 8}
-CALLS |= {"put_signal, a queue pair": 9}
+CALLS |= {"put_signal, a queue pair": 9, "put, gathered": 10}
 WIDE = {"warp": 1, "block": 2}
 
 
