@@ -69,7 +69,8 @@ extern "C" __global__ void rma(int call, int scope, u8 *dst, u8 *src, u64 n, u64
             *ok = shmem::signal_wait_until(s, sig, shmem::eq, 5) ? 1 : 0;
             break;
         default:
-            const shmem::gather_piece pieces[] = {{src, n / 3}, {src + n / 3, n / 5}, {src + n / 3 + n / 5, n - n / 3 - n / 5}};
+            const u64 a = n / 3, b = a + n / 5;
+            const shmem::gather_piece pieces[] = {{src, a}, {src + a, b - a}, {src + b, n - b}};
             shmem::put_gather_nbi(s, dst, pieces, 3, pe);
             *ok = shmem::quiet(s) ? 1 : 0;
         }
