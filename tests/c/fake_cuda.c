@@ -6,7 +6,8 @@
  * that is missing here. The environment says what device it is:
  *
  *   FAKE_CUDA_LACKS    vmm | fd: an attribute that the device does not have; "vmm@1" where RANK is 1. unified: it sees
- *                      pinned memory at other addresses than the CPU; words: streams store none
+ *                      pinned memory at other addresses than the CPU; words: streams store none; rdma: no dmabuf, no NIC's
+ *                      register mapped
  *   FAKE_CUDA_BYTES    its memory in bytes, 16 GiB by default
  *   FAKE_CUDA_FAIL     name of a function that returns an error; "cuMemMap@1" where RANK is 1 */
 #include "fake_cuda.h"
@@ -244,6 +245,23 @@ API CUresult cuMemExportToShareableHandle(void *fd, unsigned long long handle, i
     memcpy(fd, &copy, sizeof copy);
     return copy >= 0 ? OK : INVALID_VALUE;
 }
+/* A descriptor that stands for the range: nobody can map it, as with a GPU that has memory of its own. */
+API CUresult cuMemGetHandleForAddressRange(void *fd, CUdeviceptr p, size_t bytes, int type,
+                                           unsigned long long flags)
+{
+    MAY_FAIL;
+    pthread_mutex_lock(&lock);
+    const struct range *r = find((void *)(uintptr_t)p, DEVICE);
+    bool whole = r && p % PAGE == 0 && bytes % PAGE == 0 && bytes != 0;
+    pthread_mutex_unlock(&lock);
+    if (type != 1 || flags || !whole)
+        return INVALID_VALUE;
+    if (says("FAKE_CUDA_LACKS", "rdma"))
+        return NOT_SUPPORTED;
+    int made = memory(0);
+    memcpy(fd, &made, sizeof made);
+    return made >= 0 ? OK : INVALID_VALUE;
+}
 API CUresult cuMemImportFromShareableHandle(unsigned long long *handle, void *fd, int type)
 {
     (void)type;
@@ -390,8 +408,11 @@ API CUresult cuMemFreeHost(void *p)
 API CUresult cuMemHostRegister_v2(void *p, size_t bytes, unsigned flags)
 {
     MAY_FAIL;
-    if (!fake_cuda_current || flags != 3)
+    enum { PORTABLE_MAPPED = 3, IO_MEMORY = 4 };
+    if (!fake_cuda_current || (flags & ~(unsigned)IO_MEMORY) != PORTABLE_MAPPED)
         return INVALID_CONTEXT;
+    if (flags & IO_MEMORY && says("FAKE_CUDA_LACKS", "rdma"))
+        return INVALID_VALUE;
     uintptr_t from = (uintptr_t)p & ~(uintptr_t)(PAGE - 1),
               to = ((uintptr_t)p + bytes + PAGE - 1) & ~(uintptr_t)(PAGE - 1);
     CUresult code = OK;

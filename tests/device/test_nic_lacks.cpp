@@ -80,8 +80,9 @@ static const lack of_gpus[] = {
      "PeerMappingOverride=1 (NVreg_RegistryDwords) for unprivileged users; SHMEM_GPU_NIC=proxy needs "
      "neither"},
     {"SHMEM_SIM_LACKS", "umem", SHMEMX_ERR_UNSUPPORTED,
-     "SHMEM_IBGDA_MEMORY=gpu: sim_0:1 takes no queues there: the driver has no cuMemGetHandleForAddressRange "
-     "(11.7 has); "
+     "SHMEM_IBGDA_MEMORY=gpu: sim_0:1 takes no queues there: mlx5dv_devx_umem_reg_ex of a dmabuf: Operation "
+     "not "
+     "supported; "
      "mlx5dv_devx_umem_reg by address: Operation not supported (modprobe nvidia_peermem)"},
 };
 

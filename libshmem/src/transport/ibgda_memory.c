@@ -10,6 +10,8 @@
 #include "base/gpu.h"
 #include "ibgda_state.h"
 
+enum { GPU_PAGE = 2 << 20 };
+
 /* ---- memory -------------------------------------------------------------------------------------------- */
 
 int shmemi_ibgda_get(const char *call, struct ibgda_memory *m, int kind, size_t bytes)
@@ -18,6 +20,9 @@ int shmemi_ibgda_get(const char *call, struct ibgda_memory *m, int kind, size_t 
     int rc = SHMEMX_SUCCESS;
     if (kind == IBGDA_ON_GPU) {
         char *at = NULL;
+        /* whole pages of the GPU's: of less the driver gives a part of one, which begins anywhere, and it makes dmabufs only
+         * of whole pages of the host's */
+        bytes = (bytes + GPU_PAGE - 1) / GPU_PAGE * GPU_PAGE;
         rc = shmemi_gpu_alloc(call, bytes, &at);
         p = at;
     } else if (kind == IBGDA_PINNED) {
