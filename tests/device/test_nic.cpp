@@ -6,6 +6,7 @@
 //     test_nic deep      more than the deepest queues hold, with numbers that wrap
 //     test_nic weak      what others find of a PE's stores, with stores as weak as a GPU's
 //     test_nic speed     figures, by hand
+#include "nic_posts.h"
 #include "nic_teams.h"
 #include "nic_triton.h"
 #include "nic_ways.h"
@@ -484,12 +485,15 @@ int main(int argc, char **argv)
     } else if (what == "weak") {
         test_weak();
     } else {
+        test_ring_by_ring();
         test_values();
         test_bytes();
         test_signals();
         test_ways_in_order();
         test_one_way();
         test_gather();
+        test_nop();
+        test_put_each();
         test_atomics();
         test_teams();
         test_packets();

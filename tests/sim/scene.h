@@ -183,7 +183,7 @@ static inline void add_inline(struct wqe *w, const void *data, uint32_t bytes)
     w->bytes += (4 + bytes + 15) / 16 * 16;
 }
 
-static void add_words(struct wqe *w, unsigned size, unsigned count, const uint64_t *words)
+static inline void add_words(struct wqe *w, unsigned size, unsigned count, const uint64_t *words)
 {
     for (unsigned i = 0; i < count; ++i)
         size == 4 ? sim_put_be32(w->raw + w->bytes + 4 * i, (uint32_t)words[i])
@@ -220,7 +220,7 @@ static void ring(struct end *e)
     ring_as(e, (uint32_t)e->head << 8, e->qp->number << 8);
 }
 
-static uint16_t post(struct end *e, struct wqe w)
+static inline uint16_t post(struct end *e, struct wqe w)
 {
     uint16_t index = put(e, &w);
     ring(e);
@@ -281,7 +281,7 @@ static struct seen look(const unsigned char *cqes, uint32_t index, unsigned log)
     return s;
 }
 
-static struct seen next(struct end *e)
+static inline struct seen next(struct end *e)
 {
     struct seen s = look(e->cqes, e->consumed, e->cq->log_size);
     if (s.opcode >= 0)

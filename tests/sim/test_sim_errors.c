@@ -399,6 +399,71 @@ static void faults(void)
     finish();
 }
 
+/* M14, M18: in which order one NIC serves several queue pairs, which all have work. turn[i] = the i-th that was served. */
+enum { LANES = 4, TURNS = 8 };
+static void serve(const char *setting, unsigned turn[TURNS * LANES])
+{
+    static struct end lane[LANES];
+    struct options o = {.log_cq = 4};
+    setenv("SHMEM_SIM_FAULTS", setting, 1);
+    begin(o);
+    unsetenv("SHMEM_SIM_FAULTS");
+    for (unsigned i = 0; i < LANES; ++i) {
+        lane[i] = a;
+        lane[i].sq = aligned_alloc(64, a.blocks * 64);
+        lane[i].uar = sim_uar_create(a.nic, false);
+        struct sim_qp q = *a.qp;
+        q.uar = lane[i].uar;
+        q.sq = lane[i].sq;
+        q.record = lane[i].record;
+        lane[i].qp = sim_qp_create(a.nic, &q);
+        connect_end(&lane[i], &b, &o);
+    }
+    for (unsigned n = 0; n < TURNS; ++n) {
+        unsigned entries[LANES] = {0}, served = 0, all = 2 * LANES;
+        for (unsigned i = 0; i < LANES; ++i) {
+            post(&lane[i], wqe(&lane[i], SHMEMX_MLX5_NOP, 0, SIGNALLED));
+            post(&lane[i], wqe(&lane[i], SHMEMX_MLX5_NOP, 0, SIGNALLED));
+        }
+        for (int steps = 0; all && steps < 10000; ++steps) {
+            (void)sim_step(a.nic);
+            const unsigned char *cqe = a.cqes + (a.consumed & 15) * 64;
+            for (struct seen s; all && (s = next(&a)).opcode == 0;
+                 --all, cqe = a.cqes + (a.consumed & 15) * 64) {
+                unsigned i = 0;
+                while (i + 1 < LANES && lane[i].qp->number != (sim_be32(cqe + 56) & 0xffffff))
+                    ++i;
+                CHECK(s.counter == 2 * n + entries[i], "%s: queue pair %u, block %u after %u of this turn",
+                      setting, i, s.counter, entries[i]);
+                if (entries[i]++ == 0)
+                    turn[n * LANES + served++] = i;
+            }
+        }
+        CHECK(served == LANES && all == 0, "%s: %u queue pairs had a turn, %u entries are missing", setting,
+              served, all);
+    }
+    finish();
+    for (unsigned i = 0; i < LANES; ++i)
+        free(lane[i].sq);
+}
+
+static void turns_at_random(void)
+{
+    unsigned plain[TURNS * LANES] = {0}, five[TURNS * LANES] = {0}, again[TURNS * LANES] = {0},
+                           six[TURNS * LANES] = {0};
+    serve("", plain);
+    serve("reorder=5", five);
+    serve("reorder=5", again);
+    serve("reorder=6", six);
+    for (unsigned n = 1; n < TURNS; ++n)
+        CHECK(memcmp(plain, plain + n * LANES, sizeof *plain * LANES) == 0,
+              "without a fault turn %u is another one", n);
+    CHECK(memcmp(plain, five, sizeof plain) != 0 && memcmp(plain, six, sizeof plain) != 0,
+          "queue pairs are served as without the fault");
+    CHECK(memcmp(five, six, sizeof five) != 0, "two seeds make the same order");
+    CHECK(memcmp(five, again, sizeof five) == 0, "the same seed makes another order");
+}
+
 /* M19: what the trace holds of one write. */
 static void trace(void)
 {
@@ -457,6 +522,7 @@ int main(void)
     peer_is_silent();
     limits();
     faults();
+    turns_at_random();
     trace();
     return check_done();
 }
