@@ -84,6 +84,12 @@ bool shmemi_gpu_nic_far(int pe)
     return !mapped(pe, SHMEMI_SEGMENT_DEVICE);
 }
 
+/* "": it is open, or was not asked for by `auto`. */
+static const char *why_not_ibgda(void)
+{
+    return wanted() == AUTO ? shmemi_gpu_nic_ibgda_lacks() : "";
+}
+
 int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n)
 {
     if (mapped(pe, segment))
@@ -104,8 +110,7 @@ int shmemi_gpu_nic_choice(int pe, int segment, char *why, size_t n)
     snprintf(why, n,
              "it is on another host, where no transport in use reaches GPU memory (ucx does, and verbs with "
              "SHMEM_IB_ATOMICS=native)%s%s",
-             wanted() == AUTO ? ", and ibgda is not possible: " : "",
-             wanted() == AUTO ? shmemi_gpu_nic_ibgda_lacks() : "");
+             *why_not_ibgda() ? ", and ibgda is not possible: " : "", why_not_ibgda());
     return SHMEMX_ERR_UNSUPPORTED;
 }
 
@@ -301,7 +306,7 @@ void shmemi_gpu_nic_table(char *text, size_t n)
     text[0] = 0;
     for (int from = 0, to; nic.open && from < shmemi_world.npes && at < n; from = to) {
         char who[48], over[500] = "";
-        const char *lacks = wanted() == AUTO ? shmemi_gpu_nic_ibgda_lacks() : "";
+        const char *lacks = why_not_ibgda();
         for (to = from + 1; to < shmemi_world.npes && nic.path[to] == nic.path[from];)
             to++;
         if (to - from == 1)

@@ -72,8 +72,8 @@ static void test_choice(void)
 {
     char text[8192];
     shmemx_info(text, sizeof text);
-    CHECK(shmemi_node.on_host[right] || strstr(text, ": proxy over ucx"), "%s",
-          text); /* and why not by ibgda */
+    /* the line goes on with why it is not ibgda */
+    CHECK(shmemi_node.on_host[right] || strstr(text, ": proxy over ucx"), "%s", text);
 }
 
 /* ---- what quiet means ---------------------------------------------------------------------------------------------------- */

@@ -319,10 +319,7 @@ int shmemx_device_state(void *state, size_t bytes)
 /* Room for the next note. */
 static void forget_note(const char *call)
 {
-    struct shmemx_device_error *m = gpu.mailbox;
-    if (!m || __atomic_load_n(&m->kind, __ATOMIC_ACQUIRE) == SHMEMX_DEVICE_OK)
-        return;
-    m->kind = SHMEMX_DEVICE_OK;
+    gpu.mailbox->kind = SHMEMX_DEVICE_OK;
     if (shmemi_gpu_fill(call, mine(claim_at()), 0, sizeof(uint32_t), shmemi_gpu_stream()) == 0)
         (void)shmemi_gpu_sync(call, shmemi_gpu_stream());
 }
@@ -337,15 +334,15 @@ int shmemi_gpu_mailbox(const char *call)
     struct shmemx_device_error *m = gpu.mailbox, e;
     char cause[600];
     int failed = shmemi_gpu_nic_error(cause, sizeof cause);
-    if (SHMEMI_UNLIKELY(failed)) /* what kernels have noted since is what came of it */
-        return forget_note(call), shmemi_fail(failed, call, "a kernel's operation failed: %s", cause);
     /* acquire: pairs with the kernel's release of `kind`; the rest of the report is there */
     bool noted = m && __atomic_load_n(&m->kind, __ATOMIC_ACQUIRE) != SHMEMX_DEVICE_OK;
     if (SHMEMI_UNLIKELY(noted)) {
         e = *m;
         forget_note(call);
     }
-    shmemi_gpu_nic_go_on(); /* after the note has been taken: nic.h */
+    shmemi_gpu_nic_go_on();      /* after the note has been taken: nic.h */
+    if (SHMEMI_UNLIKELY(failed)) /* what kernels have noted since is what came of it */
+        return shmemi_fail(failed, call, "a kernel's operation failed: %s", cause);
     if (!noted)
         return SHMEMX_SUCCESS;
     const char *what = e.call < sizeof calls / sizeof *calls ? calls[e.call] : "unknown call";
