@@ -386,7 +386,7 @@ static void rest(double *since, double *next_look, unsigned *looks)
         *since = now;
     if (now >= *next_look) {
         *next_look = now + LOOK_SECONDS;
-        char why[224];
+        char why[SHMEMI_LOST_BYTES];
         int lost = standing() ? -1 : shmemi_wait_find_lost(why, sizeof why);
         if (lost >= 0)
             note(shmemi_fail(SHMEMX_ERR_PEER_DEAD, CALL, "%s", why), lost);

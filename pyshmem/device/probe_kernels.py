@@ -186,16 +186,21 @@ static __device__ void atomics(T *words, T *olds, const u64 *gate_here, u64 *gat
                                unsigned threads, int own, int rounds, u64 *out)
 {
     const u64 begin = arch::nanoseconds();
-    if (rounds == 0) {
-        // the first touch of another GPU's page takes 0.1 ms and more (H100): the other side would be done
-        (void)arch::load_relaxed(words);
+    if (rounds == 0)
         return;
+    // Every block touches what is on the other GPU, then waits for all of the other side: a page's first touch
+    // takes 0.1 to 0.3 ms there (H100), in which one side would be done; so would it be while its own gate is on
+    // the way. Gates are stored, not added to: atomics are what is tested.
+    const unsigned lane = arch::lane(block);
+    if (lane == 0) {
+        (void)arch::fetch_add(words, (T)0);
+        (void)arch::load_relaxed(gate_there + arch::block_index());
+        // observers: this block, which has touched, and all blocks of the other side
+        arch::store_release(gate_there + arch::block_index(), (u64)1);
     }
-    if (arch::block_index() == 0 && arch::lane(block) == 0)
-        arch::store_release(gate_there, (u64)1); // now both sides are here
-    if (!wait_together(gate_here, 1, out))
+    if (!arch::all(block, lane >= arch::blocks() || wait(gate_here + lane, 1, out)))
         return;
-    const unsigned mine = arch::block_index() * arch::width(block) + arch::lane(block), me = first + mine;
+    const unsigned mine = arch::block_index() * arch::width(block) + lane, me = first + mine;
     for (int i = 0; i < rounds; ++i)
         olds[(u64)mine * rounds + i] = arch::fetch_add(words, (T)1);
     olds[(u64)arch::blocks() * arch::width(block) * rounds + mine] = arch::swap(words + 1, (T)(me + 1));

@@ -22,6 +22,7 @@ __device__ unsigned long long marks[4];
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <thread>
 #include <vector>
 
@@ -38,8 +39,8 @@ using shmem::detail::ibgda;
     } while (0)
 
 // The heap's part for tests, in bytes.
-constexpr size_t part = 48 << 20, words_at = 0, counters_at = 1 << 20, sources_at = 4 << 20, targets_at = 20 << 20,
-                 backs_at = 36 << 20;
+constexpr size_t part = 48 << 20, words_at = 0, counters_at = 1 << 20, sources_at = 4 << 20,
+                 targets_at = 20 << 20, backs_at = 36 << 20;
 
 struct verdict { // of one PE's kernels
     u64 wrong, first, checks;
@@ -82,7 +83,8 @@ __global__ void check_moves(unsigned char *heap, verdict *v)
     __syncthreads();
     const size_t slice = 1 << 19, base = slice * blockIdx.x; // 32 blocks at most
     for (size_t bytes : {1, 28, 29, 220, 4096, 70001, 500000}) {
-        unsigned char *src = heap + sources_at + base, *dst = heap + targets_at + base, *back = heap + backs_at + base % (8 << 20);
+        unsigned char *src = heap + sources_at + base, *dst = heap + targets_at + base,
+                      *back = heap + backs_at + base % (8 << 20);
         if (base >= (8 << 20) && bytes > 4096)
             break; // `back` is shared by two blocks then
         for (size_t i = threadIdx.x; i < bytes; i += blockDim.x)
@@ -174,7 +176,8 @@ __global__ void check_signals(unsigned char *heap, verdict *v, unsigned rounds)
         expect(shmem::signal_wait_until(shmem::block, sig, shmem::ge, round), v, 300);
         size_t wrong = 0;
         for (size_t i = threadIdx.x; i < bytes; i += blockDim.x)
-            wrong += reinterpret_cast<volatile unsigned char *>(dst)[i] != pattern(i, static_cast<unsigned>(round), before);
+            wrong += reinterpret_cast<volatile unsigned char *>(dst)[i] !=
+                     pattern(i, static_cast<unsigned>(round), before);
         expect(wrong == 0, v, 301);
         __syncthreads();
         if (threadIdx.x == 0)
@@ -188,12 +191,15 @@ __global__ void check_full(unsigned char *heap, verdict *v, unsigned rounds)
 {
     const int me = shmem::my_pe(), n = shmem::n_pes(), next = (me + 1) % n, before = (me + n - 1) % n;
     auto *sig = reinterpret_cast<u64 *>(heap + counters_at + 131072) + blockIdx.x * 2;
-    auto *src = reinterpret_cast<u64 *>(heap + sources_at) + blockIdx.x, *dst = src + (targets_at - sources_at) / sizeof *src;
+    auto *src = reinterpret_cast<u64 *>(heap + sources_at) + blockIdx.x,
+         *dst = src + (targets_at - sources_at) / sizeof *src;
     for (u64 round = 1; round <= rounds && threadIdx.x == 0; ++round) {
         *src = round << 32 | blockIdx.x << 8 | static_cast<unsigned>(me);
         shmem::put_signal(shmem::thread, dst, src, sizeof *src, sig, round, shmem::signal_set, next);
         expect(shmem::signal_wait_until(shmem::thread, sig, shmem::ge, round), v, 350);
-        expect(*reinterpret_cast<volatile u64 *>(dst) == (round << 32 | blockIdx.x << 8 | static_cast<unsigned>(before)), v, 351);
+        expect(*reinterpret_cast<volatile u64 *>(dst) ==
+                   (round << 32 | blockIdx.x << 8 | static_cast<unsigned>(before)),
+               v, 351);
         shmem::atomic_set(sig + 1, round, before); // it may write again
         expect(shmem::signal_wait_until(shmem::thread, sig + 1, shmem::ge, round), v, 352);
     }
@@ -215,12 +221,14 @@ __global__ void check_collectives(unsigned char *heap, verdict *v)
         }
         expect(shmem::fcollect(shmem::block, shmem::world, dst, src, count), v, 404);
         for (size_t i = threadIdx.x; i < count * n; i += blockDim.x)
-            expect(dst[i] == static_cast<int>(i % count) * 3 + static_cast<int>(i / count) * 1000 + n - 1, v, 405);
+            expect(dst[i] == static_cast<int>(i % count) * 3 + static_cast<int>(i / count) * 1000 + n - 1, v,
+                   405);
         expect(shmem::barrier(shmem::block), v, 406);
         expect(shmem::alltoall(shmem::block, shmem::world, dst, src, count), v, 407);
         for (size_t i = threadIdx.x; i < count * n; i += blockDim.x)
-            expect(dst[i] == static_cast<int>(i % count + me * count) * 3 + static_cast<int>(i / count) * 1000 + n - 1, v,
-                   408);
+            expect(dst[i] == static_cast<int>(i % count + me * count) * 3 +
+                                 static_cast<int>(i / count) * 1000 + n - 1,
+                   v, 408);
         expect(shmem::barrier(shmem::block), v, 409);
         expect(shmem::reduce(shmem::block, shmem::world, shmem::sum, dst, src, count), v, 410);
         for (size_t i = threadIdx.x; i < count; i += blockDim.x)
@@ -232,20 +240,35 @@ __global__ void check_collectives(unsigned char *heap, verdict *v)
 
 // ---- timings, by PE 0 to PE 1
 
-enum post_kind { POST_ONE, POST_WARP, POST_NOP };
+constexpr unsigned pieces = 14; // as many as one WQE takes
+enum post_kind { POST_NOP, POST_ONE, POST_WARP, POST_SINGLY, POST_GATHER };
+const char *const post_names[] = {"a NOP", "one thread's put of 8 bytes", "a warp's 32 puts of 8 bytes",
+                                  "one thread's 14 puts of 8 bytes",
+                                  "one thread's gather of 14 pieces of 8 bytes"};
 /* cycles: [0] to the doorbell, [1] to the register's store, [2] to the return; from the register's store [3] to quiet's
  * return, [4] to the last look, [5] to the entry */
 constexpr unsigned post_columns = 6;
-__global__ void time_post(u64 offset, const u64 *src, u64 *cycles, unsigned rounds, post_kind kind)
+/* A kernel for each: none pays for what others need. */
+template <post_kind kind> __global__ void time_post(u64 offset, const u64 *src, u64 *cycles, unsigned rounds)
 {
+    __shared__ shmem::gather_piece list[pieces];
+    if (threadIdx.x == 0)
+        for (unsigned k = 0; k < pieces; ++k)
+            list[k] = {src + k, 8};
+    __syncwarp();
     for (unsigned i = 0; i < rounds; ++i) {
         ibgda::qp &q = ibgda::mine(1);
         __syncwarp();
         const u64 start = clock64();
-        if (kind == POST_WARP)
+        if constexpr (kind == POST_WARP)
             ibgda::put_each(shmem::warp, q, offset + 8 * threadIdx.x, src + threadIdx.x, 8);
-        else if (kind == POST_ONE)
+        else if constexpr (kind == POST_ONE)
             ibgda::put(shmem::thread, 1, offset, src, 8);
+        else if constexpr (kind == POST_SINGLY)
+            for (unsigned k = 0; k < pieces; ++k)
+                ibgda::put(shmem::thread, 1, offset + 8 * k, src + k, 8);
+        else if constexpr (kind == POST_GATHER)
+            ibgda::gather_on(q, offset, list, pieces);
         else
             ibgda::nop(q);
         const u64 posted = clock64();
@@ -341,7 +364,8 @@ static double time_driver_write(unsigned char *target, u64 *words)
             return 0;
         while (*flag != i)
             ;
-        us.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+        us.push_back(
+            std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
     }
     CUDA(cudaStreamDestroy(stream));
     std::sort(us.begin(), us.end());
@@ -371,31 +395,38 @@ static void time_all(unsigned char *heap, u64 offset, double ghz, bool posts)
     const double write = time_driver_write(heap + targets_at, words);
     figure("CPU to GPU memory, 8 bytes by the driver, until a flag says so", write, "us");
     if (posts) {
-        double one = 0;
-        for (post_kind kind : {POST_NOP, POST_ONE, POST_WARP}) {
-            time_post<<<1, kind == POST_WARP ? 32 : 1>>>(offset + targets_at, src, cycles, rounds, kind);
+        double before[std::size(post_names)];
+        const decltype(&time_post<POST_NOP>) kernels[] = {time_post<POST_NOP>, time_post<POST_ONE>,
+                                                          time_post<POST_WARP>, time_post<POST_SINGLY>,
+                                                          time_post<POST_GATHER>};
+        for (post_kind kind : {POST_NOP, POST_ONE, POST_WARP, POST_SINGLY, POST_GATHER}) {
+            kernels[kind]<<<1, kind == POST_WARP ? 32 : 1>>>(offset + targets_at, src, cycles, rounds);
             CUDA(cudaDeviceSynchronize());
-            const char *who[] = {"one thread's put of 8 bytes", "a warp's 32 puts of 8 bytes", "a NOP"};
             char name[100];
             double us[post_columns];
             for (unsigned k = 0; k < post_columns; ++k)
                 us[k] = median(column(cycles, rounds, post_columns, k)) / ghz / 1e3;
-            const char *until[] = {"before the doorbell", "with fences and record", "until it returns",
-                                   "doorbell to quiet's return", "doorbell to the look that saw it", "doorbell to completion"};
+            before[kind] = us[0];
+            const char *until[] = {
+                "before the doorbell",        "with fences and record",           "until it returns",
+                "doorbell to quiet's return", "doorbell to the look that saw it", "doorbell to completion"};
             for (unsigned k = 0; k < post_columns; ++k) {
-                std::snprintf(name, sizeof name, "ibgda, %s: %s", who[kind], until[k]);
+                std::snprintf(name, sizeof name, "ibgda, %s: %s", post_names[kind], until[k]);
                 figure(name, us[k], "us");
             }
-            if (kind == POST_WARP) {
-                figure("ibgda, a warp's 32 puts against one, before the doorbell", us[0] / one, "times");
-                continue;
+            if (kind == POST_NOP || kind == POST_ONE) {
+                std::snprintf(name, sizeof name, "ibgda, %s: doorbell to completion against the bare words",
+                              post_names[kind]);
+                figure(name, us[5] / ping, "times");
             }
-            std::snprintf(name, sizeof name, "ibgda, %s: doorbell to completion against the bare words", who[kind]);
-            figure(name, us[5] / ping, "times");
-            one = us[0];
             if (kind == POST_ONE)
-                figure("ibgda, the same against the bare words and the driver's write", us[5] / (ping + write), "times");
+                figure("ibgda, the same against the bare words and the driver's write",
+                       us[5] / (ping + write), "times");
         }
+        figure("ibgda, a warp's 32 puts against one, before the doorbell",
+               before[POST_WARP] / before[POST_ONE], "times");
+        figure("ibgda, 14 pieces gathered against one by one, before the last doorbell",
+               before[POST_GATHER] / before[POST_SINGLY], "times");
     }
     for (bool immediate : {false, true}) {
         time_api<<<1, 1>>>(reinterpret_cast<u64 *>(heap + targets_at), src, cycles, rounds, immediate);
@@ -416,13 +447,14 @@ static void time_rates(unsigned char *heap)
 {
     struct {
         int blocks, threads, bytes;
-    } shapes[] = {{1, 1, 8},     {1, 32, 8},    {1, 256, 8},   {8, 128, 8},   {32, 128, 8},
-                  {128, 128, 8}, {8, 32, 64},   {8, 32, 512},  {8, 32, 4096}, {8, 32, 14336}};
+    } shapes[] = {{1, 1, 8},     {1, 32, 8},  {1, 256, 8},  {8, 128, 8},   {32, 128, 8},
+                  {128, 128, 8}, {8, 32, 64}, {8, 32, 512}, {8, 32, 4096}, {8, 32, 14336}};
     cudaEvent_t begin, end;
     CUDA(cudaEventCreate(&begin));
     CUDA(cudaEventCreate(&end));
     for (auto [blocks, threads, bytes] : shapes) {
-        const int all = blocks * threads, n = std::max((1 << 14) / all / (all == 1 ? 8 : 1) / (1 + bytes / 512), 1);
+        const int all = blocks * threads,
+                  n = std::max((1 << 14) / all / (all == 1 ? 8 : 1) / (1 + bytes / 512), 1);
         float ms[4];
         for (float &t : ms) {
             CUDA(cudaEventRecord(begin));
@@ -433,7 +465,8 @@ static void time_rates(unsigned char *heap)
         }
         std::sort(ms + 1, ms + 4); // the first one warms up
         char name[100];
-        std::snprintf(name, sizeof name, "messages of %d bytes, %d blocks of %d threads", bytes, blocks, threads);
+        std::snprintf(name, sizeof name, "messages of %d bytes, %d blocks of %d threads", bytes, blocks,
+                      threads);
         figure(name, n * all / ms[2] / 1e3, "M/s");
     }
 }
@@ -493,8 +526,9 @@ int main(int argc, char **argv)
             }
             const int error = shmemx_stream_check();
             failed |= seen.wrong != 0 || error != 0;
-            std::printf("PE %d of %d: %-12s %llu checks, %llu failed, the first number %llu%s%s\n", me, n, names[k],
-                        seen.checks, seen.wrong, seen.first, error != 0 ? ": " : "", error != 0 ? shmemx_last_error() : "");
+            std::printf("PE %d of %d: %-12s %llu checks, %llu failed, the first number %llu%s%s\n", me, n,
+                        names[k], seen.checks, seen.wrong, seen.first, error != 0 ? ": " : "",
+                        error != 0 ? shmemx_last_error() : "");
             std::fflush(stdout);
             shmem_barrier_all();
         }

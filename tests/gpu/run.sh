@@ -21,7 +21,7 @@ mkdir -p "$BUILD"
 {
     cmake -S . -B "$BUILD" "${generator[@]}" -DSHMEM_BUILD_PYTHON=ON -DSHMEM_BUILD_TESTS=ON \
         -DPython_EXECUTABLE="$(command -v "$PYTHON")" &&
-        cmake --build "$BUILD" -j "$(nproc)" --target shmem _core launch bench_core &&
+        cmake --build "$BUILD" -j "$(nproc)" --target shmem_component _core launch &&
         mkdir -p "$BUILD/package/pyshmem" && cp -R pyshmem/. "$BUILD/package/pyshmem/" &&
         cmake --install "$BUILD" --prefix "$BUILD/package/pyshmem" --component shmem &&
         cmake --install "$BUILD" --prefix "$BUILD/package/pyshmem" --component python
@@ -35,6 +35,10 @@ export PYTHONPATH="$BUILD/package${PYTHONPATH:+:$PYTHONPATH}" PYTHONSAFEPATH=1
 export SHMEM_TIMEOUT=${SHMEM_TIMEOUT:-60} SHMEM_DEVICE_SYMMETRIC_SIZE=${SHMEM_DEVICE_SYMMETRIC_SIZE:-1G}
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1
 summary=() status=0
+ended() { # LINE: said now, and once more at the end
+    summary+=("$1")
+    echo "$1"
+}
 
 # tests NAME NPES [FILES ...]: pytest on so many PEs, a line of the summary, the log in NAME.log.
 tests() {
@@ -55,7 +59,7 @@ tests() {
         status=1
         tail -n 60 "$log"
     }
-    summary+=("$name PEs: status $rc, $((SECONDS - began)) s: $(grep -E '[0-9]+ (passed|failed|error)' "$log" | tail -n 1)")
+    ended "$name PEs: status $rc, $((SECONDS - began)) s: $(grep -E '[0-9]+ (passed|failed|error)' "$log" | tail -n 1)"
 }
 
 for n in "${sizes[@]}"; do
@@ -86,10 +90,10 @@ if command -v nvcc >/dev/null && nvcc -std=c++17 -O3 -arch=native -Ilibshmem/inc
             status=1
             tail -n 30 "$log"
         }
-        summary+=("check-$path 2 PEs: status $rc, $((SECONDS - began)) s: $(grep -c ' 0 failed' "$log") of $(grep -c 'checks,' "$log") well")
+        ended "check-$path 2 PEs: status $rc, $((SECONDS - began)) s: $(grep -c ' 0 failed' "$log") of $(grep -c 'checks,' "$log") well"
     done
 else
-    summary+=("check: not run, no nvcc, or gpu_nic.cu was not compiled ($BUILD/build.log)")
+    ended "check: not run, no nvcc, or gpu_nic.cu was not compiled ($BUILD/build.log)"
 fi
 echo "GPU tests on: $(nvidia-smi -L 2>/dev/null | sed 's/^GPU [0-9]*: //; s/ (UUID.*//' | sort | uniq -c | xargs)"
 printf '%s\n' "${summary[@]}"

@@ -66,7 +66,7 @@ int shmemi_wait_find_lost(char *why, size_t n)
         snprintf(why, n, "PE %d (process %d) ended without shmem_finalize", dead, pid);
         return dead;
     }
-    char cause[160];
+    char cause[SHMEMI_LOST_BYTES - 32];
     dead = find_lost ? find_lost(cause, sizeof cause) : -1;
     if (dead >= 0)
         snprintf(why, n, "PE %d is lost: %s", dead, cause);
@@ -75,7 +75,7 @@ int shmemi_wait_find_lost(char *why, size_t n)
 
 static int look(struct shmemi_wait *w, double now)
 {
-    char what[96], why[224];
+    char what[96], why[SHMEMI_LOST_BYTES];
     if (shmemi_wait_find_lost(why, sizeof why) >= 0) {
         describe(w, what, sizeof what);
         return shmemi_fail(SHMEMX_ERR_PEER_DEAD, w->call, "%s; this PE %s since %.1f s", why, what,
