@@ -3,6 +3,7 @@
 #include "engine.h"
 
 #include <infiniband/verbs.h>
+#include <sched.h>
 #include <signal.h>
 #include <string.h>
 #include <unistd.h>
@@ -252,11 +253,13 @@ static void do_atomic(struct sim_nic *nic, struct sim_link *link, struct sim_qp 
     /* The NIC's atomics are atomic among themselves, since one thread executes them all. */
     bool there = k && sim_load(k, &old, p->address, bytes);
     next = sim_atomic_apply(p->opcode, bytes, old, p->operand);
-    if (there && !k->gpu && nic->global_atomics)
+    if (there && !k->gpu && nic->global_atomics) {
         while (!sim_replace(p->address, bytes, &old, next))
             next = sim_atomic_apply(p->opcode, bytes, old, p->operand);
-    else if (there && next != old)
+    } else if (there && next != old) {
+        sched_yield(); /* a NIC's load and store are a way apart: what others store between the two is lost */
         there = sim_store(k, p->address, &next, bytes);
+    }
     if (!there) {
         refuse(nic, link, qp, p, SHMEMX_MLX5_SYNDROME_REMOTE_ACCESS, SHMEMX_MLX5_VENDOR_REMOTE_ACCESS);
         return;

@@ -136,16 +136,12 @@ size_t shmemi_gpu_nic_bytes(int npes)
 /* All PEs have the same word, and one that is not mapped sees none mapped: so they come here together or not at all. */
 static int try_ibgda(const char *call, int segment)
 {
-    int npes = shmemi_world.npes, rc = SHMEMX_SUCCESS, count = 0;
-    bool *far = calloc((size_t)npes, sizeof *far);
-    if (!far)
-        return shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", npes);
-    for (int pe = 0; pe < npes; ++pe)
-        count += far[pe] = !mapped(pe, segment);
-    if (count > 0 && (wanted() == AUTO || wanted() == IBGDA))
-        rc = shmemi_gpu_nic_ibgda_open(call, segment, far, wanted() == IBGDA);
-    free(far);
-    return rc;
+    bool far = false;
+    for (int pe = 0; pe < shmemi_world.npes; ++pe)
+        far |= !mapped(pe, segment);
+    return far && (wanted() == AUTO || wanted() == IBGDA)
+               ? shmemi_gpu_nic_ibgda_open(call, segment, wanted() == IBGDA)
+               : SHMEMX_SUCCESS;
 }
 
 static int choose(const char *call, int segment, struct shmemx_device_nic *view)
@@ -197,8 +193,10 @@ static int start(const char *call, char *device, struct shmemx_device_nic *view)
         view->proxy = (uintptr_t)at;
         rc = shmemi_proxy_open(call, nic.memory, at, nic.failed, &nic.ways);
     }
-    if (rc == 0 && view->used & 1u << SHMEMX_NIC_IBGDA)
+    if (rc == 0 && view->used & 1u << SHMEMX_NIC_IBGDA) {
         rc = shmemi_gpu_nic_ibgda_resize(call, view, &nic.ways);
+        nic.ways.atomics = SHMEMX_NIC_IBGDA;
+    }
     note_path();
     nic.device = device;
     nic.view = *view;

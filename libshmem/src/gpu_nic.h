@@ -42,9 +42,9 @@ void shmemi_gpu_nic_go_on(void);
 /* One line for PEs in a row that kernels reach in one way, for shmemx_info; "" without a GPU heap. */
 void shmemi_gpu_nic_table(char *text, size_t n);
 
-/* ---- gpu_nic_ibgda.c; `far`, [npes]: who is to be reached so ---- */
+/* ---- gpu_nic_ibgda.c ---- */
 /* Collective. Opens it on all PEs or on none: then only = true makes that an error. */
-int shmemi_gpu_nic_ibgda_open(const char *call, int segment, const bool *far, bool only);
+int shmemi_gpu_nic_ibgda_open(const char *call, int segment, bool only);
 /* Why it did not open, in this PE's view; "" = it did, or nobody has tried. */
 const char *shmemi_gpu_nic_ibgda_lacks(void);
 /* Has the segment another size than what is registered? The same on all PEs. */

@@ -12,7 +12,6 @@ enum { KEY_BYTES = 64 };
 
 static struct {
     int segment;
-    bool *far;        /* [npes] reached so */
     uint64_t covered; /* bytes of the segment that are registered */
 } path;
 static char lacks[400]; /* why it was not opened, "" = it was */
@@ -37,7 +36,7 @@ static int agree(int mine, int *who)
     return rc;
 }
 
-/* Cards of all, and a connection to each PE that is far. Their size is by the number of queue pairs, which each PE's
+/* Cards of all, and a connection to each PE: to those that are far, and for atomics to those that are mapped and to this one. Their size is by the number of queue pairs, which each PE's
  * environment says: so first whether all have a card, of one size. */
 static int connect_all(const char *call)
 {
@@ -57,8 +56,7 @@ static int connect_all(const char *call)
     if (rc == 0)
         rc = allgather(card, cards, bytes);
     for (int pe = 0; pe < npes && rc == 0; ++pe)
-        if (path.far[pe])
-            rc = shmemi_ibgda_connect(call, pe, cards + (size_t)pe * bytes, bytes);
+        rc = shmemi_ibgda_connect(call, pe, cards + (size_t)pe * bytes, bytes);
     free(qps);
     free(card);
     free(cards);
@@ -114,7 +112,7 @@ const char *shmemi_gpu_nic_ibgda_lacks(void)
     return lacks;
 }
 
-int shmemi_gpu_nic_ibgda_open(const char *call, int segment, const bool *far, bool only)
+int shmemi_gpu_nic_ibgda_open(const char *call, int segment, bool only)
 {
     char why[400] = "";
     int who, rc = SHMEMX_SUCCESS;
@@ -126,12 +124,8 @@ int shmemi_gpu_nic_ibgda_open(const char *call, int segment, const bool *far, bo
         why[0] = 0;
     path.segment = segment;
     path.covered = 0;
-    path.far = malloc((size_t)shmemi_world.npes * sizeof *far);
     if (rc == 0)
-        rc = path.far ? shmemi_ibgda_open(call, &shmemi_world.job, segment)
-                      : shmemi_fail(SHMEMX_ERR_SYSTEM, call, "out of memory for %d PEs", shmemi_world.npes);
-    if (path.far)
-        memcpy(path.far, far, (size_t)shmemi_world.npes * sizeof *far);
+        rc = shmemi_ibgda_open(call, &shmemi_world.job, segment);
     int mine = rc; /* each says its own cause, if it has one */
     if ((rc = agree(rc, &who)) == 0 && (rc = agree(connect_all(call), &who)) == 0 && (rc = cover(call)) == 0)
         return SHMEMX_SUCCESS;
@@ -168,7 +162,7 @@ int shmemi_gpu_nic_ibgda_recover(const char *call, struct shmemi_team *t)
     int result = SHMEMX_SUCCESS;
     struct shmemi_wait w = SHMEMI_WAIT_FOR(call, -1, NULL), *left = &w;
     for (int j = 0; j < t->n; ++j)
-        if (path.far[t->pes[j]] && !shmemi_ibgda_settle(call, t->pes[j], left))
+        if (!shmemi_ibgda_settle(call, t->pes[j], left))
             left = NULL;
     /* in this epoch: nobody's kernels have anything under way any more that can still arrive */
     uint32_t psn = shmemi_ibgda_draw_psn();
@@ -177,8 +171,7 @@ int shmemi_gpu_nic_ibgda_recover(const char *call, struct shmemi_team *t)
         return rc;
     for (int j = 0; j < t->n && result == 0; ++j) {
         memcpy(&psn, shmemi_note_of(t, j, t->epoch)->data, sizeof psn);
-        if (path.far[t->pes[j]])
-            result = shmemi_ibgda_renew(call, t->pes[j], psn);
+        result = shmemi_ibgda_renew(call, t->pes[j], psn);
     }
     /* in this one: both ends of each are there, and may be used */
     int32_t mine = result, theirs;
@@ -196,6 +189,4 @@ int shmemi_gpu_nic_ibgda_recover(const char *call, struct shmemi_team *t)
 void shmemi_gpu_nic_ibgda_close(void)
 {
     shmemi_ibgda_close();
-    free(path.far);
-    path.far = NULL;
 }

@@ -35,6 +35,16 @@ def far(pe, state):
 
 
 @triton.jit
+def amo_far(pe, state):
+    """As `far`, for atomics: where kernels post to a NIC all are the NIC's, to whichever PE (device/nic.h)."""
+    if state.posts is None:
+        unmapped = far(pe, state)
+    else:
+        unmapped: tl.constexpr = True
+    return unmapped
+
+
+@triton.jit
 def failed(state):
     """Whether an error of a path waits for the host to ask. False also where it is another program's turn to
     look: who waits asks again."""
@@ -132,8 +142,10 @@ def atomic(OP: tl.constexpr, NBYTES: tl.constexpr, FETCH: tl.constexpr, offset, 
 
 @triton.jit
 def fence(state):
-    if state.posts is None:  # what a program posts to a NIC for one PE is in one queue, which keeps its order
+    if state.posts is None:
         proxy.fence(state)
+    else:  # what a program posts for one PE is in one queue, which keeps its order; but a mapped PE gets stores, too
+        ibgda.fence(state.posts)
 
 
 @triton.jit

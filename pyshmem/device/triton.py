@@ -246,7 +246,7 @@ def _atomic(OP: tl.constexpr, FETCH: tl.constexpr, word, value, condition, pe, s
     """OP: enum shmemx_amo: fetch, set, swap, compare_swap, add, and, or, xor."""
     dtype: tl.constexpr = word.dtype.element_ty
     value, condition = tl.cast(value, dtype), tl.cast(condition, dtype)
-    if nic.far(pe, state):
+    if nic.amo_far(pe, state):
         bits = nic.atomic(
             OP, dtype.primitive_bitwidth // 8, FETCH, _offset(word, state), _bits(value, dtype),
             _bits(condition, dtype), pe, state,
@@ -386,7 +386,7 @@ def signal_set(sig, value, pe, state):
 @triton.jit
 def signal_add(sig, value, pe, state):
     """As `signal_set`, adding."""
-    if nic.far(pe, state):
+    if nic.amo_far(pe, state):
         nic.signal(_offset(sig, state), value, True, pe, state)
     else:
         tl.debug_barrier()

@@ -60,7 +60,8 @@ class mini_nic
                         0,
                         0};
             job.states[pe].ways = {
-                SHMEMX_NIC_IBGDA, 0, 0, each, reinterpret_cast<std::uintptr_t>(qps[pe]), 0, 0, 0, 0, 0};
+                SHMEMX_NIC_IBGDA, 0, 0, each, reinterpret_cast<std::uintptr_t>(qps[pe]), 0, 0, 0, 0, 0,
+                SHMEMX_NIC_IBGDA, 0};
             job.states[pe].nic = reinterpret_cast<std::uintptr_t>(&nics[pe]);
         }
         thread_ = std::thread([this] { run(); });

@@ -4,8 +4,10 @@
 //     test_nic           all operations, and errors that this PE makes itself
 //     test_nic dead      the last PE is killed while the others' kernels wait for it
 //     test_nic deep      more than the deepest queues hold, with numbers that wrap
+//     test_nic amos      atomics alone, where some PEs are mapped; with stores as weak as a GPU's
 //     test_nic weak      what others find of a PE's stores, with stores as weak as a GPU's
 //     test_nic speed     figures, by hand
+#include "nic_amos.h"
 #include "nic_posts.h"
 #include "nic_teams.h"
 #include "nic_triton.h"
@@ -175,66 +177,6 @@ static void test_signals()
         }
         quiet(thread);
         *flag = 0;
-    });
-}
-
-// ---- atomics, by many threads at once
-
-static void test_atomics()
-{
-    static constexpr unsigned threads = 24, blocks = 2, times = 20;
-    u64 *counters = at<u64>(0);
-    std::memset(counters, 0, 1024);
-    nic_job_meet();
-    // PE 0's own are atomics of its processor, and a NIC's are not atomic with those: they would be lost at times.
-    const bool alone = state->npes == 1;
-    step(blocks, threads, [counters, alone] {
-        if (my_pe() == 0 && !alone)
-            return;
-        for (unsigned i = 0; i < times; ++i) {
-            atomic_add(counters, 3, 0);
-            atomic_inc(reinterpret_cast<u32 *>(counters + 1), 0);
-            atomic_xor(counters + 2, 1ull << arch::thread_index(), 0);
-            atomic_or(counters + 3, 1ull << arch::thread_index(), 0);
-        }
-        const u64 seen = atomic_fetch_add(counters + 4, 1, 0);
-        CHECK(seen < static_cast<u64>(threads * blocks) * n_pes(), "old value %llu", seen);
-        for (u64 old = atomic_fetch(counters + 5, 0), was;; old = was) // an add by hand
-            if ((was = atomic_compare_swap(counters + 5, old, old + 1, 0)) == old)
-                break;
-        CHECK(quiet(thread), "quiet");
-    });
-    const auto all = static_cast<u64>(threads * blocks) * static_cast<u64>(alone ? 1 : state->npes - 1);
-    if (state->me == 0) {
-        CHECK(counters[0] == 3 * times * all, "adds: %llu, not %llu", counters[0], 3 * times * all);
-        CHECK(*reinterpret_cast<u32 *>(counters + 1) == times * all, "incs");
-        CHECK(counters[2] == 0, "xors: %llx", counters[2]);
-        CHECK(counters[3] == (1ull << threads) - 1, "ors: %llx", counters[3]);
-        CHECK(counters[4] == all && counters[5] == all, "fetch_add %llu, compare_swap %llu", counters[4],
-              counters[5]);
-    }
-    nic_job_meet();
-    step(1, 1, [] { // every operation, its old value
-        const int pe = next_pe();
-        u64 *a = at<u64>(2048);
-        u32 *b = at<u32>(2056);
-        atomic_set(a, ~0ull, pe);
-        CHECK(atomic_fetch(a, pe) == ~0ull, "set");
-        CHECK(atomic_swap(a, 0xf0f0f0f0f0f0f0f0ull, pe) == ~0ull, "swap");
-        CHECK(atomic_fetch_and(a, 0xff00ff00ff00ff00ull, pe) == 0xf0f0f0f0f0f0f0f0ull, "and");
-        CHECK(atomic_fetch_or(a, 0xfull, pe) == 0xf000f000f000f000ull, "or");
-        CHECK(atomic_fetch_xor(a, ~0ull, pe) == 0xf000f000f000f00full, "xor");
-        CHECK(atomic_fetch_add(a, 1, pe) == 0x0fff0fff0fff0ff0ull, "add");
-        CHECK(atomic_compare_swap(a, 5, 6, pe) == 0x0fff0fff0fff0ff1ull, "compare_swap that fails");
-        CHECK(atomic_compare_swap(a, 0x0fff0fff0fff0ff1ull, 6, pe) == 0x0fff0fff0fff0ff1ull,
-              "and one that does not");
-        atomic_and(a, 2, pe);
-        CHECK(atomic_fetch(a, pe) == 2, "and without the old value");
-        atomic_set(b, ~0u, pe);
-        CHECK(atomic_fetch_inc(b, pe) == ~0u && atomic_fetch(b, pe) == 0, "32 bits wrap");
-        atomic_set(reinterpret_cast<float *>(b), 1.5f, pe);
-        CHECK(atomic_swap(reinterpret_cast<float *>(b), 2.5f, pe) == 1.5f, "float");
-        CHECK(atomic_fetch(a, pe) == 2, "the word beside");
     });
 }
 
@@ -482,6 +424,10 @@ int main(int argc, char **argv)
         test_speed();
     } else if (what == "deep") {
         test_deep();
+    } else if (what == "amos") {
+        arch::weak_stores() = true;
+        test_atomics();
+        test_mapped_atomics();
     } else if (what == "weak") {
         test_weak();
     } else {
@@ -495,6 +441,7 @@ int main(int argc, char **argv)
         test_nop();
         test_put_each();
         test_atomics();
+        test_mapped_atomics();
         test_teams();
         test_packets();
         test_many();

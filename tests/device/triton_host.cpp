@@ -46,6 +46,10 @@ u64 triton_atomic(u64 state, unsigned op, unsigned nbytes, unsigned fetch, u64 o
     return by_one_thread(
         state, [=] { return shmem_triton_atomic(op, nbytes, fetch, offset, value, condition, pe); });
 }
+u64 triton_fence(u64 state)
+{
+    return by_one_thread(state, [] { return shmem_triton_fence(); });
+}
 u64 triton_quiet(u64 state)
 {
     return by_one_thread(state, [] { return shmem_triton_quiet(); });

@@ -76,6 +76,7 @@ def replace_assembly() -> None:
     _triton_ibgda.p = of_host("p", "qqqii")
     _triton_ibgda.g = of_host("g", "qqii")
     _triton_ibgda.atomic = of_host("atomic", "qiiiqqqi")
+    _triton_ibgda.fence = of_host("fence", "q")
     _triton_ibgda.quiet = of_host("quiet", "q")
 
 

@@ -15,7 +15,7 @@ template <class T> SHMEMX_DEVICE_FN word<T> *target(T *p, int pe)
     static_assert(sizeof(T) == 4 || sizeof(T) == 8, "atomics take 32- and 64-bit types");
     return valid(thread, SHMEMX_DEVICE_CALL_ATOMIC, p, sizeof(T), pe, sizeof(T)) ? words(at(p, pe)) : nullptr;
 }
-/* On a PE that is far, unless the target was refused (w null): with the old value, and without. */
+/* On a PE whose atomics are a NIC's, unless the target was refused (w null): with the old value, and without. */
 template <class T>
 SHMEMX_DEVICE_FN T far_old(const void *w, const T *p, int pe, atomic_op op, T value, T condition = T())
 {
@@ -38,14 +38,14 @@ template <class T> constexpr SHMEMX_DEVICE_FN bool is_integer()
 template <class T> SHMEMX_DEVICE_FN T atomic_fetch(const T *src, int pe)
 {
     auto *w = detail::target(const_cast<T *>(src), pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         return detail::far_old(w, src, pe, detail::amo_fetch, T());
     return w == nullptr ? T() : detail::bits<T>(arch::load_relaxed(w));
 }
 template <class T> SHMEMX_DEVICE_FN void atomic_set(T *dst, same<T> value, int pe)
 {
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         detail::far_only(w, dst, pe, detail::amo_set, value);
     else if (w != nullptr)
         arch::store_relaxed(w, detail::bits<detail::word<T>>(value));
@@ -53,7 +53,7 @@ template <class T> SHMEMX_DEVICE_FN void atomic_set(T *dst, same<T> value, int p
 template <class T> SHMEMX_DEVICE_FN T atomic_swap(T *dst, same<T> value, int pe)
 {
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         return detail::far_old(w, dst, pe, detail::amo_swap, value);
     return w == nullptr ? T() : detail::bits<T>(arch::swap(w, detail::bits<detail::word<T>>(value)));
 }
@@ -61,7 +61,7 @@ template <class T> SHMEMX_DEVICE_FN T atomic_compare_swap(T *dst, same<T> condit
 {
     static_assert(detail::is_integer<T>(), "compare_swap takes integers");
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         return detail::far_old(w, dst, pe, detail::amo_compare_swap, value, condition);
     return w == nullptr ? T()
                         : detail::bits<T>(arch::compare_swap(w, detail::bits<detail::word<T>>(condition),
@@ -71,7 +71,7 @@ template <class T> SHMEMX_DEVICE_FN T atomic_fetch_add(T *dst, same<T> value, in
 {
     static_assert(detail::is_integer<T>(), "add takes integers");
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         return detail::far_old(w, dst, pe, detail::amo_add, value);
     return w == nullptr ? T() : detail::bits<T>(arch::fetch_add(w, detail::bits<detail::word<T>>(value)));
 }
@@ -79,7 +79,7 @@ template <class T> SHMEMX_DEVICE_FN T atomic_fetch_and(T *dst, same<T> value, in
 {
     static_assert(detail::is_integer<T>(), "and takes integers");
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         return detail::far_old(w, dst, pe, detail::amo_and, value);
     return w == nullptr ? T() : detail::bits<T>(arch::fetch_and(w, detail::bits<detail::word<T>>(value)));
 }
@@ -87,7 +87,7 @@ template <class T> SHMEMX_DEVICE_FN T atomic_fetch_or(T *dst, same<T> value, int
 {
     static_assert(detail::is_integer<T>(), "or takes integers");
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         return detail::far_old(w, dst, pe, detail::amo_or, value);
     return w == nullptr ? T() : detail::bits<T>(arch::fetch_or(w, detail::bits<detail::word<T>>(value)));
 }
@@ -95,7 +95,7 @@ template <class T> SHMEMX_DEVICE_FN T atomic_fetch_xor(T *dst, same<T> value, in
 {
     static_assert(detail::is_integer<T>(), "xor takes integers");
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         return detail::far_old(w, dst, pe, detail::amo_xor, value);
     return w == nullptr ? T() : detail::bits<T>(arch::fetch_xor(w, detail::bits<detail::word<T>>(value)));
 }
@@ -105,7 +105,7 @@ template <class T> SHMEMX_DEVICE_FN void atomic_add(T *dst, same<T> value, int p
 {
     static_assert(detail::is_integer<T>(), "add takes integers");
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         detail::far_only(w, dst, pe, detail::amo_add, value);
     else if (w != nullptr)
         arch::add_relaxed(w, detail::bits<detail::word<T>>(value));
@@ -114,7 +114,7 @@ template <class T> SHMEMX_DEVICE_FN void atomic_and(T *dst, same<T> value, int p
 {
     static_assert(detail::is_integer<T>(), "and takes integers");
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         detail::far_only(w, dst, pe, detail::amo_and, value);
     else if (w != nullptr)
         arch::and_relaxed(w, detail::bits<detail::word<T>>(value));
@@ -123,7 +123,7 @@ template <class T> SHMEMX_DEVICE_FN void atomic_or(T *dst, same<T> value, int pe
 {
     static_assert(detail::is_integer<T>(), "or takes integers");
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         detail::far_only(w, dst, pe, detail::amo_or, value);
     else if (w != nullptr)
         arch::or_relaxed(w, detail::bits<detail::word<T>>(value));
@@ -132,7 +132,7 @@ template <class T> SHMEMX_DEVICE_FN void atomic_xor(T *dst, same<T> value, int p
 {
     static_assert(detail::is_integer<T>(), "xor takes integers");
     auto *w = detail::target(dst, pe);
-    if (detail::far(pe))
+    if (detail::amo_far(pe))
         detail::far_only(w, dst, pe, detail::amo_xor, value);
     else if (w != nullptr)
         arch::xor_relaxed(w, detail::bits<detail::word<T>>(value));

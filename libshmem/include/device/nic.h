@@ -73,6 +73,29 @@ SHMEMX_DEVICE_FN bool far(int pe)
 {
     return some_far() && path_to(pe) != SHMEMX_NIC_MAPPED;
 }
+/* The same for atomics. Those of a NIC and those of a GPU are not atomic with each other; so where a NIC executes other
+ * PEs', all go its way: those to PEs that are mapped, and to this one, too. */
+SHMEMX_DEVICE_FN unsigned amo_path_to(int pe)
+{
+    const unsigned path = path_to(pe);
+    return path == SHMEMX_NIC_MAPPED ? arch::state().ways.atomics : path;
+}
+SHMEMX_DEVICE_FN bool amo_far(int pe)
+{
+    return some_far() && amo_path_to(pe) != SHMEMX_NIC_MAPPED;
+}
+/* An atomic goes to pe by a NIC. If pe is mapped, quiet and fence have something to wait for, which they look for here. */
+SHMEMX_DEVICE_FN void note_amo(int pe)
+{
+    if (path_to(pe) == SHMEMX_NIC_MAPPED && arch::load_relaxed(&nic().amos) == 0)
+        arch::store_relaxed(&nic().amos, 1u);
+}
+/* Have there been any to mapped PEs? All lanes of the scope call, and get one answer. Only where some_far(). */
+template <class Scope> SHMEMX_DEVICE_FN bool some_amos(const Scope &scope)
+{
+    return arch::state().ways.atomics != SHMEMX_NIC_MAPPED &&
+           arch::all(scope, arch::lane(scope) != 0 || arch::load_relaxed(&nic().amos) != 0);
+}
 /* Whose turn it is to look at a word of the host's memory, among all threads of this GPU that wait for it. Loads of one
  * such word are served one after the other, 1 us each, and what the driver has to do for others waits behind them: a
  * write by a stream took 5 us, beside 128 threads that polled one word 760 us, beside 512 that polled one each 8 us
@@ -155,8 +178,8 @@ SHMEMX_DEVICE_FN bool put_by_proxy(int pe, u64 bytes)
 /* The scope has posted; true: all of it is complete, on pe (-1: everywhere). */
 template <class Scope> SHMEMX_DEVICE_SLOW bool far_quiet(Scope scope, int pe)
 {
-    if (pe >= 0 && path_to(pe) != SHMEMX_NIC_BOTH)
-        return SHMEMX_BY_PATH(pe, quiet, scope, pe);
+    if (pe >= 0 && amo_path_to(pe) != SHMEMX_NIC_BOTH)
+        return amo_path_to(pe) == SHMEMX_NIC_PROXY ? proxy::quiet(scope, pe) : ibgda::quiet(scope, pe);
     bool ok = true;
     if (nic().used & 1u << SHMEMX_NIC_PROXY)
         ok = proxy::quiet(scope, pe);
@@ -164,8 +187,18 @@ template <class Scope> SHMEMX_DEVICE_SLOW bool far_quiet(Scope scope, int pe)
         ok = ibgda::quiet(scope, pe) && ok;
     return ok;
 }
+/* Atomics by a NIC on words of PEs that are mapped come before stores to them. */
+template <class Scope> SHMEMX_DEVICE_SLOW void fence_amos(Scope scope, int pe)
+{
+    SHMEMX_DEVICE_ROLLED
+    for (int i = pe < 0 ? 0 : pe; i < (pe < 0 ? arch::state().npes : pe + 1); ++i)
+        if (path_to(i) == SHMEMX_NIC_MAPPED)
+            (void)far_quiet(scope, i);
+}
 template <class Scope> SHMEMX_DEVICE_SLOW void far_fence(Scope scope)
 {
+    if (some_amos(scope))
+        fence_amos(scope, -1);
     if (nic().used & 1u << SHMEMX_NIC_BOTH) {
         (void)far_quiet(scope, -1);
         return;
@@ -184,7 +217,7 @@ template <class Scope> SHMEMX_DEVICE_SLOW void far_fence(Scope scope, int pe)
         SHMEMX_BY_PATH(pe, fence, scope, pe);
 }
 
-/* The following are for PEs that are far. wait: on return src may be written again, or dst has the data. */
+/* The following are for PEs that are far, far_amo for those whose atomics are. wait: on return src may be written again, or dst has the data. */
 template <class Scope>
 SHMEMX_DEVICE_SLOW void far_put(Scope scope, void *dst, const void *src, u64 bytes, int pe, bool wait)
 {
@@ -236,7 +269,9 @@ SHMEMX_DEVICE_SLOW u64 far_g(const void *src, unsigned bytes, int pe)
 SHMEMX_DEVICE_SLOW u64 far_amo(const volatile void *p, int pe, atomic_op op, unsigned size, u64 value,
                                u64 cond, bool fetch)
 {
-    return SHMEMX_BY_PATH(pe, amo, pe, offset_of(p), op, size, value, cond, fetch);
+    note_amo(pe);
+    return amo_path_to(pe) == SHMEMX_NIC_PROXY ? proxy::amo(pe, offset_of(p), op, size, value, cond, fetch)
+                                               : ibgda::amo(pe, offset_of(p), op, size, value, cond, fetch);
 }
 
 } // namespace detail

@@ -25,7 +25,8 @@ struct shmemx_device_nic {
      * for it. Until then waits and quiets of kernels end with false. */
     unsigned long long failed;
     unsigned look; /* 1 while a thread of this GPU looks at `failed` */
-    unsigned reserved;
+    unsigned
+        amos; /* 1: kernels have sent atomics for PEs that are mapped by shmemx_device_ways.atomics; no kernel makes it 0 */
     unsigned long long proxy_from; /* bytes; for PEs whose path is SHMEMX_NIC_BOTH */
 };
 

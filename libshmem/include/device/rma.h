@@ -289,9 +289,9 @@ template <class Scope> SHMEMX_DEVICE_FN void publish(const Scope &scope)
     arch::sync(scope);
 }
 /* Is there anything for a NIC's path to do, for a PE or all_pes? */
-SHMEMX_DEVICE_FN bool far_or_all(int pe)
+template <class Scope> SHMEMX_DEVICE_FN bool far_or_all(const Scope &scope, int pe)
 {
-    return pe == all_pes ? some_far() : far(pe);
+    return some_far() && (pe == all_pes || path_to(pe) != SHMEMX_NIC_MAPPED || some_amos(scope));
 }
 } // namespace detail
 
@@ -300,7 +300,7 @@ template <class Scope> SHMEMX_DEVICE_FN bool quiet(const Scope &scope, int pe)
     bool ok = pe == all_pes || detail::valid_pe(scope, SHMEMX_DEVICE_CALL_QUIET, pe);
     detail::settle(scope);
     arch::sync(scope);
-    if (ok && detail::far_or_all(pe))
+    if (ok && detail::far_or_all(scope, pe))
         ok = detail::far_quiet(detail::plain(scope), pe);
     detail::publish(scope);
     return ok;
@@ -313,10 +313,14 @@ template <class Scope> SHMEMX_DEVICE_FN void fence(const Scope &scope, int pe)
         return;
     detail::settle(scope);
     arch::sync(scope);
-    if (pe != all_pes && detail::far(pe))
-        detail::far_fence(detail::plain(scope), pe);
-    else if (pe == all_pes && detail::some_far())
-        detail::far_fence(detail::plain(scope));
+    if (detail::far_or_all(scope, pe)) {
+        if (pe == all_pes)
+            detail::far_fence(detail::plain(scope));
+        else if (detail::far(pe))
+            detail::far_fence(detail::plain(scope), pe);
+        else
+            detail::fence_amos(detail::plain(scope), pe);
+    }
     detail::publish(scope);
 }
 

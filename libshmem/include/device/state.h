@@ -63,6 +63,9 @@ struct shmemx_device_ways {
     unsigned long long ring;
     unsigned rings, depth;
     unsigned long long slots, slots_stride;
+    /* SHMEMX_NIC_* of what executes atomics on the words of PEs that are mapped: MAPPED, the GPU's own; else the path whose
+     * NIC does so for all other PEs, since a NIC's atomics and a GPU's are not atomic with each other. */
+    unsigned atomics, reserved;
 };
 
 /* The kernel's view. PE p's copy of my address a is a + (p - me) * stride; or, where the driver chose the

@@ -285,7 +285,7 @@ template <class S> SHMEMX_DEVICE_FN void signal_op(S *sig, u64 value, signal_kin
     if (!detail::valid(thread, SHMEMX_DEVICE_CALL_SIGNAL_OP, sig, 8, pe, 8))
         return;
     u64 *word = detail::words(detail::at(sig, pe));
-    if (detail::far(pe))
+    if (detail::far(pe) || (op == signal_add && detail::amo_far(pe)))
         (void)detail::far_amo(sig, pe, op == signal_set ? detail::amo_set : detail::amo_add, 8, value, 0,
                               false);
     else if (op == signal_set)
@@ -331,10 +331,14 @@ SHMEMX_DEVICE_FN void put_signal_bytes(const Scope &scope, void *dst, const void
     if (leader) {
         u64 *word = static_cast<u64 *>(at(sig, pe));
         // release; observers: this scope's lanes, which stored the data, and the PE that acquires the signal
-        if (op == signal_set)
+        if (op == signal_set) {
             arch::store_release(word, value);
-        else
+        } else if (amo_far(pe)) {
+            arch::fence(); // observers: the same; a path's command has no release of its own
+            (void)far_amo(sig, pe, amo_add, 8, value, 0, false);
+        } else {
             arch::add_release(word, value);
+        }
     }
 }
 

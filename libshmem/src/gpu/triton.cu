@@ -55,6 +55,7 @@ SHMEMI_TRITON shmem_triton_put_signal(shmem::u64 offset, shmem::u64 source, shme
 /* The signal alone, behind what the program has posted to that PE. */
 SHMEMI_TRITON shmem_triton_signal(shmem::u64 sig_offset, shmem::u64 value, unsigned add, int pe)
 {
+    shmem::detail::note_amo(pe);
     shmem::detail::ibgda::put_signal(shmem::block, pe, 0, nullptr, 0, sig_offset, value,
                                      add ? shmem::signal_add : shmem::signal_set);
     return 0;
@@ -77,9 +78,15 @@ SHMEMI_TRITON shmem_triton_atomic(unsigned op, unsigned nbytes, unsigned fetch, 
                                   shmem::u64 value, shmem::u64 condition, int pe)
 {
     return shmem::detail::of_leader([&] {
+        shmem::detail::note_amo(pe);
         return shmem::detail::ibgda::amo(pe, offset, static_cast<shmem::detail::atomic_op>(op), nbytes, value,
                                          condition, fetch != 0);
     });
+}
+SHMEMI_TRITON shmem_triton_fence()
+{
+    shmem::detail::far_fence(shmem::block);
+    return 0;
 }
 /* All that the program has posted is complete: 1, in all threads, or 0 after an error. */
 SHMEMI_TRITON shmem_triton_quiet()

@@ -110,8 +110,7 @@ static int set_up(const char *call)
     if ((rc = shmemi_ibgda_domain(call)) != 0 || (rc = shmemi_ibgda_memory_open(call)) != 0)
         return rc;
     for (size_t i = 0; i < count && rc == 0; ++i)
-        if (i / g->qps != (size_t)g->job->me)
-            rc = shmemi_ibgda_make(call, i);
+        rc = shmemi_ibgda_make(call, i);
     return rc;
 }
 

@@ -59,7 +59,7 @@ struct shmemi_ibgda {
     unsigned qps, depth, log_depth, most_log_depth;
     int reads;                /* under way to this PE, by each queue pair */
     bool free_running;        /* the device's clock of completion entries */
-    struct ibgda_qp *qp;      /* [npes][qps]; those of this PE and of PEs not connected stay as made */
+    struct ibgda_qp *qp;      /* [npes][qps]; this PE's own are connected to themselves */
     bool *connected;          /* [npes] */
     struct ibgda_card *cards; /* [npes] of those that are connected */
     /* queues: for each queue pair queue_bytes(): send queue, completion queue, records; answers: one after the other */
