@@ -193,6 +193,7 @@ static int start(const char *call, char *device, struct shmemx_device_nic *view)
         view->proxy = (uintptr_t)at;
         rc = shmemi_proxy_open(call, nic.memory, at, nic.failed, &nic.ways);
     }
+    nic.ways.atomics = shmemi_world.atomics[nic.memory->segment] ? SHMEMX_NIC_PROXY : SHMEMX_NIC_MAPPED;
     if (rc == 0 && view->used & 1u << SHMEMX_NIC_IBGDA) {
         rc = shmemi_gpu_nic_ibgda_resize(call, view, &nic.ways);
         nic.ways.atomics = SHMEMX_NIC_IBGDA;

@@ -153,6 +153,13 @@ static int open_network(const char *call, struct shmemi_transport *t, bool need,
     return rc;
 }
 
+/* As the transport's connect: 1 = it reaches the PE, 0 = not. */
+static int reach(const struct network *net, int pe, int segment)
+{
+    size_t n = (size_t)net->card_bytes[pe];
+    return n ? net->t->connect(pe, segment, net->cards + (size_t)pe * net->stride, n) : 0;
+}
+
 int shmemi_network_connect(const char *call, struct shmemi_transport *t, bool there, int segment,
                            const struct shmemi_transport **route, int *without)
 {
@@ -162,23 +169,20 @@ int shmemi_network_connect(const char *call, struct shmemi_transport *t, bool th
     int rc = net ? 0 : open_network(call, t, there && *without > 0, segment, &net);
     if (rc || !net)
         return rc;
-    if (net->here && segment == SHMEMI_SEGMENT_HOST && t->owns_atomics && t->owns_atomics())
-        shmemi_world.atomics = t;
-    bool all_pes = shmemi_world.atomics == t && segment == SHMEMI_SEGMENT_HOST;
-    for (int pe = 0; net->here && pe < shmemi_world.job.npes && rc >= 0; ++pe) {
-        if ((route[pe] && !all_pes) || net->card_bytes[pe] == 0 ||
-            (rc = t->connect(pe, segment, net->cards + (size_t)pe * net->stride,
-                             (size_t)net->card_bytes[pe])) <= 0) {
-            if (all_pes && rc >= 0)
-                rc = shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call,
-                                 "all atomics are %s's, which does not reach PE %d", t->name, pe);
-            continue;
+    bool owns = net->here && t->owns_atomics && t->owns_atomics(), serves_some = false;
+    for (int pe = 0; net->here && pe < shmemi_world.job.npes && rc >= 0; ++pe)
+        if (!route[pe] && (rc = reach(net, pe, segment)) > 0) {
+            route[pe] = t;
+            serves_some = true;
+            --*without;
         }
-        if (route[pe])
-            continue;
-        route[pe] = t;
-        --*without;
-    }
+    /* of GPU memory only where it is wanted, since few networks can */
+    if (owns && (serves_some || segment == SHMEMI_SEGMENT_HOST))
+        shmemi_world.atomics[segment] = t;
+    for (int pe = 0; shmemi_world.atomics[segment] == t && pe < shmemi_world.job.npes && rc >= 0; ++pe)
+        if (route[pe] != t && (rc = reach(net, pe, segment)) == 0)
+            rc = shmemi_fail(SHMEMX_ERR_UNSUPPORTED, call, "all atomics are %s's, which does not reach PE %d",
+                             t->name, pe);
     int32_t *all;
     if ((rc = tell(call, "connect to its peers", rc < 0 ? rc : 0, &all)) != 0)
         return rc;
@@ -218,9 +222,8 @@ static int expose(const char *call, struct network *net, int segment, uint64_t o
     const struct shmemi_transport *const *route =
         segment == SHMEMI_SEGMENT_HOST ? shmemi_world.route : shmemi_world.gpu_route;
     for (int pe = 0; pe < shmemi_world.job.npes && rc == 0; ++pe)
-        if (net->here &&
-            (route[pe] == net->t || (shmemi_world.atomics == net->t && segment == SHMEMI_SEGMENT_HOST)) &&
-            net->t->learn && bytes[pe])
+        if (net->here && (route[pe] == net->t || shmemi_world.atomics[segment] == net->t) && net->t->learn &&
+            bytes[pe])
             rc = net->t->learn(pe, segment, offset, n, keys + (size_t)pe * stride, (size_t)bytes[pe]);
     if (stride)
         free(keys);
@@ -264,7 +267,7 @@ int shmemi_route_expose(const char *call, int segment, uint64_t offset, size_t n
 void shmemi_network_close(void)
 {
     shmemi_wait_networks(NULL, NULL);
-    shmemi_world.atomics = NULL;
+    memset(shmemi_world.atomics, 0, sizeof shmemi_world.atomics);
     for (int i = 0; i < count; ++i) {
         free(networks[i].cards);
         free(networks[i].card_bytes);

@@ -12,7 +12,7 @@ static int put_and_add(const struct shmemi_transport *t, int pe, struct shmemi_p
     /* complete, not only in order: the two take different ways to the peer */
     if (rc || (rc = t->quiet(pe, shmemi_context(how))) != 0)
         return rc;
-    return shmemi_world.atomics->amo(pe, s.segment, s.offset, &add, how);
+    return shmemi_world.atomics[s.segment]->amo(pe, s.segment, s.offset, &add, how);
 }
 
 static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void *source, size_t n,
@@ -37,8 +37,8 @@ static int put_signal(const char *call, shmem_ctx_t ctx, void *dest, const void 
     const struct shmemi_transport *t = shmemi_route(pe, d.segment, source);
     if (SHMEMI_UNLIKELY(s.segment != d.segment))
         t = shmemi_route(pe, SHMEMI_SEGMENT_DEVICE, NULL); /* one of the two is GPU memory */
-    if (SHMEMI_UNLIKELY(shmemi_world.atomics && shmemi_world.atomics != t && sig_op == SHMEM_SIGNAL_ADD &&
-                        s.segment == SHMEMI_SEGMENT_HOST))
+    if (SHMEMI_UNLIKELY(shmemi_world.atomics[s.segment] && shmemi_world.atomics[s.segment] != t &&
+                        sig_op == SHMEM_SIGNAL_ADD))
         return put_and_add(t, pe, d, source, n, s, signal, how);
     return t->put_signal(pe, d.segment, d.offset, source, n, s.segment, s.offset, signal, sig_op, how);
 }

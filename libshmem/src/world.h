@@ -27,7 +27,7 @@ struct shmemi_world {
     bool
         fence_waits; /* host and GPU memory of some PE are reached by different networks, which know no order of each other's */
     const struct shmemi_transport
-        *atomics; /* the one that owns all atomics on host memory; NULL = none does */
+        *atomics[SHMEMI_SEGMENT_COUNT];     /* the one that owns all atomics on a segment; NULL = none does */
     const struct shmemi_transport *open[8]; /* those in use, for fence and quiet */
     int nopen;
     struct shmemi_bootstrap boot;
@@ -143,8 +143,8 @@ static inline const struct shmemi_transport *shmemi_route(int pe, int segment, c
 /* The transport for an atomic. */
 static inline const struct shmemi_transport *shmemi_amo_route(int pe, int segment)
 {
-    if (SHMEMI_UNLIKELY(shmemi_world.atomics != NULL) && segment == SHMEMI_SEGMENT_HOST)
-        return shmemi_world.atomics;
+    if (SHMEMI_UNLIKELY(shmemi_world.atomics[segment] != NULL))
+        return shmemi_world.atomics[segment];
     return shmemi_route(pe, segment, NULL);
 }
 

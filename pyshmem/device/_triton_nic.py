@@ -36,8 +36,8 @@ def far(pe, state):
 
 @triton.jit
 def amo_far(pe, state):
-    """As `far`, for atomics: where kernels post to a NIC all are the NIC's, to whichever PE (device/nic.h)."""
-    if state.posts is None:
+    """As `far`, for atomics: where a NIC executes those of some PEs it does all, to whichever PE (device/nic.h)."""
+    if state.amos is None:
         unmapped = far(pe, state)
     else:
         unmapped: tl.constexpr = True
@@ -142,10 +142,13 @@ def atomic(OP: tl.constexpr, NBYTES: tl.constexpr, FETCH: tl.constexpr, offset, 
 
 @triton.jit
 def fence(state):
-    if state.posts is None:
-        proxy.fence(state)
-    else:  # what a program posts for one PE is in one queue, which keeps its order; but a mapped PE gets stores, too
+    # A mapped PE gets stores besides a NIC's atomics, which have no order among them but by waiting.
+    if state.posts is not None:  # all that a program posts for one PE is in one queue, which keeps its order
         ibgda.fence(state.posts)
+    elif state.amos is not None:
+        proxy.quiet(state)
+    else:
+        proxy.fence(state)
 
 
 @triton.jit

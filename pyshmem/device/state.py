@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 SYMBOL = "shmem_device_state"
 POSTS = 2  # SHMEMX_DEVICE_POSTS of the record's flags: some PE is reached by ibgda
+NIC_PROXY = 1  # SHMEMX_NIC_PROXY
 
 WAYS = np.dtype(
     [
@@ -35,6 +36,7 @@ WAYS = np.dtype(
         *((name, np.uint64) for name in ("qp", "ring")),
         *((name, np.uint32) for name in ("rings", "depth")),
         *((name, np.uint64) for name in ("slots", "slots_stride")),
+        *((name, np.uint32) for name in ("atomics", "reserved")),
     ]
 )
 """struct shmemx_device_ways."""

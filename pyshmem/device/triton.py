@@ -52,6 +52,7 @@ from ._triton_core import (
     clock,
     compare_swap_word,
     given,
+    join_warp,
     most,
     publish,
     report,
@@ -80,6 +81,7 @@ class State(NamedTuple):
     claim: int  # address of the mailbox's word in GPU memory
     nic: int | None = None  # address of struct shmemx_device_nic; None = every PE's copy is mapped
     posts: int | None = None  # address of struct shmemx_device_state; None = kernels do not post to a NIC
+    amos: int | None = None  # SHMEMX_NIC_* of what executes atomics on mapped PEs' words; None = the GPU that asks
 
 
 def state() -> State:
@@ -87,7 +89,10 @@ def state() -> State:
     now = _state.current("triton.state")
     names = ("me", "npes", "stride", "copy", "teams", "timeout_ns", "mailbox", "bases", "claim")
     posts = int(now["self"]) if now["flags"] & _state.POSTS else None
-    return State(*(int(now[name]) for name in names), nic=int(now["nic"]) or None, posts=posts)
+    # with both paths open these kernels post by the proxy alone, whose atomics on mapped PEs are the GPU's
+    by_nic = posts is not None or now["ways"]["atomics"] == _state.NIC_PROXY
+    amos = int(now["ways"]["atomics"]) if by_nic else None
+    return State(*(int(now[name]) for name in names), nic=int(now["nic"]) or None, posts=posts, amos=amos)
 
 
 # ---- who and where -----------------------------------------------------------------------------------------
@@ -271,6 +276,7 @@ def _atomic(OP: tl.constexpr, FETCH: tl.constexpr, word, value, condition, pe, s
             old = tl.atomic_or(there, value, sem="relaxed", scope="sys")
         else:
             old = tl.atomic_xor(there, value, sem="relaxed", scope="sys")
+        join_warp()
     return old
 
 
@@ -381,6 +387,7 @@ def signal_set(sig, value, pe, state):
     else:
         tl.debug_barrier()  # all threads' stores come before the release of the one that signals
         tl.atomic_xchg(peer(sig, pe, state), value, sem="release", scope="sys")
+        join_warp()
 
 
 @triton.jit
@@ -391,6 +398,7 @@ def signal_add(sig, value, pe, state):
     else:
         tl.debug_barrier()
         tl.atomic_add(peer(sig, pe, state), value, sem="release", scope="sys")
+        join_warp()
 
 
 @triton.jit

@@ -425,6 +425,7 @@ int main(int argc, char **argv)
     } else if (what == "deep") {
         test_deep();
     } else if (what == "amos") {
+        CHECK(state->ways.atomics != SHMEMX_NIC_MAPPED, "atomics that do not all go one way");
         arch::weak_stores() = true;
         test_atomics();
         test_mapped_atomics();

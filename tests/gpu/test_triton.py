@@ -102,13 +102,19 @@ def test_put_signals_and_barrier(job, kernels, torch, device, state, around, mee
 
 def test_add_and_wait_for_all(job, kernels, torch, device, state, around, meet):
     me, n, _, _ = around
-    first = int(state.posts is not None)  # a NIC's atomics are not atomic with those of PE 0's GPU
     sig = job.zeros(1, "int64", device="cuda")
     ok = torch.zeros(1, dtype=torch.int32, device="cuda")
     meet()
-    kernels.count[(16,)](device.torch(sig), first, 16 * (n - first), ok, state)
+    kernels.count[(16,)](device.torch(sig), 16 * n, ok, state)
     meet()
-    assert me != 0 or (int(ok) == 1 and int(sig[0]) == 16 * (n - first))
+    assert me != 0 or (int(ok) == 1 and int(sig[0]) == 16 * n)
+    for warps in (1, 8):
+        meet()
+        sig[:] = 0
+        torch.cuda.synchronize()
+        kernels.own[(1,)](device.torch(sig), ok, state, num_warps=warps)
+        meet()
+        assert int(ok) == 4 and int(sig[0]) == 6
     meet()
     job.free(sig)
 

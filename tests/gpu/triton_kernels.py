@@ -54,14 +54,26 @@ def exchange(to, source, mine, sig, ok, pe, rounds, state, N: tl.constexpr):
 
 
 @triton.jit
-def count(sig, first, total, ok, state):
-    """Each program of every PE from `first` on adds 1 to PE 0's word; program 0 of PE 0 waits for all."""
-    if state.me >= first:
-        shmem_triton.fence(state)
-        shmem_triton.signal_add(sig, 1, 0, state)
+def count(sig, total, ok, state):
+    """Each program of every PE adds 1 to PE 0's word; program 0 of PE 0 waits for all."""
+    shmem_triton.fence(state)
+    shmem_triton.signal_add(sig, 1, 0, state)
     if tl.program_id(0) == 0:  # noqa: SIM102 - the second is a constant for PE 1
         if state.me == 0:
             tl.store(ok, shmem_triton.wait_until_equal(sig, total, state).to(tl.int32))
+
+
+@triton.jit
+def own(word, ok, state):
+    """Atomics on this PE's own word are there behind a fence, and behind quiet; `ok` counts what is right."""
+    shmem_triton.atomic_add(word, 3, state.me, state)
+    shmem_triton.fence(state)
+    good = (tl.load(word, volatile=True) == 3).to(tl.int32)
+    shmem_triton.signal_add(word, 2, state.me, state)
+    good += shmem_triton.quiet(state).to(tl.int32)
+    good += (tl.load(word, volatile=True) == 5).to(tl.int32)
+    good += (shmem_triton.atomic_fetch_add(word, 1, state.me, state) == 5).to(tl.int32)
+    tl.store(ok, good)
 
 
 @triton.jit

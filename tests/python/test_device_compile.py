@@ -169,8 +169,8 @@ def test_no_lambda_of_any_type():
 
 def test_layout_of_the_state():
     for layout, struct, nbytes in (
-        (state.LAYOUT, "shmemx_device_state", 200),
-        (state.WAYS, "shmemx_device_ways", 56),
+        (state.LAYOUT, "shmemx_device_state", 208),
+        (state.WAYS, "shmemx_device_ways", 64),
     ):
         ours = [(name, kind[1], kind[0].itemsize) for name, kind in layout.fields.items()]
         assert ours == _fields(struct) and layout.itemsize == nbytes
@@ -339,7 +339,7 @@ def test_triton_assembly(nvrtc):
 def test_triton_assembly_posts():
     """By the program's first thread alone, the doorbell behind what the NIC reads."""
     blocks = _triton_assembly()
-    assert set(blocks) == {"put", "get", "put_signal", "signal", "p", "g", "atomic", "quiet"}
+    assert set(blocks) == {"put", "get", "put_signal", "signal", "p", "g", "atomic", "fence", "quiet"}
     store = re.compile(r"\b(?:st|red|atom)\.\S*global")
     for name, (text, _) in blocks.items():
         assert text.endswith("bar.warp.sync 0xffffffff;\n}"), name
@@ -347,6 +347,9 @@ def test_triton_assembly_posts():
         if name == "quiet":  # all threads look at queue pairs, and meet
             assert re.findall(r"bar\.(?!warp)\S+", text) == ["bar.sync", "bar.red.and.pred"]
             assert "%tid.x" in text
+            continue
+        if name == "fence":  # the same, for the queue pairs of each mapped PE, once they agree that there is something
+            assert set(re.findall(r"bar\.(?!warp)\S+", text)) == {"bar.sync", "bar.red.and.pred"}
             continue
         assert store.search(after) and not store.search(before), name
         assert "%tid.x" in before or name == "get"  # into other memory than the heap all threads bring parts
@@ -382,7 +385,7 @@ def _runs_ahead(sass: str) -> list[str]:
 if importlib.util.find_spec("triton") is not None:
 
     @pytest.mark.parametrize("capability", [80, 90, 100])
-    @pytest.mark.parametrize("way", ["any PE", "PE 1", "proxy", "ibgda"])
+    @pytest.mark.parametrize("way", ["any PE", "PE 1", "proxy", "native", "ibgda"])
     def test_triton_kernels(tmp_path, monkeypatch, capability, way):
         monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
         import triton
@@ -404,6 +407,7 @@ if importlib.util.find_spec("triton") is not None:
             *["i64"] * 7,
             nic="constexpr" if mapped else "i64",
             posts="i64" if posts else "constexpr",
+            amos="i32" if posts or way == "native" else "constexpr",
         )
         signatures = [
             (kernels.who, {"out": "*i32"}, {}),
@@ -430,7 +434,8 @@ if importlib.util.find_spec("triton") is not None:
                 },
                 {"N": 2048},
             ),
-            (kernels.count, {"sig": "*u64", "first": "i32", "total": "i32", "ok": "*i32"}, {}),
+            (kernels.count, {"sig": "*u64", "total": "i32", "ok": "*i32"}, {}),
+            (kernels.own, {"word": "*u64", "ok": "*i32"}, {}),
             (kernels.endless, {"sig": "*i64", "ok": "*i32"}, {}),
             (
                 kernels.ring,
@@ -469,6 +474,8 @@ if importlib.util.find_spec("triton") is not None:
                 values[(order.index("state"), 9)] = None
             if not posts:
                 values[(order.index("state"), 10)] = None
+            if not posts and way != "native":
+                values[(order.index("state"), 11)] = None
             aligned = {
                 (i,): [["tt.divisibility", 16]]
                 for i, name in enumerate(order)
@@ -483,7 +490,8 @@ if importlib.util.find_spec("triton") is not None:
                 assert re.search(r"st\.global\.v4\.b32", made.asm["ptx"])
             communicates = kernel not in (kernels.who, kernels.store_and_load, kernels.endless)
             commands = re.search(r"st\.release\.sys\.global\.u64", made.asm["ptx"])
-            assert bool(commands) == (way == "proxy" and communicates)
+            names_memory = communicates and kernel is not kernels.values  # commands with values have no release
+            assert bool(commands) == (way in ("proxy", "native") and names_memory)
             # what posts is there as often as in what the compiler was given: nothing dropped, nothing doubled
             if nvdisasm.exists():
                 (tmp_path / "kernel").write_bytes(made.asm["cubin"])
@@ -514,6 +522,7 @@ if importlib.util.find_spec("triton") is not None:
         kinds = re.findall(r"SHMEMX_DEVICE_(\w+)", text[text.index("SHMEMX_DEVICE_OK") :])
         assert kinds[int(core.TIMEOUT)] == "TIMEOUT" and kinds[int(core.PROXY)] == "PROXY"
         assert f"SHMEMX_DEVICE_POSTS = {state.POSTS}" in text
+        assert f"SHMEMX_NIC_PROXY = {state.NIC_PROXY}," in _header("nic_state.h")
 
         def places(name: str, header: str) -> dict[str, int]:
             return {field: offset // 8 for field, offset, _ in _fields(name, header)}

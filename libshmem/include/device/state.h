@@ -9,7 +9,7 @@
 #ifndef SHMEM_DEVICE_STATE_H
 #define SHMEM_DEVICE_STATE_H
 
-enum { SHMEMX_DEVICE_STATE_VERSION = 4 };
+enum { SHMEMX_DEVICE_STATE_VERSION = 5 };
 
 /* shmemx_device_state.flags */
 enum {
@@ -63,8 +63,8 @@ struct shmemx_device_ways {
     unsigned long long ring;
     unsigned rings, depth;
     unsigned long long slots, slots_stride;
-    /* SHMEMX_NIC_* of what executes atomics on the words of PEs that are mapped: MAPPED, the GPU's own; else the path whose
-     * NIC does so for all other PEs, since a NIC's atomics and a GPU's are not atomic with each other. */
+    /* SHMEMX_NIC_* of what executes atomics on the words of PEs that are mapped: MAPPED is the GPU itself. Where a NIC does
+     * so for other PEs it is that path, since a NIC's atomics and a GPU's are not atomic with each other. */
     unsigned atomics, reserved;
 };
 

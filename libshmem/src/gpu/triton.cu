@@ -55,7 +55,8 @@ SHMEMI_TRITON shmem_triton_put_signal(shmem::u64 offset, shmem::u64 source, shme
 /* The signal alone, behind what the program has posted to that PE. */
 SHMEMI_TRITON shmem_triton_signal(shmem::u64 sig_offset, shmem::u64 value, unsigned add, int pe)
 {
-    shmem::detail::note_amo(pe);
+    if (shmem::arch::lane(shmem::block) == 0)
+        shmem::detail::note_amo(pe);
     shmem::detail::ibgda::put_signal(shmem::block, pe, 0, nullptr, 0, sig_offset, value,
                                      add ? shmem::signal_add : shmem::signal_set);
     return 0;
@@ -85,7 +86,11 @@ SHMEMI_TRITON shmem_triton_atomic(unsigned op, unsigned nbytes, unsigned fetch, 
 }
 SHMEMI_TRITON shmem_triton_fence()
 {
-    shmem::detail::far_fence(shmem::block);
+    using namespace shmem::detail; // fence_amos, without the proxy's part
+    if (some_amos(shmem::block))
+        for (int pe = 0; pe < shmem::n_pes(); ++pe)
+            if (path_to(pe) == SHMEMX_NIC_MAPPED)
+                (void)ibgda::quiet(shmem::block, pe);
     return 0;
 }
 /* All that the program has posted is complete: 1, in all threads, or 0 after an error. */
