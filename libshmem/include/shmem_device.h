@@ -28,7 +28,8 @@
  *                            or, for whoever waits on the signal, with put_signal's signal.
  *   g, get                   the data is there on return, for the whole scope. get_nbi: after quiet of the
  *                            same scope.
- *   atomics, signal_op       relaxed: ordered with nothing. One that returns a value is complete.
+ *   atomics, signal_op       relaxed: ordered with nothing. One that returns a value is complete. Atomic with each
+ *                            other, whoever issues them: where a NIC executes some, it executes all.
  *   wait_until, test, ..     acquire: what was complete before the word was stored is visible after, to the
  *                            whole scope.
  * A release at system scope costs 1.5 us over NVLink (H100) and a relaxed store nothing, so: sync publishes

@@ -64,8 +64,8 @@ def clock():
 
 # What one thread alone does in inline assembly ends with a barrier of its warp. Without it ptxas lets the
 # other threads run ahead to a barrier of the program, where the warp must be in one piece. It does so, too,
-# with what Triton makes of an atomic addition of 0, a relaxed load; so words are loaded by `look`; and with what
-# it makes of an atomic of one word whose old value nobody asks for; so `join_warp` comes behind those. Of five
+# with what Triton makes of an atomic addition of 0, a relaxed load: so words are loaded by `look`. And with
+# what it makes of an atomic whose old value nobody asks for: so `join_warp` comes behind those. Of five
 # kernels over the proxy the three with such places did not end on an H200, the other two did (ptxas 12.8).
 _FIRST = tl.constexpr("{ .reg .pred p; .reg .u32 t; mov.u32 t, %tid.x; setp.eq.u32 p, t, 0; ")
 _NONE = tl.constexpr("mov.b64 $0, 0x8000000000000000; ")

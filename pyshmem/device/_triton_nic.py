@@ -36,7 +36,7 @@ def far(pe, state):
 
 @triton.jit
 def amo_far(pe, state):
-    """As `far`, for atomics: where a NIC executes those of some PEs it does all, to whichever PE (device/nic.h)."""
+    """As `far`, for atomics: where a NIC executes those of some PEs it executes all (device/nic.h)."""
     if state.amos is None:
         unmapped = far(pe, state)
     else:

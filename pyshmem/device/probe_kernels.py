@@ -189,14 +189,15 @@ static __device__ void atomics(T *words, T *olds, const u64 *gate_here, u64 *gat
     if (rounds == 0)
         return;
     // Every block touches what is on the other GPU, then waits for all of the other side: a page's first touch
-    // takes 0.1 to 0.3 ms there (H100), in which one side would be done; so would it be while its own gate is on
-    // the way. Gates are stored, not added to: atomics are what is tested.
+    // takes 0.1 to 0.3 ms there (H100), in which one side would be done, as it would while its gate is
+    // on the way. What is loaded, zeros, is part of what is stored: ptxas drops a load that nobody needs.
+    // Gates are stored, not added to: atomics are what is tested.
     const unsigned lane = arch::lane(block);
     if (lane == 0) {
-        (void)arch::fetch_add(words, (T)0);
-        (void)arch::load_relaxed(gate_there + arch::block_index());
+        u64 *const gate = gate_there + arch::block_index();
+        const u64 touched = arch::fetch_add(words, (T)0) + arch::load_relaxed(gate);
         // observers: this block, which has touched, and all blocks of the other side
-        arch::store_release(gate_there + arch::block_index(), (u64)1);
+        arch::store_release(gate, touched + 1);
     }
     if (!arch::all(block, lane >= arch::blocks() || wait(gate_here + lane, 1, out)))
         return;

@@ -325,7 +325,8 @@ def atomics_between() -> Result:
     text = f"{_BLOCKS_BETWEEN * _ATOMICS} threads of each of two GPUs on the same words of 4 and 8 bytes: "
     text += f"nothing lost, no old value twice; {len(pairs())} pair(s), at least {fewest} turns"
     if fewest < _FEW_TURNS:
-        return WARN, f"{text} ({where})", "the two were hardly there at the same time: try again", {"turns": fewest}
+        advice = "the two were hardly there at the same time: try again"
+        return WARN, f"{text} ({where})", advice, {"turns": fewest}
     return OK, text, "", {"turns": fewest}
 
 

@@ -81,7 +81,7 @@ class State(NamedTuple):
     claim: int  # address of the mailbox's word in GPU memory
     nic: int | None = None  # address of struct shmemx_device_nic; None = every PE's copy is mapped
     posts: int | None = None  # address of struct shmemx_device_state; None = kernels do not post to a NIC
-    amos: int | None = None  # SHMEMX_NIC_* of what executes atomics on mapped PEs' words; None = the GPU that asks
+    amos: int | None = None  # SHMEMX_NIC_* of what executes atomics of mapped PEs; None = this GPU
 
 
 def state() -> State:

@@ -5,8 +5,8 @@
 #
 #   tests/gpu/run.sh [numbers of PEs ...]      default: 1 2 4
 #
-# PYTHON (default python3) has numpy, cffi, ml_dtypes, click, rich, pytest, hypothesis and CuPy; numba-cuda, torch and
-# triton where their tests are wanted. BUILD (default build/gpu) holds the build and the package. PEs are started by
+# PYTHON (default python3) has numpy, cffi, ml_dtypes, click, rich, pytest, hypothesis and CuPy; numba-cuda (and a NumPy
+# that it knows), torch and triton where their tests are wanted. BUILD (default build/gpu) holds the build and the package. PEs are started by
 # mpirun, or where there is none by tests/c/launch. The last lines are the summary; the status is that of the whole.
 set -uo pipefail
 cd "$(dirname "$0")/../.."

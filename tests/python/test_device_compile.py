@@ -348,7 +348,7 @@ def test_triton_assembly_posts():
             assert re.findall(r"bar\.(?!warp)\S+", text) == ["bar.sync", "bar.red.and.pred"]
             assert "%tid.x" in text
             continue
-        if name == "fence":  # the same, for the queue pairs of each mapped PE, once they agree that there is something
+        if name == "fence":  # the same, for those of each mapped PE, once they agree that there is something
             assert set(re.findall(r"bar\.(?!warp)\S+", text)) == {"bar.sync", "bar.red.and.pred"}
             continue
         assert store.search(after) and not store.search(before), name
@@ -490,7 +490,7 @@ if importlib.util.find_spec("triton") is not None:
                 assert re.search(r"st\.global\.v4\.b32", made.asm["ptx"])
             communicates = kernel not in (kernels.who, kernels.store_and_load, kernels.endless)
             commands = re.search(r"st\.release\.sys\.global\.u64", made.asm["ptx"])
-            names_memory = communicates and kernel is not kernels.values  # commands with values have no release
+            names_memory = communicates and kernel is not kernels.values  # values need no release
             assert bool(commands) == (way in ("proxy", "native") and names_memory)
             # what posts is there as often as in what the compiler was given: nothing dropped, nothing doubled
             if nvdisasm.exists():
