@@ -188,10 +188,10 @@ static __device__ void atomics(T *words, T *olds, const u64 *gate_here, u64 *gat
     const u64 begin = arch::nanoseconds();
     if (rounds == 0)
         return;
-    // Every block touches what is on the other GPU, then waits for all of the other side: a page's first touch
-    // takes 0.1 to 0.3 ms there (H100), in which one side would be done, as it would while its gate is
-    // on the way. What is loaded, zeros, is part of what is stored: ptxas drops a load that nobody needs.
-    // Gates are stored, not added to: atomics are what is tested.
+    // Every block touches what is on the other GPU, then waits for all of the other side: a page's first
+    // touch takes 0.1 to 0.3 ms there (H100), in which one side would be done, as it would while its gate
+    // is on the way. What is loaded, zeros, is part of what is stored: ptxas drops a load that nobody
+    // needs. Gates are stored, not added to: atomics are what is tested.
     const unsigned lane = arch::lane(block);
     if (lane == 0) {
         u64 *const gate = gate_there + arch::block_index();
