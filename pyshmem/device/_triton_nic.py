@@ -37,11 +37,11 @@ def far(pe, state):
 @triton.jit
 def amo_far(pe, state):
     """As `far`, for atomics: where a NIC executes those of some PEs it executes all (device/nic.h)."""
-    if state.amos is None:
-        unmapped = far(pe, state)
+    if state.amos is not None:
+        by_nic: tl.constexpr = True
     else:
-        unmapped: tl.constexpr = True
-    return unmapped
+        by_nic = far(pe, state)
+    return by_nic
 
 
 @triton.jit
