@@ -36,8 +36,8 @@ static int agree(int mine, int *who)
     return rc;
 }
 
-/* Cards of all, and a connection to each PE: to those that are far, and for atomics to those that are mapped and to this one. Their size is by the number of queue pairs, which each PE's
- * environment says: so first whether all have a card, of one size. */
+/* Cards of all, and a connection to each PE, this one too: atomics on PEs that are mapped go that way as well. The cards' size is
+ * by the number of queue pairs, which each PE's environment says: so first whether all have a card, of one size. */
 static int connect_all(const char *call)
 {
     int npes = shmemi_world.npes, who;

@@ -217,7 +217,8 @@ template <class Scope> SHMEMX_DEVICE_SLOW void far_fence(Scope scope, int pe)
         SHMEMX_BY_PATH(pe, fence, scope, pe);
 }
 
-/* The following are for PEs that are far, far_amo for those whose atomics are. wait: on return src may be written again, or dst has the data. */
+/* The following are for PEs that are far, far_amo for those whose atomics are. wait: on return src may be written again, or
+ * dst has the data. */
 template <class Scope>
 SHMEMX_DEVICE_SLOW void far_put(Scope scope, void *dst, const void *src, u64 bytes, int pe, bool wait)
 {
