@@ -104,6 +104,8 @@ template <class Scope> static void on_mapped(const Scope &scope, int pe, unsigne
             CHECK(wrong == 0, "data before a signal to this PE: %u bytes wrong", wrong);
         }
         CHECK(quiet(scope), "quiet");
+        CHECK(arch::load_relaxed(there + 1) == i, "a signal added on PE %d after quiet: %llu", pe, there[1]);
+        arch::sync(scope);
         if (leader)
             CHECK(atomic_fetch_add(word + 2, 3, pe) == 3 * i - 3 && atomic_swap(word + 3, i, pe) == i - 1 &&
                       atomic_fetch(word + 1, pe) == i,
