@@ -35,9 +35,9 @@ void shmemi_wait_setup(int pes_on_node, int processors);
 extern bool (*shmemi_wait_progress)(void);
 void shmemi_wait_networks(bool (*progress)(void), int (*lost)(char *why, size_t n));
 
-/* World number of a PE that is known to be gone, with the whole sentence in `why`; -1 = none. Never blocks. A network's
- * cause has operation, queue pairs and advice: 240 bytes and more. */
+/* Room for why a PE is lost: a network's cause has operation, queue pairs and advice, 240 bytes and more. */
 enum { SHMEMI_LOST_BYTES = 400 };
+/* World number of a PE that is known to be gone, with the whole sentence in `why`; -1 = none. Never blocks. */
 int shmemi_wait_find_lost(char *why, size_t n);
 /* Set by a thread of the library's own, whose waits no signal of the program's should end. */
 extern _Thread_local bool shmemi_wait_in_background;
